@@ -1,0 +1,1 @@
+"""Ground floor: the types, contracts and files on which environments, actors, learners and the cluster meet."""

@@ -1,0 +1,184 @@
+"""The contracts on which the rooms meet; each docstring is the loop that uses it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from distrl.core.types import Columns, EnvSpec, Fragment, Observation, PolicySpec, Weights
+
+
+@dataclass
+class Outcomes:
+    """What became of S actions: one entry for each row whose step has finished. Row order is arbitrary.
+
+    Attributes:
+        rows: int64 [S].
+        reward: float32 [S].
+        terminated, truncated: bool [S].
+        final_observation: path → [K, …]: the last observation of each row that ended, in the order of ``ended``.
+        ended: int64 [K], positions in ``rows`` where terminated or truncated.
+        start_s, end_s: float64 [S], Unix time around the step. core_s: float32 [S], CPU seconds.
+        attempt: int16 [S].
+        info: one dict of plain scalars for each entry of ``ended``.
+    """
+
+    rows: np.ndarray
+    reward: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    ended: np.ndarray
+    final_observation: Observation
+    start_s: np.ndarray
+    end_s: np.ndarray
+    core_s: np.ndarray
+    attempt: np.ndarray
+    info: list[dict[str, Any]]
+
+
+@dataclass
+class Requests:
+    """N rows that want an action now.
+
+    Attributes:
+        rows: int64 [N].
+        observation: path → [N, …]; valid until the next ``recv``.
+        is_first: bool [N]: the observation opens a new episode.
+        episode_uid: uint64 [N]. seed: int64 [N]. fidelity: int16 [N]. All constant within an episode.
+        mask: bool [N, actions] of allowed actions, or None.
+    """
+
+    rows: np.ndarray
+    observation: Observation
+    is_first: np.ndarray
+    episode_uid: np.ndarray
+    seed: np.ndarray
+    fidelity: np.ndarray
+    mask: np.ndarray | None = None
+
+
+class EnvPool(Protocol):
+    """Hosts environments; autoreset is the pool's.
+
+        while True:
+            outcomes, requests, faults = pool.recv(timeout_s)   # whatever is ready, first ready first served
+            pool.send(actions_for(requests), requests.rows)     # sets those going again
+
+    A row that ends appears in ``outcomes`` (with its final observation) as soon as its step is over, and in ``requests`` (with
+    ``is_first``) when its reset is: a slow reset holds up neither its last transition nor anybody else. ``recv`` blocks
+    until at least one row is ready or ``timeout_s`` has passed (then everything is empty).
+
+    ``faults`` names rows whose environment raised, hung or died. What the row had finished has been delivered before; the
+    episode is cut there, and the pool starts the row again by itself (it comes back with ``is_first``).
+    """
+
+    spec: EnvSpec
+    num_envs: int
+    env_index: np.ndarray  # int32 [rows]
+    agent_index: np.ndarray  # int32 [rows]
+
+    def recv(self, timeout_s: float) -> tuple[Outcomes, Requests, list[Fault]]: ...
+
+    def send(self, actions: np.ndarray, rows: np.ndarray) -> None: ...
+
+    def stats(self) -> PoolStats: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class Fault:
+    """One environment's failure, already dealt with by its pool.
+
+    Attributes:
+        row: the row that failed.
+        kind: ``error`` (it raised), ``protocol`` (outside its spaces, NaN), ``hang``, ``crash`` (its process died).
+        message: one sentence with the cause.
+        cut: whether a running episode was cut (False: it failed in reset).
+    """
+
+    row: int
+    kind: str
+    message: str
+    cut: bool
+
+
+@dataclass
+class PoolStats:
+    """Totals over a pool's environments since it started, counted where the steps happen, so that a kill cannot hide them.
+
+    Attributes:
+        produced: steps finished (int). resets: episodes begun (int).
+        step_s: wall seconds inside ``step``. reset_s: wall seconds inside ``reset``. core_s: CPU seconds of both.
+        lifetime_s: wall seconds since each environment was constructed, summed.
+        process_starts: environment processes started, restarts included.
+    """
+
+    produced: int
+    resets: int
+    step_s: float
+    reset_s: float
+    core_s: float
+    lifetime_s: float
+    process_starts: int
+
+
+class Policy(Protocol):
+    """Maps observations to actions; holds weights, no recurrent state (the env worker does).
+
+        action, log_prob, state = policy.step(observation, state, is_first, mask)
+    """
+
+    def load(self, weights: Weights) -> None:
+        """Take new weights; atomic for a ``step`` in another thread."""
+
+    def initial_state(self, num_rows: int) -> Columns:
+        """path → [num_rows, …]; empty for a policy without memory."""
+
+    def step(
+        self, observation: Observation, state: Columns, is_first: np.ndarray, mask: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray, Columns]:
+        """Actions [N, …] in the action space's own units and dtype, log-probabilities float32 [N], next state."""
+
+
+class Algorithm(Protocol):
+    """Tensors in, tensors out: knows nothing of Ray, processes or files.
+
+        gradients, metrics = algorithm.gradients(batch, rng)   # every loss at the same parameters
+        algorithm.apply(gradients)                             # owns optimizers and target networks
+
+    So a gradient can be computed here and applied there.
+    """
+
+    def gradients(self, batch: Any, rng: Any) -> tuple[Any, dict[str, Any]]: ...
+
+    def apply(self, gradients: Any) -> None: ...
+
+    def policy_spec(self) -> PolicySpec: ...
+
+    def policy_weights(self) -> Weights:
+        """What the policy of ``policy_spec`` loads; fresh host arrays that later updates leave alone."""
+
+    def state(self) -> dict[str, Any]: ...
+
+    def load_state(self, state: dict[str, Any]) -> None: ...
+
+
+class FragmentSink(Protocol):
+    """Where an env worker publishes.
+
+    ``publish`` returns at once unless the stated memory bound is reached (then it waits and says so).
+    """
+
+    def publish(self, fragment: Fragment) -> None: ...
+
+    def flush(self, timeout_s: float) -> None:
+        """Wait until everything published is acknowledged."""
+
+
+class WeightsSource(Protocol):
+    """Where weights come from: a parameter server, near or far."""
+
+    def pull_if_newer(self, version: int) -> tuple[int, Weights] | None: ...

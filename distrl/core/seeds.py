@@ -1,0 +1,47 @@
+"""Which seed an environment's next episode gets, and the episode's unique name: pure functions of counters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class TrainingSeeds:
+    """Fresh seeds for ever, reproducible from the run's seed.
+
+    Attributes:
+        run_seed: ``run.seed``. worker, incarnation: of the env worker.
+    """
+
+    run_seed: int
+    worker: int = 0
+    incarnation: int = 0
+
+    def seed(self, env_index: int, episode: int) -> int:
+        """The seed of the ``episode``-th episode of an environment, in [0, 2³¹)."""
+        words = (self.run_seed, self.worker, self.incarnation, env_index, episode)
+        return int(np.random.SeedSequence(words).generate_state(1)[0] >> 1)
+
+    def episode_uid(self, env_index: int, episode: int) -> int:
+        """Unique in a run for < 2¹⁶ workers, 2¹² incarnations, 2¹² environments a worker and 2²⁴ episodes each."""
+        return self.worker << 48 | self.incarnation << 36 | env_index << 24 | episode
+
+
+@dataclass(frozen=True)
+class FixedSeeds:
+    """The same seeds again and again: environment i runs ``seeds[i::num_envs]``, then starts over. For evaluation."""
+
+    seeds: tuple[int, ...]
+    num_envs: int
+
+    def seed(self, env_index: int, episode: int) -> int:
+        own = self.seeds[env_index :: self.num_envs]
+        return own[episode % len(own)]
+
+    def episode_uid(self, env_index: int, episode: int) -> int:
+        return env_index << 24 | episode
+
+
+EpisodeSeeds = TrainingSeeds | FixedSeeds
