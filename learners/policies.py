@@ -1,0 +1,107 @@
+"""Observations flow in, actions and their log-probabilities flow out, in numpy alone: actors never load torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from distrl.core.types import Columns, Observation, Weights
+from distrl.learners.spaces import flatten
+
+# Of the Gaussian before tanh, as in the implementation of the authors of Haarnoja et al. 2018.
+LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
+TRAINED = "trained"  # weights entry, float32 []: 0 before the first update, then 1
+
+
+def softplus(x: np.ndarray) -> np.ndarray:
+    """log(1 + eˣ) without overflow."""
+    return np.logaddexp(x, np.zeros((), x.dtype))
+
+
+class SquashedGaussianPolicy:
+    """a = c + h · tanh(u), u ~ N(μ(o), σ(o)²), with an MLP for (μ, log σ); Haarnoja et al. 2018, appendix C.
+
+    Before the first update the network knows nothing, and what it would explore is narrow: while the weights say
+    that they are untrained, actions are uniform over the Box (with that log-probability). How long that lasts is
+    decided in one place, by when the learner starts, not by a counter that every restarted env worker would begin
+    again.
+
+    The noise of a row is decided by the seed and the order of calls and rows.
+
+    Args:
+        seed: of the action noise.
+        deterministic: act with c + h · tanh(μ), for evaluation; the log-probability is then that of the density there.
+        paths: observation paths in the order that the network's inputs have.
+        low, high: action bounds, nested lists in the action's shape.
+        dtype: of the actions.
+        num_layers: linear layers of the network, ReLU between.
+        uniform_until_trained: as said above; False acts with the untrained network.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        deterministic: bool,
+        paths: Sequence[str],
+        low: Sequence,
+        high: Sequence,
+        dtype: str,
+        num_layers: int,
+        uniform_until_trained: bool,
+    ):
+        self._rng = np.random.default_rng(seed)
+        self._deterministic = deterministic
+        self._paths = tuple(paths)
+        self._low, self._high = np.asarray(low, dtype), np.asarray(high, dtype)
+        center, half = (self._high + self._low) / 2, (self._high - self._low) / 2
+        self._center, self._half = (array.ravel().astype(np.float32) for array in (center, half))
+        self._log_half = float(np.log(half.astype(np.float64)).sum())
+        self._num_layers = num_layers
+        self._uniform_until_trained = uniform_until_trained
+        self._loaded: tuple[list[tuple[np.ndarray, np.ndarray]], bool] | None = None
+
+    def load(self, weights: Weights) -> None:
+        """``actor/<i>/weight`` float32 [in, out] and ``actor/<i>/bias`` float32 [out] of layer i, and ``trained``."""
+        layers = [(weights[f"actor/{i}/weight"], weights[f"actor/{i}/bias"]) for i in range(self._num_layers)]
+        uniform = self._uniform_until_trained and not self._deterministic and float(weights.get(TRAINED, 1.0)) == 0.0
+        self._loaded = (layers, uniform)  # one assignment: a step in another thread sees the old or the new
+
+    def initial_state(self, num_rows: int) -> Columns:
+        """Nothing is remembered."""
+        return {}
+
+    def step(
+        self, observation: Observation, state: Columns, is_first: np.ndarray, mask: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray, Columns]:
+        """Actions [N, …] in the Box's units and dtype, log-probabilities float32 [N], and the empty state."""
+        if self._loaded is None:
+            raise RuntimeError("the policy needs weights before its first step: call load")
+        layers, uniform = self._loaded
+        inputs = flatten(observation, self._paths)
+        if uniform:
+            scaled = self._rng.uniform(-1.0, 1.0, (len(inputs), self._half.size)).astype(np.float32)
+            log_prob = np.full(len(inputs), -self._half.size * math.log(2.0), np.float32)
+        else:
+            mean, log_std = np.split(_mlp(inputs, layers), 2, axis=1)
+            log_std = np.clip(log_std, LOG_STD_MIN, LOG_STD_MAX)
+            noise = np.zeros_like(mean) if self._deterministic else self._rng.standard_normal(mean.shape, np.float32)
+            u = mean + np.exp(log_std) * noise
+            scaled = np.tanh(u)
+            # log(1 − tanh²u) = 2 (log 2 − u − softplus(−2u)), which does not lose u where tanh saturates
+            squash = 2.0 * (math.log(2.0) - u - softplus(-2.0 * u))
+            log_prob = (-0.5 * noise**2 - log_std - 0.5 * math.log(2.0 * math.pi) - squash).sum(axis=1)
+        flat = self._center + self._half * scaled
+        action = flat.astype(self._low.dtype).reshape(len(inputs), *self._low.shape)
+        np.clip(action, self._low, self._high, out=action)  # rounding may leave the Box by one unit in the last place
+        return action, (log_prob - np.float32(self._log_half)).astype(np.float32, copy=False), {}
+
+
+def _mlp(x: np.ndarray, layers: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    for i, (weight, bias) in enumerate(layers):
+        x = x @ weight
+        x += bias
+        if i + 1 < len(layers):
+            np.maximum(x, 0.0, out=x)
+    return x

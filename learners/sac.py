@@ -1,0 +1,188 @@
+"""Sample batches flow in, gradients of actor, critics and temperature flow out, and back in to be applied.
+
+Soft actor-critic with twin critics and automatic temperature: Haarnoja et al. 2018, "Soft Actor-Critic Algorithms and
+Applications", arXiv 1812.05905. With π the actor, Q₁ and Q₂ the critics, Q̄ the target networks, α the temperature,
+actions scaled to [−1, 1] inside, R and d the batch's n-step reward and discount, a' ~ π(·|o') and ã ~ π(·|o):
+
+    y   = R + d · (min_i Q̄_i(o', a') − α log π(a'|o'))        equations 2 and 3, soft state value
+    J_Q = Σ_i mean ½ (Q_i(o, a) − y)²                           equation 5
+    J_π = mean (α log π(ã|o) − min_i Q_i(o, ã))                 equation 9
+    J_α = mean (−α log π(ã|o) − α H̄)                           equation 18
+
+Every loss is taken at the same parameters (in the paper's algorithm 1 the critics step first; the difference is of
+the second order in the learning rate), so that a gradient can be computed in one process and applied in another.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distrl.core.types import EnvSpec, PolicySpec, Weights
+from distrl.learners.networks import MLP, FlatParameters, squashed_gaussian
+from distrl.learners.policies import TRAINED
+from distrl.learners.replay import SampleBatch
+from distrl.learners.sac_config import Config
+from distrl.learners.spaces import bounded_box, flat_size, observation_leaves
+
+Gradients = dict[str, Tensor]  # "actor" [P_actor], "critic" [P_critic], "log_temperature" [1]; float32 on the device
+
+
+class SAC:
+    """Implements ``distrl.core.contracts.Algorithm``; on a CPU, the same inputs give the same bits.
+
+    Args:
+        config: hyperparameters.
+        env_spec: with a Box of floats (or a Dict of them) to observe and a bounded Box of floats to act in.
+        device: "cpu", "cuda", "cuda:1", …
+        seed: of the initial parameters.
+
+    Attributes:
+        updates: gradients applied so far.
+    """
+
+    def __init__(self, config: Config, env_spec: EnvSpec, device: str = "cpu", seed: int = 0):
+        self.config = config
+        self.device = torch.device(device)
+        self.updates = 0
+        box = bounded_box(env_spec.action_space, "SAC")
+        leaves = observation_leaves(env_spec.observation_space)
+        self._paths, self._box = tuple(leaves), box
+        self._num_actions = num_actions = int(np.prod(box.shape))
+        center, half = (box.high + box.low) / 2, (box.high - box.low) / 2
+        self._center, self._half = (self._tensor(array.reshape(-1)) for array in (center, half))
+        auto = config.target_entropy == "auto"
+        self.target_entropy = -float(num_actions) if auto else float(config.target_entropy)
+
+        size = flat_size(leaves)
+        self.actor_net = MLP((size, *config.hidden, 2 * num_actions))
+        self.critic_net = MLP((size + num_actions, *config.hidden, 1), ensemble=2)
+        generator = torch.Generator().manual_seed(seed)
+        self.actor = FlatParameters(self.actor_net.initial(generator), self.device)
+        self.critic = FlatParameters(self.critic_net.initial(generator), self.device)
+        self.target = self.critic.flat.clone()  # of the target networks
+        self.log_temperature = torch.full((1,), math.log(config.initial_temperature), device=self.device)
+        self._target = self.critic.split(self.target)
+        self._trained = {"actor": self.actor.flat, "critic": self.critic.flat, "log_temperature": self.log_temperature}
+        rates = (config.actor_learning_rate, config.critic_learning_rate, config.temperature_learning_rate)
+        groups = [{"params": [p], "lr": lr} for p, lr in zip(self._trained.values(), rates, strict=True)]
+        self._optimizer = torch.optim.Adam(groups, fused=True)
+
+    def gradients(self, batch: SampleBatch, rng: torch.Generator) -> tuple[Gradients, dict[str, Tensor]]:
+        """Gradients of the three losses, and metrics as tensors of one element (reading one waits for a GPU: do it
+        seldom).
+
+        Args:
+            batch: S transitions; numpy arrays or tensors.
+            rng: on the algorithm's device; see ``randomness.update_generator``.
+        """
+        observation, next_observation = (self._flatten(part) for part in (batch.observation, batch.next_observation))
+        reward, discount = self._tensor(batch.reward), self._tensor(batch.discount)
+        action = (self._tensor(batch.action).reshape(len(reward), -1) - self._center) / self._half
+        noise = torch.randn((2, *action.shape), generator=rng, device=self.device)
+        temperature = self.log_temperature.exp()
+
+        with torch.no_grad():
+            next_action, next_log_prob = squashed_gaussian(
+                self.actor_net(self.actor.frozen, next_observation), noise[0]
+            )
+            next_value = self._least(self._target, next_observation, next_action) - temperature * next_log_prob
+            target = self.config.reward_scale * reward + discount * next_value  # [S]
+
+        values = self.critic_net(self.critic.named, torch.cat([observation, action], 1)).squeeze(-1)  # [2, S]
+        critic_loss = 0.5 * (values - target).square().mean(1).sum()
+        critic_gradient = self.critic.gradient(critic_loss)
+
+        new_action, log_prob = squashed_gaussian(self.actor_net(self.actor.named, observation), noise[1])
+        actor_loss = (temperature * log_prob - self._least(self.critic.frozen, observation, new_action)).mean()
+        actor_gradient = self.actor.gradient(actor_loss)
+
+        entropy = -log_prob.detach().mean()
+        temperature_gradient = temperature * (entropy - self.target_entropy)  # ∂J_α/∂log α = J_α
+        gradients = {"actor": actor_gradient, "critic": critic_gradient, "log_temperature": temperature_gradient}
+        metrics = {
+            "critic_loss": critic_loss.detach(),
+            "actor_loss": actor_loss.detach(),
+            "value_mean": values.detach().mean(),
+            "temperature": temperature,
+            "entropy": entropy,
+        }
+        return gradients, metrics
+
+    def apply(self, gradients: Gradients) -> None:
+        """One Adam step on each, then target ← target + τ (critic − target)."""
+        for name, parameter in self._trained.items():
+            gradient = gradients[name]
+            if self.config.max_gradient_norm is not None and name != "log_temperature":
+                gradient = gradient * (self.config.max_gradient_norm / (gradient.norm() + 1e-12)).clamp(max=1.0)
+            parameter.grad = gradient
+        self._optimizer.step()
+        self.target.lerp_(self.critic.flat, self.config.tau)
+        self.updates += 1
+
+    def policy_spec(self) -> PolicySpec:
+        """Of ``policies.SquashedGaussianPolicy``."""
+        kwargs = {
+            "paths": self._paths,
+            "low": self._box.low.tolist(),
+            "high": self._box.high.tolist(),
+            "dtype": str(self._box.dtype),
+            "num_layers": len(self.config.hidden) + 1,
+            "uniform_until_trained": self.config.uniform_until_trained,
+        }
+        return PolicySpec("distrl.learners.policies:SquashedGaussianPolicy", kwargs)
+
+    def policy_weights(self) -> Weights:
+        """``actor/<i>/weight`` float32 [in, out], ``actor/<i>/bias`` float32 [out], ``trained`` float32 []; one copy
+        from the device."""
+        host = self.actor.flat.detach().to("cpu", copy=True)
+        weights = {f"actor/{name}": view.numpy() for name, view in self.actor.split(host).items()}
+        weights[TRAINED] = np.array(self.updates > 0, np.float32)
+        return weights
+
+    def state(self) -> dict[str, Any]:
+        """Everything that an update reads or writes: name → copied CPU tensor, and ``updates``."""
+        tensors = {**self._trained, "target": self.target}
+        for name, parameter in self._trained.items():
+            tensors |= {f"{name}/adam/{key}": value for key, value in self._optimizer.state[parameter].items()}
+        return {"updates": self.updates} | {key: value.detach().to("cpu", copy=True) for key, value in tensors.items()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue bit for bit where ``state`` was taken.
+
+        Raises:
+            ValueError: the state is of networks of another shape.
+        """
+        for name, own in {**self._trained, "target": self.target}.items():
+            if name not in state or state[name].shape != own.shape:
+                came = tuple(state[name].shape) if name in state else "nothing"
+                raise ValueError(
+                    f"the state needs {name!r} of shape {tuple(own.shape)}, but holds {came}: use the networks and "
+                    "the environment that it was trained with"
+                )
+        for name, own in {**self._trained, "target": self.target}.items():
+            own.copy_(state[name])  # in place: the named views see it
+        for name, parameter in self._trained.items():
+            prefix = f"{name}/adam/"
+            moments = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+            self._optimizer.state[parameter] = {
+                key: value.clone().to(parameter.device) for key, value in moments.items()
+            }
+        self.updates = int(state["updates"])
+
+    def _least(self, critic: dict[str, Tensor], observation: Tensor, action: Tensor) -> Tensor:
+        """min_i Q_i(o, a), [S]."""
+        first, second = self.critic_net(critic, torch.cat([observation, action], 1)).squeeze(-1)
+        return torch.minimum(first, second)
+
+    def _flatten(self, observation: dict[str, Any]) -> Tensor:
+        """path → [S, …] to float32 [S, D] in the order of the networks' inputs."""
+        parts = [self._tensor(observation[path]).flatten(1) for path in self._paths]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+    def _tensor(self, array: Any) -> Tensor:
+        return torch.as_tensor(array, dtype=torch.float32, device=self.device)
