@@ -1,1 +1,18 @@
-"""..."""
+"""Environments by id: importing this package makes every ``distrl/…`` id known to Gymnasium.
+
+Nothing here imports an environment's own module: the registrations hold import paths, so that listing ids stays cheap.
+"""
+
+from __future__ import annotations
+
+import gymnasium
+
+#: Our environments: id → ``"module:Class"``. A new environment adds one line here.
+REGISTRY: dict[str, str] = {
+    "distrl/FinRay-v0": "distrl.envs.fluids.fin_ray:FinRay",
+}
+
+for _id, _entry_point in REGISTRY.items():
+    if _id not in gymnasium.registry:
+        # Our environments truncate by themselves (a physical horizon, not a count), hence no max_episode_steps.
+        gymnasium.register(id=_id, entry_point=_entry_point)

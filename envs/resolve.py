@@ -1,0 +1,238 @@
+"""A recipe goes in, a Gymnasium environment comes out; also what the system must know of it, and the list of ids.
+
+An id is one of ``distrl/Name-v0`` (ours), any id that Gymnasium knows, or ``package.module:Class`` (the user's, no
+registration needed). What cannot be made is a ConfigError with one sentence that names what failed or the nearest id.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+from gymnasium.wrappers import TimeLimit
+
+from distrl.core.errors import ConfigError
+from distrl.core.types import EnvRecipe, EnvSpec
+from distrl.envs import REGISTRY
+from distrl.envs.delay import Delay
+
+
+def make(recipe: EnvRecipe) -> gymnasium.Env:
+    """The environment of a recipe: constructor, then its time limit, then the artificial delay.
+
+    Gymnasium's passive checker is off (the pools check, distrl.envs.checks, and do it at every step); a registered
+    time limit stays, and ``recipe.max_episode_steps`` replaces it. Exceptions that the constructor itself raises pass
+    through, except for a TypeError about arguments that the signature does not take, which is the user's config.
+
+    Raises:
+        ConfigError: unknown id, module or class; arguments that the constructor does not take; no ``fidelity`` there.
+    """
+    kwargs = dict(recipe.kwargs)
+    if recipe.fidelity is not None:
+        kwargs["fidelity"] = recipe.fidelity
+    constructor = _constructor_of(recipe.id)
+    limit = recipe.max_episode_steps
+    if _is_import_path(recipe.id):
+        _check_arguments(recipe, constructor, kwargs)
+        env = constructor(**kwargs)
+        if not isinstance(env, gymnasium.Env):
+            raise ConfigError(f"env.id = {recipe.id!r} must make a gymnasium.Env; it made a {type(env).__name__}.")
+    else:
+        _check_arguments(recipe, constructor, {**_gymnasium_spec(recipe.id).kwargs, **kwargs})
+        try:
+            # with a limit of the user's, Gymnasium leaves out the registered one
+            env = gymnasium.make(recipe.id, max_episode_steps=limit, disable_env_checker=True, **kwargs)
+        except gymnasium.error.DependencyNotInstalled as error:
+            raise ConfigError(f"env.id = {recipe.id!r} needs something that is not installed: {error}") from error
+        limit = None
+    if limit is not None:
+        env = TimeLimit(env, limit)
+    if recipe.delay is not None:
+        env = Delay(env, recipe.delay)
+    return env
+
+
+def spec_of(env: gymnasium.Env, recipe: EnvRecipe) -> EnvSpec:
+    """What the rest of the system needs to know of a constructed environment; its fidelities come from the class."""
+    names = tuple(fidelity_table(type(env.unwrapped)))
+    if recipe.fidelity is not None and recipe.fidelity not in names:
+        names = (*names, recipe.fidelity)  # the environment took a name that its class does not list
+    limit = env.get_wrapper_attr("_max_episode_steps") if env.has_wrapper_attr("_max_episode_steps") else None
+    if limit is None and env.has_wrapper_attr("max_episode_steps"):
+        limit = env.get_wrapper_attr("max_episode_steps")
+    return EnvSpec(
+        id=recipe.id,
+        observation_space=env.observation_space,
+        action_space=env.action_space,
+        fidelities=names or ("default",),
+        max_episode_steps=int(limit) if isinstance(limit, int) else None,
+    )
+
+
+def fidelity_index(env: gymnasium.Env, spec: EnvSpec) -> int:
+    """Position in ``spec.fidelities`` of the one that the environment runs at, by its attribute ``fidelity``."""
+    name = getattr(env.unwrapped, "fidelity", None)
+    return spec.fidelities.index(name) if name in spec.fidelities else 0
+
+
+def preload(recipe: EnvRecipe) -> None:
+    """Import the module of the environment without making one, and call the class's own ``preload()`` if it has one.
+
+    Processes forked afterwards share its pages and start in milliseconds. ``preload`` is a static or class method
+    without
+    arguments: the place to compile or load tables (it must start no threads).
+    """
+    own = getattr(_constructor_of(recipe.id), "preload", None)
+    if callable(own):
+        own()
+
+
+def baseline_of(id_: str) -> str | None:
+    """The module of open-loop controllers that an environment's class names in its attribute ``baseline``, or None."""
+    name = getattr(_constructor_of(id_), "baseline", None)
+    return name if isinstance(name, str) else None
+
+
+def fidelity_table(cls: Any) -> dict[str, float | None]:
+    """name → approximate seconds of a step on one core (None where unknown), from the class attribute ``fidelities``.
+
+    The attribute is a mapping name → seconds, name → mapping or object with ``seconds_per_step``, or a sequence of
+    names. A class without it has none.
+    """
+    table = getattr(cls, "fidelities", None)
+    if isinstance(table, Mapping):
+        return {str(name): _seconds(value) for name, value in table.items()}
+    if isinstance(table, (list, tuple)):
+        return {str(name): None for name in table}
+    return {}
+
+
+def _seconds(value: Any) -> float | None:
+    if isinstance(value, Mapping):
+        value = value.get("seconds_per_step")
+    elif not isinstance(value, (int, float)):
+        value = getattr(value, "seconds_per_step", None)
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """One line of ``distrl envs``.
+
+    Attributes:
+        id: what goes into ``env.id``. description: the first sentence of its class.
+        fidelities: name → approximate seconds a step on one core, or None. problem: why it cannot be used here, or
+            None.
+    """
+
+    id: str
+    description: str
+    fidelities: Mapping[str, float | None]
+    problem: str | None = None
+
+
+def list_envs() -> list[Listing]:
+    """Our environments (not Gymnasium's: those are ``gymnasium.pprint_registry()``), importing each one's module."""
+    listings = []
+    for id_, path in REGISTRY.items():
+        try:
+            cls = _constructor(path, id_)
+        except ConfigError as error:
+            listings.append(Listing(id_, "", {}, str(error)))
+            continue
+        lines = (inspect.getdoc(cls) or "").splitlines()
+        listings.append(Listing(id_, lines[0] if lines else "", fidelity_table(cls)))
+    return listings
+
+
+def _is_import_path(id_: str) -> bool:
+    """``package.module:Class``, and not Gymnasium's ``module:Name-v0`` (import the module, then look up the id)."""
+    module, colon, name = id_.partition(":")
+    return bool(colon) and "/" not in module and all(part.isidentifier() for part in name.split("."))
+
+
+def _constructor_of(id_: str) -> Callable[..., Any]:
+    if _is_import_path(id_):
+        return _constructor(id_)
+    entry_point = _gymnasium_spec(id_).entry_point
+    return entry_point if callable(entry_point) else _constructor(str(entry_point), id_)
+
+
+def _gymnasium_spec(id_: str) -> Any:
+    """Gymnasium's registration of an id (``module:Name-v0`` imports the module first, as Gymnasium does)."""
+    if id_.startswith("ALE/") and importlib.util.find_spec("ale_py") is not None:
+        importlib.import_module("ale_py")  # registers on import
+    try:
+        return gymnasium.spec(id_)
+    except gymnasium.error.Error as error:
+        known = [*REGISTRY, *gymnasium.registry]
+        near = difflib.get_close_matches(id_, known, n=1, cutoff=0.5)
+        if not near:
+            by_lower = {name.lower().split("/")[-1]: name for name in known}
+            near = [by_lower[m] for m in difflib.get_close_matches(id_.lower().split("/")[-1], by_lower, n=1)]
+        hint = f" Nearest known id: {near[0]}." if near else ""
+        raise ConfigError(
+            f"env.id = {id_!r} is no known environment.{hint} It must be an id of distrl or Gymnasium, "
+            "or an import path like my_package.my_module:MyEnv."
+        ) from error
+
+
+def _constructor(path: str, asked: str | None = None) -> Callable[..., Any]:
+    """The class or function behind ``module:name``; modules beside the working directory are found."""
+    asked = asked or path
+    module_name, _, name = path.partition(":")
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        value: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
+            message = f"there is no module {error.name!r} on the Python path (the working directory is on it)"
+        else:
+            message = f"importing {module_name} failed, because {error}"
+        raise ConfigError(f"env.id = {asked!r}: {message}.") from error
+    except Exception as error:
+        raise ConfigError(
+            f"env.id = {asked!r}: importing {module_name} failed with {type(error).__name__}: {error}."
+        ) from error
+    for part in name.split("."):
+        if not hasattr(value, part):
+            near = difflib.get_close_matches(part, [n for n in dir(value) if not n.startswith("_")], n=1)
+            hint = f"; nearest there: {near[0]!r}" if near else ""
+            raise ConfigError(f"env.id = {asked!r}: {module_name} has no {part!r}{hint}.")
+        value = getattr(value, part)
+    if not callable(value):
+        raise ConfigError(f"env.id = {asked!r} must name a class or function; it is a {type(value).__name__}.")
+    return value
+
+
+def _check_arguments(recipe: EnvRecipe, constructor: Callable[..., Any], kwargs: Mapping[str, Any]) -> None:
+    """Refuse arguments that the constructor cannot take, before it runs."""
+    try:
+        signature = inspect.signature(constructor)
+    except (TypeError, ValueError):
+        return  # built-in code without a signature: the call itself will tell
+    parameters = signature.parameters
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    if recipe.fidelity is not None:
+        table = fidelity_table(constructor)
+        if "fidelity" not in parameters and not open_ended:
+            raise ConfigError(f"env.fidelity = {recipe.fidelity!r}: {recipe.id} has no fidelities; leave it out.")
+        if table and recipe.fidelity not in table:
+            raise ConfigError(f"env.fidelity = {recipe.fidelity!r}: {recipe.id} has {', '.join(table)}.")
+    for key in kwargs:
+        if key not in parameters and not open_ended:
+            near = difflib.get_close_matches(key, parameters, n=1)
+            hint = f"; nearest: {near[0]!r}" if near else f"; it takes: {', '.join(parameters) or 'none'}"
+            raise ConfigError(f"env.kwargs: {recipe.id} takes no {key!r}{hint}.")
+    try:
+        signature.bind(**kwargs)
+    except TypeError as error:
+        raise ConfigError(f"env.kwargs: {recipe.id} cannot be made: {error}.") from error
