@@ -76,6 +76,7 @@ class EnvPool(Protocol):
 
     spec: EnvSpec
     num_envs: int
+    lockstep: bool  # every recv holds all rows: their fragments may be one rectangle
     env_index: np.ndarray  # int32 [rows]
     agent_index: np.ndarray  # int32 [rows]
 

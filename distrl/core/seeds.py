@@ -12,7 +12,9 @@ class TrainingSeeds:
     """Fresh seeds for ever, reproducible from the run's seed.
 
     Attributes:
-        run_seed: ``run.seed``. worker, incarnation: of the env worker.
+        run_seed: ``run.seed``.
+        worker: number of the env worker.
+        incarnation: number of this worker's life; unique in the run over all workers, restarts and resumes.
     """
 
     run_seed: int
@@ -25,8 +27,8 @@ class TrainingSeeds:
         return int(np.random.SeedSequence(words).generate_state(1)[0] >> 1)
 
     def episode_uid(self, env_index: int, episode: int) -> int:
-        """Unique in a run for < 2¹⁶ workers, 2¹² incarnations, 2¹² environments a worker and 2²⁴ episodes each."""
-        return self.worker << 48 | self.incarnation << 36 | env_index << 24 | episode
+        """Unique in a run for < 2²⁰ incarnations, 2¹² environments a worker and 2³² episodes each."""
+        return self.incarnation << 44 | env_index << 32 | episode
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class FixedSeeds:
         return own[episode % len(own)]
 
     def episode_uid(self, env_index: int, episode: int) -> int:
-        return env_index << 24 | episode
+        return env_index << 32 | episode
 
 
 EpisodeSeeds = TrainingSeeds | FixedSeeds

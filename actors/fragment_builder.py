@@ -1,0 +1,206 @@
+"""Requests and outcomes of a pool in, closed fragments out: each step is written once, into preallocated columns.
+
+A row's open fragment lives in slots 0 … T of the columns. A request writes slot t (observation, action, provenance), its outcome
+completes slot t and moves the row's cursor to t + 1. Whenever a row is cut, the slot that is still in flight becomes slot 0 of the
+next fragment and its observation the bootstrap row of this one, so a fragment can be closed at any time without losing a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from distrl.core.contracts import Fault, Outcomes, Requests
+from distrl.core.types import COLUMNS, FINAL, OBSERVATION, STATE, Columns, Fragment, Observation
+
+_REQUEST_COLUMNS = ("log_prob", "policy_version", "episode_uid", "step", "seed", "fidelity")
+
+
+class FragmentBuilder:
+    """Builds the fragments of one pool.
+
+    ``grouped=False`` (process pools): every row closes on its own, at the end of its episode, after ``max_steps`` or ``max_age_s``, and
+    fragments have B = 1. ``grouped=True`` (inline pools, whose rows move in step): all rows close together after ``max_steps`` and
+    fragments are [T, B], with episode ends inside.
+    """
+
+    def __init__(
+        self,
+        env_index: np.ndarray,
+        agent_index: np.ndarray,
+        observation: dict[str, tuple[tuple[int, ...], str]],
+        action: tuple[tuple[int, ...], str],
+        *,
+        max_steps: int,
+        max_age_s: float | None,
+        grouped: bool = False,
+        worker: int = 0,
+        incarnation: int = 0,
+    ):
+        """
+        Args:
+            env_index, agent_index: int32 [R], of the pool's rows.
+            observation: path → (shape, dtype) of one row. action: (shape, dtype).
+            max_steps: T of a full fragment. max_age_s: None closes by age never.
+        """
+        rows, slots = len(env_index), max_steps + 1
+        self._max_steps, self._max_age_s, self._grouped = max_steps, max_age_s, grouped
+        self._origin = {"worker": worker, "incarnation": incarnation}
+        self._indices = {"env_index": np.asarray(env_index, np.int32), "agent_index": np.asarray(agent_index, np.int32)}
+        # impossible values, so that a slot that was never written shows
+        self._columns: Columns = {
+            name: np.full((slots, rows), np.nan if np.dtype(dtype).kind == "f" else 0, dtype)
+            for name, (dtype, axes) in COLUMNS.items()
+            if axes == "TB"
+        }
+        self._columns["action"] = _blank((slots, rows), *action)
+        for path, (shape, dtype) in observation.items():
+            self._columns[OBSERVATION + path] = _blank((slots, rows), shape, dtype)
+        self._paths = list(observation)
+        self._cursor = np.zeros(rows, np.int64)
+        self._opened_at = np.full(rows, np.inf)  # when the row's first finished step came, in the caller's clock
+        self._in_flight = np.zeros(rows, bool)  # slot `cursor` holds a request without an outcome
+        self._episode_step = np.zeros(rows, np.int32)
+        self._episode_return = np.zeros(rows, np.float64)
+        self._first_state: Columns = {}  # the policy's state before slot 0, path → [R, …] …
+        self._flight_state: Columns = {}  # … and before the newest slot
+        self._irregular = False  # grouped: a failed row has broken the rectangle; every row closes on its own once
+        self._finals: list[tuple[int, int, Observation]] = []  # grouped: (t, row, final observation) inside the open fragment
+        self._closed: list[Fragment] = []
+        self.episodes: list[dict] = []  # finished episodes since the caller last emptied it
+
+    def requested(self, requests: Requests, action: np.ndarray, log_prob: np.ndarray, version: int, state: Columns, now: float) -> None:
+        """Record the actions just chosen.
+
+        Args:
+            action: [N, …]. log_prob: float32 [N]. version: of the weights that chose. state: the policy's state *before* the
+                step, path → [N, …]. now: seconds, any clock.
+        """
+        rows = requests.rows
+        self._episode_step[rows[requests.is_first]] = 0
+        self._episode_return[rows[requests.is_first]] = 0.0
+        slots = self._cursor[rows]
+        for path in self._paths:
+            self._columns[OBSERVATION + path][slots, rows] = requests.observation[path]
+        self._columns["action"][slots, rows] = action
+        values = (log_prob, version, requests.episode_uid, self._episode_step[rows], requests.seed, requests.fidelity)
+        for name, value in zip(_REQUEST_COLUMNS, values, strict=True):
+            self._columns[name][slots, rows] = value
+        self._in_flight[rows] = True
+        opening = slots == 0
+        for path, array in state.items():
+            for store in (self._first_state, self._flight_state):
+                store.setdefault(path, np.zeros((len(self._cursor), *array.shape[1:]), array.dtype))
+            self._flight_state[path][rows] = array
+            self._first_state[path][rows[opening]] = array[opening]
+        if self._grouped:
+            if self._irregular:
+                self._irregular = False
+                for row in range(len(self._cursor)):
+                    self._close(np.array([row]))
+            elif self._cursor.min() == self._max_steps:
+                self._close(np.arange(len(self._cursor)))
+            return
+        for row in rows[slots == self._max_steps]:
+            self._close(np.array([row]))
+        if self._max_age_s is not None:
+            for row in np.flatnonzero(now - self._opened_at > self._max_age_s):
+                self._close(np.array([row]))
+
+    def finished(self, outcomes: Outcomes, now: float) -> None:
+        """Record what became of the actions."""
+        rows = outcomes.rows
+        if not len(rows):
+            return
+        slots = self._cursor[rows]
+        for name in ("reward", "terminated", "truncated", "start_s", "end_s", "core_s", "attempt"):
+            self._columns[name][slots, rows] = getattr(outcomes, name)
+        self._cursor[rows] += 1
+        self._in_flight[rows] = False
+        self._opened_at[rows] = np.minimum(self._opened_at[rows], now)
+        self._episode_step[rows] += 1
+        self._episode_return[rows] += outcomes.reward
+        for k, position in enumerate(outcomes.ended):
+            row = int(rows[position])
+            final = {path: outcomes.final_observation[path][k] for path in self._paths}
+            self._end_episode(row, outcomes.info[k])
+            if self._grouped:
+                self._finals.append((int(slots[position]), row, {path: array.copy() for path, array in final.items()}))
+            else:
+                for path in self._paths:
+                    self._columns[OBSERVATION + path][self._cursor[row], row] = final[path]
+                self._close(np.array([row]))
+
+    def failed(self, faults: Sequence[Fault]) -> None:
+        """Cut the episodes of environments that failed: their finished steps are kept, the last one as truncated."""
+        for fault in faults:
+            if fault.cut:
+                self._cut(fault.row)
+                self._close(np.array([fault.row]))
+                self._irregular = True
+
+    def flush(self) -> None:
+        """Close every open fragment, whatever its length; steps in flight stay open."""
+        if self._grouped and (self._cursor == self._cursor[0]).all():
+            self._close(np.arange(len(self._cursor)))
+        else:
+            for row in range(len(self._cursor)):
+                self._close(np.array([row]))
+
+    def take(self) -> list[Fragment]:
+        """The fragments closed since the last call."""
+        closed, self._closed = self._closed, []
+        return closed
+
+    def _cut(self, row: int) -> None:
+        if self._cursor[row]:
+            self._columns["truncated"][self._cursor[row] - 1, row] |= not self._columns["terminated"][self._cursor[row] - 1, row]
+        self._end_episode(row, {"failed": True})
+        self._in_flight[row] = False
+
+    def _end_episode(self, row: int, info: dict) -> None:
+        last = max(int(self._cursor[row]) - 1, 0)
+        self.episodes.append(
+            {
+                "return": float(self._episode_return[row]),
+                "length": int(self._episode_step[row]),
+                "env_index": int(self._indices["env_index"][row]),
+                "agent_index": int(self._indices["agent_index"][row]),
+                "seed": int(self._columns["seed"][last, row]),
+                "policy_version": int(self._columns["policy_version"][last, row]),
+                **self._origin,
+                "info": info,
+            }
+        )
+
+    def _close(self, rows: np.ndarray) -> None:
+        length = int(self._cursor[rows[0]])
+        if length:
+            self._closed.append(self._fragment(rows, length))
+        for column in self._columns.values():
+            column[0, rows] = column[length, rows]
+        for path, array in self._flight_state.items():
+            self._first_state[path][rows] = array[rows]
+        self._cursor[rows] = 0
+        self._opened_at[rows] = np.inf
+
+    def _fragment(self, rows: np.ndarray, length: int) -> Fragment:
+        columns = {
+            name: column[: length + name.startswith(OBSERVATION), rows].copy() for name, column in self._columns.items()
+        }
+        columns |= {name: array[rows] for name, array in self._indices.items()}
+        columns |= {STATE + path: array[rows].copy() for path, array in self._first_state.items()}
+        position = {int(row): b for b, row in enumerate(rows)}
+        finals = [(t, position[row], final) for t, row, final in self._finals if row in position]
+        self._finals = [item for item in self._finals if item[1] not in position]
+        columns["final_index"] = np.array([(t, b) for t, b, _ in finals], np.int32).reshape(-1, 2)
+        for path in self._paths:
+            store = self._columns[OBSERVATION + path]
+            stacked = [final[path] for _, _, final in finals]
+            columns[FINAL + path] = np.array(stacked, store.dtype).reshape(-1, *store.shape[2:])
+        return Fragment(columns, **self._origin)
+
+
+def _blank(leading: tuple[int, ...], shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    return np.full((*leading, *shape), np.nan if np.dtype(dtype).kind == "f" else 0, dtype)

@@ -1,0 +1,83 @@
+"""A configuration in, a finished run on Ray out: the driver's side. Connects, starts the supervisor, shows progress, passes on Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from distrl.core.config import RunConfig
+from distrl.core.errors import RunFailed
+from distrl.core.run_directory import RunDirectory
+from distrl.core.types import EnvSpec
+
+# What Ray and the numerical libraries read when their processes start: one thread each, no idle workers, no usage report.
+_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_enable_worker_prestart": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+def connect(config: RunConfig, address: str | None) -> None:
+    """Start Ray on this machine, or connect to the cluster at ``address`` (shipping the working directory)."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        return
+    if address is not None:
+        ray.init(address=address, namespace="distrl", runtime_env={"working_dir": os.getcwd(), "excludes": ["runs/", ".venv/", ".git/"]}, log_to_driver=True)
+        return
+    # Logical CPUs: on one machine environments may outnumber the cores; the operating system shares them out.
+    cpus = config.actors.env_workers * config.actors.envs_per_worker * config.env.cores
+    ray.init(
+        address="local",
+        namespace="distrl",
+        num_cpus=max(int(cpus + 0.999), os.cpu_count() or 1),
+        include_dashboard=False,
+        object_store_memory=256 << 20,
+        log_to_driver=True,
+        logging_level="warning",
+    )
+
+
+def run_on_ray(
+    config: RunConfig, run: RunDirectory, spec: EnvSpec, *, inline: bool, show: Callable[[dict[str, Any]], None], stop: Callable[[], bool]
+) -> dict[str, Any]:
+    """Train until ``run.steps`` (or ``stop``) on the Ray that is connected; returns the summary.
+
+    Raises:
+        RunFailed: a component failed for good; what was secured is in the run directory.
+    """
+    import ray
+
+    from distrl.cluster.supervisor import Supervisor
+
+    gpus = 1.0 if config.learner.device != "cpu" and ray.cluster_resources().get("GPU", 0) >= 1 else 0.0
+    name = f"supervisor-{run.id}"
+    actor = ray.remote(Supervisor).options(num_cpus=0, name=name).remote(config.model_dump(), str(run.path), spec, inline, gpus)
+    ray.get(actor.begin.remote())
+    stopping = False
+    try:
+        while True:
+            try:
+                status = ray.get(actor.status.remote())
+            except ray.exceptions.RayActorError as error:
+                raise RunFailed(f"the supervisor died: {str(error).splitlines()[0]}. Continue with --resume {run.path}") from None
+            if status["phase"] == "failed":
+                raise RunFailed(status["failure"])
+            if status["phase"] == "ended":
+                show(status)
+                return status["summary"]
+            show(status)
+            if stop() and not stopping:
+                stopping = True
+                ray.get(actor.stop.remote())
+            time.sleep(0.5)
+    finally:
+        ray.kill(actor)

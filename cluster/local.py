@@ -1,0 +1,128 @@
+"""A whole run in one process, without Ray: environments, learner and evaluator take turns, and the same seed gives the same run.
+
+    worker.run_once → learner.receive → learner.update … → publish → worker.pull
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from distrl.actors.evaluator import act_with
+from distrl.cluster import components
+from distrl.cluster.recorder import Recorder
+from distrl.core.config import RunConfig
+from distrl.core.errors import ConfigError
+from distrl.core.run_directory import RunDirectory
+from distrl.core.types import EnvSpec, Fragment
+from distrl.parameter_server import ParameterServer
+
+
+def check_local(config: RunConfig) -> None:
+    """Refuse what a clock would decide: with it, two runs of one seed would differ.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    if config.replay.samples_per_insert is None:
+        raise ConfigError('replay.samples_per_insert = "unlimited" lets speed decide how often is updated; --local needs a number, such as 256')
+    if config.run.wall_limit_s is not None:
+        raise ConfigError("run.wall_limit_s lets speed decide where the run ends; --local needs run.steps instead")
+    if config.env.hosting == "process":
+        raise ConfigError('env.hosting = "process" lets speed decide the order of arrival; --local hosts inline: use inline or auto')
+    for key in ("fragment_max_age_s", "pull_period_s"):
+        if key in config.actors.model_fields_set and getattr(config.actors, key) != type(config.actors).model_fields[key].default:
+            raise ConfigError(f"actors.{key} lets speed decide how fragments are cut or weights pulled; --local does without: remove it")
+
+
+class _DirectSink:
+    """Publishing is a call; its return is the acknowledgement."""
+
+    def __init__(self, receive: Callable[[Fragment], Any]):
+        self._receive = receive
+
+    def publish(self, fragment: Fragment) -> None:
+        self._receive(fragment)
+
+    def flush(self, timeout_s: float) -> None:
+        """Nothing is ever under way."""
+
+
+def run_local(config: RunConfig, run: RunDirectory, spec: EnvSpec, show: Callable[[dict[str, Any]], None], stop: Callable[[], bool]) -> dict[str, Any]:
+    """Train until ``run.steps`` (or ``stop``); returns the summary.
+
+    Every env worker is one loop over its own InlinePool; they take turns, round by round.
+    """
+    check_local(config)
+    server = ParameterServer()
+    learner = components.build_learner(config, spec, run.path, server.publish)
+    recorder = Recorder(run.path, config.env.cores, max(config.evaluation.period // 10, 1))
+    sink, scratch = _DirectSink(learner.receive), run.scratch()
+    workers = {}
+    policy = learner.policy_spec()
+    for number in range(config.actors.env_workers):
+        incarnation = run.next_incarnation()
+        pool = components.build_training_pool(config, number, incarnation, scratch, inline=True)
+        workers[incarnation] = components.build_worker(config, pool, policy, sink, server, worker=number, incarnation=incarnation, timed=False)
+    runner = components.evaluation_runner(config, components.SELECTION_SEEDS, config.evaluation.episodes, config.evaluation.envs, scratch, inline=True)
+    evaluator = policy.build(seed=0, deterministic=True)
+    started, started_cpu, shown = time.monotonic(), time.process_time(), 0.0
+
+    def collect() -> None:
+        for incarnation, worker in workers.items():
+            recorder.worker_reported(incarnation, worker.report())
+        report = learner.report() | {"cpu_s": time.process_time() - started_cpu, "training_s": learner.update_s}
+        recorder.learner_reported(report)
+
+    def evaluate() -> None:
+        pulled = server.pull_if_newer(-1)
+        assert pulled is not None
+        version, weights = pulled
+        evaluator.load(weights)
+        results = runner.run(act_with(evaluator, config.evaluation.envs))
+        returns = [result.episode_return for result in results]
+        if recorder.evaluated(recorder.env_steps, version, [r.seed for r in results], returns, [r.length for r in results]):
+            components.save_best(run.path, version, weights, policy, recorder.best_return)
+
+    try:
+        for note in learner.notes:
+            recorder.event("note", text=note)
+        recorder.began(learner.report())
+        learner.publish()
+        next_evaluation = (recorder.env_steps // config.evaluation.period + 1) * config.evaluation.period
+        while recorder.env_steps < config.run.steps and not stop():
+            for worker in workers.values():
+                worker.pull()
+                worker.run_once(0.0)
+            while learner.update():
+                pass
+            collect()
+            if recorder.env_steps >= next_evaluation:
+                next_evaluation += config.evaluation.period
+                learner.publish()
+                evaluate()
+            if time.monotonic() - shown > 0.5:
+                shown = time.monotonic()
+                show(recorder.status())
+                recorder.tick()
+        for worker in workers.values():
+            worker.finish()
+        while config.learner.finish_updates and not stop() and learner.update():
+            pass
+        learner.publish()
+        if not stop():
+            evaluate()
+        collect()
+        learner.checkpoint()
+        for incarnation in workers:
+            recorder.worker_ended(incarnation)
+        show(recorder.status())
+        return recorder.summary() | {"session_s": time.monotonic() - started}
+    finally:
+        recorder.close()
+        learner.close()
+        runner.close()
+        for worker in workers.values():
+            worker.close()
+

@@ -1,0 +1,199 @@
+"""Reports of the components in, the run directory's metrics, timing and event files and the totals out: their sole writer."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distrl.core.accounting import Accounts, Ledger
+from distrl.core.metrics import JsonLines, read_json_lines
+
+_POOL_TOTALS = ("step_s", "reset_s", "core_s", "lifetime_s", "cpu_s")
+
+
+class Recorder:
+    """Keeps the newest report of every worker's life and of the learner, and writes what changed.
+
+    Attributes:
+        env_steps: steps that environments have finished, earlier sessions included.
+        best_return: of the evaluations, or None.
+    """
+
+    def __init__(self, directory: Path, env_cores: float, record_period: int):
+        """``record_period``: env steps between two records of the learner's metrics."""
+        self._metrics = JsonLines(directory / "metrics.jsonl")
+        self._timing = JsonLines(directory / "timing.jsonl")
+        self._events = JsonLines(directory / "events.jsonl")
+        self._started = time.monotonic()
+        self._record_period = record_period
+        self._workers: dict[int, dict[str, Any]] = {}  # incarnation → newest report of this session
+        self._live: set[int] = set()
+        self._learner: dict[str, Any] = {"updates": 0, "secured": {}, "rejected": {}, "unsampled": 0, "evicted": 0, "duplicates": 0, "metrics": {}}
+        self._updates_at_start: int | None = None
+        self._last_recorded = -1
+        self._first_step_s: float | None = None
+        self._produced_before: dict[int, int] = {}
+        self._returns: deque[float] = deque(maxlen=20)
+        self.num_faults = 0
+        self.evaluations: list[dict[str, Any]] = [
+            record for record in read_json_lines(directory / "metrics.jsonl") if record["kind"] == "evaluation"
+        ]
+        finite = [record["return_mean"] for record in self.evaluations if record["return_mean"] is not None]
+        self.best_return: float | None = max(finite, default=None)
+        totals = [record for record in read_json_lines(directory / "timing.jsonl") if record["kind"] == "totals"]
+        self._before: dict[str, float] = totals[-1] if totals else {}
+        self.env_cores = env_cores
+
+    # -- what components report ----------------------------------------------------------------------------------------------
+
+    def began(self, learner: dict[str, Any]) -> None:
+        """The learner is up: what it secured in earlier sessions counts as produced then (what was not, died with that session)."""
+        self._learner = learner
+        self._updates_at_start = learner["updates"]
+        self._produced_before = {int(key): value for key, value in learner["secured"].items()}
+        self._last_recorded = self.env_steps // self._record_period
+
+    def worker_reported(self, incarnation: int, report: dict[str, Any]) -> None:
+        """A live worker's report; its episodes and faults are written."""
+        self._live.add(incarnation)
+        self._workers[incarnation] = report
+        if self._first_step_s is None and self.env_steps > sum(self._produced_before.values()):
+            self._first_step_s = self.wall_s
+        for episode in report["episodes"]:
+            self._returns.append(episode["return"])
+            self._metrics.write({"kind": "episode", "env_steps": self.env_steps, **episode})
+        for fault in report["faults"]:
+            self.num_faults += 1
+            self.event("fault", incarnation=incarnation, **fault)
+
+    def worker_ended(self, incarnation: int, produced: int | None = None) -> None:
+        """A worker's life is over. ``produced``: what its environments counted, where it could not report that itself."""
+        self._live.discard(incarnation)
+        if produced is not None:
+            report = self._workers.setdefault(incarnation, {})
+            report["produced"] = max(produced, report.get("produced", 0))
+
+    def learner_reported(self, report: dict[str, Any]) -> None:
+        """The learner's counters and metrics."""
+        self._learner = report
+        due = self.env_steps // self._record_period
+        if due > self._last_recorded and report["metrics"]:
+            self._last_recorded = due
+            self._metrics.write({"kind": "learner", "env_steps": self.env_steps, "updates": report["updates"], **report["metrics"]})
+
+    def evaluated(self, env_steps: int, updates: int, seeds: list[int], returns: list[float], lengths: list[int]) -> bool:
+        """An evaluation; returns whether it is the best so far."""
+        finite = [value for value in returns if np.isfinite(value)]
+        mean = float(np.mean(finite)) if finite else None
+        best = mean is not None and (self.best_return is None or mean > self.best_return)
+        if best:
+            self.best_return = mean
+        record = {"kind": "evaluation", "env_steps": env_steps, "updates": updates, "return_mean": mean, "returns": returns}
+        record |= {"lengths": lengths, "seeds": seeds, "best": best}
+        self.evaluations.append(record)
+        self._metrics.write(record)
+        self._timing.write({"kind": "evaluation", "wall_s": self.total_wall_s, "env_steps": env_steps, "return_mean": mean})
+        return best
+
+    def event(self, kind: str, **facts: Any) -> None:
+        """Something that happened once."""
+        self._events.write({"kind": kind, "time_s": time.time(), **facts})
+
+    # -- what the run has come to ---------------------------------------------------------------------------------------------
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds since this session began."""
+        return time.monotonic() - self._started
+
+    @property
+    def total_wall_s(self) -> float:
+        """Wall seconds over all sessions."""
+        return self._before.get("wall_s", 0.0) + self.wall_s
+
+    @property
+    def produced(self) -> dict[int, int]:
+        """Incarnation → steps its environments finished."""
+        return self._produced_before | {key: report.get("produced", 0) for key, report in self._workers.items()}
+
+    @property
+    def env_steps(self) -> int:
+        """Env steps produced over all sessions."""
+        return sum(self.produced.values())
+
+    def accounts(self) -> Accounts:
+        """Every transition in exactly one state."""
+        learner = self._learner
+        ledger = Ledger.from_state({name: learner[name] for name in ("secured", "duplicates", "rejected")})
+        return ledger.balance(self.produced, self._live, learner["unsampled"], learner["evicted"])
+
+    def totals(self) -> dict[str, Any]:
+        """The measured totals over all sessions."""
+        sums = {name: self._before.get(name, 0.0) + sum(report.get(name, 0.0) for report in self._workers.values()) for name in _POOL_TOTALS}
+        learner_cpu_s = self._before.get("learner_cpu_s", 0.0) + self._learner.get("cpu_s", 0.0)
+        update_wall_s = self._before.get("update_wall_s", 0.0) + self._learner.get("training_s", 0.0)
+        return {**sums, "learner_cpu_s": learner_cpu_s, "update_wall_s": update_wall_s, "wall_s": self.total_wall_s}
+
+    def status(self) -> dict[str, Any]:
+        """What a progress display shows."""
+        totals = self.totals()
+        live = [self._workers[key] for key in self._live]
+        return {
+            "env_steps": self.env_steps,
+            "updates": self._learner["updates"],
+            "wall_s": self.total_wall_s,
+            "session_s": self.wall_s,
+            "busy": totals["step_s"] / totals["lifetime_s"] if totals["lifetime_s"] else 0.0,
+            "env_steps_per_s": (self.env_steps - sum(self._produced_before.values())) / max(self.wall_s, 1e-9),
+            "staleness_mean": self._learner.get("staleness_mean", 0.0),
+            "recent_return": float(np.mean(self._returns)) if self._returns else None,
+            "num_envs": sum(report.get("num_envs", 0) for report in live),
+            "env_workers": len(live),
+            "faults": self.num_faults,
+            "evaluation": self.evaluations[-1]["return_mean"] if self.evaluations else None,
+            "best": self.best_return,
+            "metrics": self._learner["metrics"],
+        }
+
+    def tick(self) -> None:
+        """Write the measured quantities of this moment."""
+        status = self.status()
+        self._timing.write({"kind": "status", **{name: status[name] for name in status if name != "metrics"}})
+        self._timing.write({"kind": "totals", **self.totals()})
+
+    def summary(self) -> dict[str, Any]:
+        """The run in numbers; the final evaluation adds its own (results.py)."""
+        accounts, totals = self.accounts(), self.totals()
+        training_s = totals["update_wall_s"]
+        return {
+            "env_steps": self.env_steps,
+            "updates": self._learner["updates"],
+            "wall_s": totals["wall_s"],
+            "env_busy_fraction": totals["step_s"] / totals["lifetime_s"] if totals["lifetime_s"] else 0.0,
+            "env_cpu_share": totals["core_s"] / totals["lifetime_s"] if totals["lifetime_s"] else 0.0,
+            "env_reset_fraction": totals["reset_s"] / totals["lifetime_s"] if totals["lifetime_s"] else 0.0,
+            "updates_per_s": self._learner["updates"] / training_s if training_s else 0.0,
+            "staleness_mean": self._learner.get("staleness_mean", 0.0),
+            "staleness_p95": self._learner.get("staleness_p95", 0.0),
+            "transitions_produced": accounts.produced,
+            "transitions_trained": accounts.trained,
+            "transitions_queued": accounts.queued,
+            "transitions_evicted": accounts.evicted,
+            "transitions_rejected": accounts.rejected,
+            "transitions_duplicated": self._learner["duplicates"],
+            "faults": self.num_faults,
+            "best_return_mean": self.best_return,
+            "recent_return_mean": float(np.mean(self._returns)) if self._returns else None,
+            "first_env_step_s": self._first_step_s,
+            "core_hours": (totals["core_s"] + totals["cpu_s"] + totals["learner_cpu_s"]) / 3600,
+        }
+
+    def close(self) -> None:
+        """Write the last totals and close the files."""
+        self.tick()
+        for file in (self._metrics, self._timing, self._events):
+            file.close()

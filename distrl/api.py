@@ -1,0 +1,167 @@
+"""What a user calls: train a run, load what it learned."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distrl.core.checkpoint import list_checkpoints, load_checkpoint
+from distrl.core.config import RunConfig
+from distrl.core.contracts import Policy
+from distrl.core.errors import ConfigError, RunFailed, StorageError
+from distrl.core.metrics import write_json
+from distrl.core.policy_file import read_policy
+from distrl.core.run_directory import RunDirectory
+from distrl.core.types import ARRAY, Observation
+
+Show = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Attributes: directory: the run directory. summary: the content of its ``summary.json``."""
+
+    directory: Path
+    summary: dict[str, Any]
+
+
+class LoadedPolicy:
+    """A trained policy that acts deterministically, one observation at a time."""
+
+    def __init__(self, policy: Policy):
+        self.policy = policy
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the running episode (for policies with memory)."""
+        self._state = self.policy.initial_state(1)
+        self._is_first = np.array([True])
+
+    def act(self, observation: Any) -> np.ndarray:
+        """The action for one observation as the environment returns it: an array, or a dict of them by "/"-path."""
+        parts: Observation = observation if isinstance(observation, Mapping) else {ARRAY: observation}  # type: ignore[assignment]
+        batch = {path: np.asarray(part)[None] for path, part in parts.items()}
+        action, _, self._state = self.policy.step(batch, self._state, self._is_first, None)
+        self._is_first = np.array([False])
+        return action[0]
+
+
+def load_policy(run_dir: Path | str) -> LoadedPolicy:
+    """The best policy of a run by its evaluations; the newest where none was evaluated.
+
+    Raises:
+        ConfigError: not a run directory. StorageError: no policy in it can be read.
+    """
+    run = RunDirectory.open(Path(run_dir))
+    checkpoints = run.path / "checkpoints"
+    candidates = [checkpoints / "best", *reversed(list_checkpoints(checkpoints))]
+    complaints = []
+    for path in candidates:
+        if path.exists():
+            try:
+                return LoadedPolicy(read_policy(load_checkpoint(path)[0]))
+            except StorageError as error:
+                complaints.append(str(error))
+    raise StorageError(f"{run.path} holds no policy that can be read" + (f": {'; '.join(complaints)}" if complaints else " yet: it has no checkpoint"))
+
+
+def train(
+    config: RunConfig,
+    *,
+    resume: Path | str | None = None,
+    local: bool = False,
+    address: str | None = None,
+    show: Show = lambda status: None,
+    stop: threading.Event | None = None,
+) -> RunResult:
+    """Train until ``run.steps`` and evaluate what was learned.
+
+    Args:
+        config: what to do. With ``resume``, its spaces and algorithm must be those the run began with.
+        resume: a run directory to continue.
+        local: everything in this process, without Ray, deterministic.
+        address: a Ray cluster; without it Ray is started on this machine and ended again.
+        show: called about twice a second with the status.
+        stop: setting it ends the run with a checkpoint.
+
+    Raises:
+        ConfigError: refused before anything starts. EnvironmentFault: the environment is broken. RunFailed: it ended early;
+        continue it with ``resume``.
+    """
+    from distrl import results
+    from distrl.cluster import components
+    from distrl.cluster.local import check_local, run_local
+    from distrl.envs.describe import describe
+
+    components.algorithm_model(config)
+    if local:
+        check_local(config)
+    started = time.monotonic()
+    ending = stop or threading.Event()
+    run = RunDirectory.open(Path(resume)) if resume else None
+    if run is not None and run.facts["env_id"] != config.env.id:
+        raise ConfigError(f"{run.path} was trained on {run.facts['env_id']}, but the configuration names {config.env.id}: resume it with the former")
+    try:
+        if local:
+            spec, timing = describe(config.env.recipe()), None
+            run = run or RunDirectory.create(_new_directory(config), config)
+            run.begin_session()
+            show({"phase": "starting", "directory": str(run.path)})
+            summary = run_local(config, run, spec, show, ending.is_set)
+        else:
+            from distrl.cluster import launch
+
+            with ThreadPoolExecutor(1) as background:  # the environment is tried while Ray starts
+                described = background.submit(describe, config.env.recipe())
+                launch.connect(config, address)
+                spec = described.result()
+            run = run or RunDirectory.create(_new_directory(config), config)
+            run.begin_session()
+            show({"phase": "starting", "directory": str(run.path)})
+            timing = None
+            summary = launch.run_on_ray(config, run, spec, inline=_inline(config, timing), show=show, stop=ending.is_set)
+    finally:
+        if not local and address is None:
+            _end_ray()
+        if run is not None:
+            shutil.rmtree(run.scratch(), ignore_errors=True)
+    summary["session_s"] = time.monotonic() - started
+    summary["interrupted"] = ending.is_set()
+    write_json(run.path / "summary.json", summary)
+    if not ending.is_set():
+        show({"phase": "evaluating"})
+        summary |= results.final_evaluation(run, config)
+        summary["session_s"] = time.monotonic() - started
+        write_json(run.path / "summary.json", summary)
+        show({"phase": "drawing"})
+        results.draw(run, config)
+    return RunResult(run.path, summary)
+
+
+def _inline(config: RunConfig, timing: Any) -> bool:
+    return config.env.hosting == "inline"
+
+
+def _new_directory(config: RunConfig) -> Path:
+    if config.run.out is not None:
+        return Path(config.run.out)
+    name = config.env.id.split("/")[-1].split(":")[-1]
+    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def _end_ray() -> None:
+    import ray
+
+    if ray.is_initialized():
+        ray.shutdown()
+
+
+__all__ = ["LoadedPolicy", "RunResult", "load_policy", "train", "RunFailed"]

@@ -1,0 +1,303 @@
+"""A preset or TOML file plus overrides in, a validated ``RunConfig`` out; an unknown key names the nearest known one.
+
+Every field states its bounds and, in one sentence, what it decides. ``algorithm.*`` and ``env.kwargs`` are open: the algorithm's own
+model validates the first (distrl.learners.registry), the environment the second.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from distrl.core.errors import ConfigError
+from distrl.core.types import EnvRecipe
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+
+class RunSection(_Section):
+    """How long a run lasts and where it leaves its results."""
+
+    steps: int = Field(100_000, ge=1, description="Env steps after which the run ends, over all environments and resumes.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Decides every random number of the run.")
+    out: str | None = Field(None, description="The run directory; without it a new one under runs/ named after the preset and the time.")
+    wall_limit_s: float | None = Field(None, gt=0, description="Wall seconds after which the run ends even if steps are missing.")
+
+
+class DelaySection(_Section):
+    """Artificial step times, for tests and benchmarks of asynchrony."""
+
+    kind: Literal["constant", "lognormal"] = Field("lognormal", description="The distribution that step times are drawn from.")
+    median_s: float = Field(0.05, ge=0, description="Median of the added sleep in seconds.")
+    sigma: float = Field(1.0, ge=0, le=4, description="Standard deviation of its logarithm; 0 makes it constant.")
+
+
+class EnvSection(_Section):
+    """Which environment, and how it is hosted."""
+
+    id: str = Field(description="A Gymnasium id, a distrl/… id, or package.module:Class.")
+    kwargs: dict[str, Any] = Field(default_factory=dict, description="Passed to the environment's constructor, which validates them.")
+    fidelity: str | None = Field(None, description="Level of detail, one of those that `distrl envs` lists for the environment.")
+    hosting: Literal["process", "inline", "auto"] = Field(
+        "auto",
+        description="process: one process per environment, a slow one delays nobody; inline: in the env worker's process, for cheap "
+        "environments; auto: inline when a measured step takes less than 0.2 ms, else process.",
+    )
+    delay: DelaySection | None = Field(None, description="Adds artificial step times.")
+    max_episode_steps: int | None = Field(None, ge=1, description="A time limit in env steps, on top of the environment's own.")
+    cores: float = Field(1.0, gt=0, description="Cores that one environment uses: what is asked of a Ray cluster, and what core-hours count.")
+
+    def recipe(self) -> EnvRecipe:
+        """What travels to the environment processes."""
+        delay = self.delay.model_dump() if self.delay else None
+        return EnvRecipe(self.id, self.kwargs, self.fidelity, delay, self.max_episode_steps)
+
+
+class ActorsSection(_Section):
+    """How many environments there are and how their steps become fragments."""
+
+    env_workers: int = Field(1, ge=1, le=10_000, description="EnvWorker actors; environments = env_workers × envs_per_worker.")
+    envs_per_worker: int = Field(4, ge=1, le=4096, description="Environments each env worker hosts.")
+    fragment_steps: int = Field(50, ge=1, le=100_000, description="A fragment is published after so many steps of one environment.")
+    fragment_max_age_s: float = Field(5.0, gt=0, description="… or once its first step is so old, so that a slow environment delays nobody.")
+    pull_period_s: float = Field(0.5, gt=0, description="How often an env worker asks for newer weights, in the background.")
+    step_timeout_s: float = Field(1800.0, gt=0, description="A step or reset longer than this is a hang: the environment process is restarted.")
+    max_unacknowledged_mb: float = Field(
+        256.0, gt=0, description="Memory for fragments that the learner has not acknowledged; an env worker waits only when it is full."
+    )
+
+
+class AlgorithmSection(BaseModel):
+    """The algorithm's name; all other keys belong to its own model."""
+
+    model_config = ConfigDict(extra="allow")
+    name: str = Field("sac", description="A registered algorithm, or package.module:Config for one of your own.")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keys other than ``name``."""
+        return dict(self.model_extra or {})
+
+
+class ReplaySection(_Section):
+    """Where transitions wait for the learner."""
+
+    capacity: int = Field(1_000_000, ge=1, description="Transitions kept; the oldest make room.")
+    min_size: int = Field(1000, ge=1, description="Transitions in the replay before the first update.")
+    samples_per_insert: float | None = Field(
+        256.0,
+        gt=0,
+        description="How often each transition is sampled on average: batch size × updates per env step. The learner waits when ahead. "
+        'With "unlimited" it updates as fast as it can.',
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unlimited(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("samples_per_insert") == "unlimited":  # TOML has no null
+            data = {**data, "samples_per_insert": None}
+        return data
+
+    @model_validator(mode="after")
+    def _fits(self) -> ReplaySection:
+        if self.min_size > self.capacity:
+            raise ValueError(f"replay.min_size ({self.min_size}) must not exceed replay.capacity ({self.capacity}): learning would never start")
+        return self
+
+
+class LearnerSection(_Section):
+    """Where updates run and how often their result is published."""
+
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto takes a GPU when there is one, else the CPU.")
+    threads: int = Field(1, ge=1, le=256, description="CPU threads of the learner; the other cores are the environments'.")
+    publish_period: int = Field(50, ge=1, description="Updates between two publications of the policy's weights.")
+    finish_updates: bool = Field(
+        True, description="After the last env step, do the updates that samples_per_insert still owes, so that runs of different speed compare."
+    )
+
+
+class EvaluationSection(_Section):
+    """Deterministic episodes on held-out seeds beside the training."""
+
+    period: int = Field(5000, ge=1, description="Env steps between two evaluations.")
+    episodes: int = Field(4, ge=1, le=1000, description="Episodes of each evaluation while training; always the same seeds.")
+    final_episodes: int = Field(8, ge=1, le=1000, description="Episodes of the final evaluation, on seeds never used before it.")
+    envs: int = Field(1, ge=1, le=64, description="Environments that run them side by side, at lower priority than the env workers'.")
+
+
+class CheckpointSection(_Section):
+    """What a resume starts from."""
+
+    period: int = Field(5000, ge=1, description="Updates between two checkpoints; also written at the end and on Ctrl-C.")
+    keep: int = Field(3, ge=1, le=1000, description="Checkpoints kept beside the best policy.")
+
+
+class RunConfig(_Section):
+    """Everything that decides a run. Build one with ``RunConfig.load("fin-ray")`` or from keyword arguments.
+
+    Example:
+        RunConfig(env={"id": "Pendulum-v1"}, run={"steps": 20_000})
+    """
+
+    run: RunSection = Field(default_factory=RunSection)
+    env: EnvSection
+    actors: ActorsSection = Field(default_factory=ActorsSection)
+    algorithm: AlgorithmSection = Field(default_factory=AlgorithmSection)
+    replay: ReplaySection = Field(default_factory=ReplaySection)
+    learner: LearnerSection = Field(default_factory=LearnerSection)
+    evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
+    checkpoint: CheckpointSection = Field(default_factory=CheckpointSection)
+
+    @staticmethod
+    def load(source: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
+        """A preset's name or a TOML file, with ``key.path=value`` overrides (values in TOML, bare words are strings).
+
+        Raises:
+            ConfigError: no such preset or file, not TOML, an unknown key or a wrong value.
+        """
+        data = read_toml(source)
+        for override in overrides:
+            apply_override(data, override)
+        return RunConfig.validated(data)
+
+    @staticmethod
+    def validated(data: Mapping[str, Any]) -> RunConfig:
+        """From nested plain data.
+
+        Raises:
+            ConfigError: an unknown key (naming the nearest known one) or a wrong value.
+        """
+        try:
+            return RunConfig.model_validate(data)
+        except ValidationError as error:
+            raise ConfigError(explain(error, RunConfig)) from None
+
+
+def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
+    """One clear sentence per mistake: the key, what was required, what came, and the nearest known key."""
+    sentences = []
+    for mistake in error.errors():
+        path = ".".join([prefix, *map(str, mistake["loc"])] if prefix else map(str, mistake["loc"]))
+        if mistake["type"] == "extra_forbidden":
+            known = known_keys(model, prefix)
+            near = difflib.get_close_matches(path, known, n=1, cutoff=0.0)
+            sentences.append(f"unknown key {path}" + (f"; did you mean {near[0]}?" if near else ""))
+        elif mistake["type"] == "missing":
+            sentences.append(f"{path} is required and was not given")
+        elif mistake["type"] == "value_error":
+            sentences.append(str(mistake["ctx"]["error"]))
+        else:
+            sentences.append(f"{path} = {mistake['input']!r}: {mistake['msg'][0].lower()}{mistake['msg'][1:]}")
+    return "; ".join(sentences)
+
+
+def known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """Every dotted key of a model and its sections."""
+    keys = []
+    for name, field in model.model_fields.items():
+        path = f"{prefix}.{name}" if prefix else name
+        section = next((kind for kind in _alternatives(field.annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+        keys += known_keys(section, path) if section else [path]
+    return keys
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    return getattr(annotation, "__args__", None) or (annotation,)
+
+
+def presets_directory() -> Path:
+    """Where the shipped presets lie."""
+    import distrl.tune_configs
+
+    return Path(distrl.tune_configs.__path__[0]) / "presets"
+
+
+def read_toml(source: str | Path) -> dict[str, Any]:
+    """A preset or a TOML file as nested plain data.
+
+    Raises:
+        ConfigError: it does not exist or is not TOML.
+    """
+    path = Path(source)
+    if path.suffix != ".toml":
+        presets = sorted(file.stem for file in presets_directory().glob("*.toml"))
+        if str(source) not in presets:
+            near = difflib.get_close_matches(str(source), presets, n=1, cutoff=0.0)
+            raise ConfigError(
+                f"there is no preset {str(source)!r}; did you mean {near[0]!r}? The presets are {', '.join(presets)}; a file of your own ends in .toml"
+            )
+        path = presets_directory() / f"{source}.toml"
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"the config {path} cannot be read: {error.strerror}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"the config {path} is not valid TOML: {error}") from None
+
+
+def apply_override(data: dict[str, Any], override: str) -> None:
+    """Set ``key.path=value`` in nested plain data.
+
+    Raises:
+        ConfigError: not of that form, or a key on the way is not a table.
+    """
+    path, equals, text = override.partition("=")
+    if not equals or not path.strip():
+        raise ConfigError(f"an override has the form key.path=value, but {override!r} came")
+    try:
+        value = tomllib.loads(f"value = {text.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    *parents, last = path.strip().split(".")
+    table = data
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"{path.strip()} cannot be set: {parent} is a value, not a table")
+    table[last] = value
+
+
+def to_toml(config: BaseModel) -> str:
+    """The config as TOML that ``RunConfig.load`` reads back."""
+    lines: list[str] = []
+
+    def table(name: str, data: Mapping[str, Any]) -> None:
+        scalars = {key: value for key, value in data.items() if not isinstance(value, Mapping) and value is not None}
+        if name:
+            lines.extend(["", f"[{name}]"])
+        lines.extend(f"{_toml_key(key)} = {_toml_value(value)}" for key, value in scalars.items())
+        for key, value in data.items():
+            if isinstance(value, Mapping) and (value or key == "kwargs"):
+                table(f"{name}.{_toml_key(key)}" if name else _toml_key(key), value)
+
+    data = config.model_dump()
+    if data.get("replay", {}).get("samples_per_insert", 1) is None:
+        data["replay"]["samples_per_insert"] = "unlimited"
+    table("", data)
+    return "\n".join(lines).strip() + "\n"
+
+
+def _toml_key(key: str) -> str:
+    return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else _toml_value(key)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        return f'"{escaped}"'
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_toml_value, value)) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_toml_key(key)} = {_toml_value(item)}" for key, item in value.items()) + "}"
+    raise ConfigError(f"a config holds numbers, strings, lists and tables, but {value!r} came")

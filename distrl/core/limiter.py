@@ -1,0 +1,93 @@
+"""Decides whether the learner may do its next update, from the transitions inserted and sampled so far."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+
+class SamplesPerInsert:
+    """Bounds the learner, never the producers.
+
+    An update that samples ``batch_size`` transitions is allowed when at least ``min_size`` transitions are in and
+
+        sampled + batch_size ≤ samples_per_insert · (inserted − min_size) + batch_size
+
+    so that the ratio of samples to inserts beyond the first ``min_size`` approaches ``samples_per_insert`` from below and one
+    update is due as soon as the replay is warm. ``samples_per_insert = None`` removes the bound (the learner runs as fast as it can).
+
+    One lock; ``inserted`` may be called from another thread than the rest.
+    """
+
+    def __init__(self, samples_per_insert: float | None, min_size: int, batch_size: int):
+        self.samples_per_insert = samples_per_insert
+        self.min_size = min_size
+        self.batch_size = batch_size
+        self.num_inserted = 0
+        self.num_sampled = 0
+        self._changed = threading.Condition()
+
+    def inserted(self, count: int) -> None:
+        """``count`` transitions have entered the replay."""
+        with self._changed:
+            self.num_inserted += count
+            self._changed.notify_all()
+
+    def sampled(self) -> None:
+        """One batch has been sampled."""
+        with self._changed:
+            self.num_sampled += self.batch_size
+
+    def allows_update(self) -> bool:
+        """Whether the next update may start now."""
+        if self.num_inserted < max(self.min_size, 1):
+            return False
+        if self.samples_per_insert is None:
+            return True
+        return self.num_sampled <= self.samples_per_insert * (self.num_inserted - self.min_size)
+
+    def waits_for(self) -> str:
+        """What is missing for the next update, as one sentence."""
+        if self.num_inserted < max(self.min_size, 1):
+            return f"the replay holds {self.num_inserted} of the {self.min_size} transitions that learning starts with (replay.min_size)"
+        assert self.samples_per_insert is not None
+        missing = self.num_sampled / self.samples_per_insert + self.min_size - self.num_inserted
+        return f"the learner is {missing:.0f} transitions ahead of replay.samples_per_insert = {self.samples_per_insert:g}"
+
+    def wait(self, timeout_s: float) -> bool:
+        """Block until an update is allowed or the time is over; returns whether it is allowed."""
+        with self._changed:
+            return self._changed.wait_for(self.allows_update, timeout_s)
+
+
+class WaitNotice:
+    """Says what a loop waits for, once every ``period_s`` of uninterrupted waiting.
+
+    Attributes:
+        total_s: seconds waited in all.
+    """
+
+    def __init__(self, who: str, say: Callable[[str], None] = print, period_s: float = 60.0):
+        self._who = who
+        self._say = say
+        self._period_s = period_s
+        self._since: float | None = None
+        self._said = 0
+        self.total_s = 0.0
+
+    def waiting(self, what: Callable[[], str]) -> None:
+        """Called in each round of a wait; ``what`` gives the cause in words."""
+        now = time.monotonic()
+        if self._since is None:
+            self._since, self._said = now, 0
+        waited_s = now - self._since
+        if waited_s >= (self._said + 1) * self._period_s:
+            self._said += 1
+            self._say(f"{self._who} has waited {waited_s:.0f} s: {what()}")
+
+    def over(self) -> None:
+        """The wait has ended (harmless where there was none)."""
+        if self._since is not None:
+            self.total_s += time.monotonic() - self._since
+            self._since = None

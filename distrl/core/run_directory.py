@@ -1,0 +1,96 @@
+"""Where a run leaves everything: names of the files, who began it, and which worker lives it has had.
+
+    run.json            id, version, environment, sessions          summary.json       the totals at the end
+    config.toml         the whole configuration                     log/               every fragment, in order of arrival
+    metrics.jsonl       deterministic quantities                    checkpoints/       what a resume starts from, and best/
+    timing.jsonl        measured ones                               media/             curves and films
+    events.jsonl        starts, faults, restarts, checkpoints
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from distrl.core.config import RunConfig, to_toml
+from distrl.core.errors import ConfigError, StorageError
+from distrl.core.metrics import write_json
+
+
+class RunDirectory:
+    """A run's folder. Create a new one with ``create``, continue or read one with ``open``."""
+
+    def __init__(self, path: Path, facts: dict[str, Any]):
+        self.path = path
+        self.facts = facts
+
+    @staticmethod
+    def create(path: Path, config: RunConfig) -> RunDirectory:
+        """A new run.
+
+        Raises:
+            ConfigError: there is a run already.
+            StorageError: the folder cannot be written.
+        """
+        if (path / "run.json").exists():
+            raise ConfigError(f"{path} already holds a run: continue it with --resume {path}, or choose another --out")
+        try:
+            for folder in ("log", "checkpoints", "snapshots", "media"):
+                (path / folder).mkdir(parents=True, exist_ok=True)
+            (path / "config.toml").write_text(to_toml(config))
+        except OSError as error:
+            raise StorageError(f"the run directory {path} cannot be written: {error.strerror}; choose another with --out") from error
+        facts = {"id": uuid.uuid4().hex[:12], "created_s": time.time(), "env_id": config.env.id, "sessions": 0, "incarnations": 0}
+        run = RunDirectory(path, facts)
+        run._save()
+        return run
+
+    @staticmethod
+    def open(path: Path) -> RunDirectory:
+        """An existing run.
+
+        Raises:
+            ConfigError: there is none, or its ``run.json`` cannot be read.
+        """
+        try:
+            facts = json.loads((path / "run.json").read_text())
+        except FileNotFoundError:
+            raise ConfigError(f"{path} is not a run directory: it has no run.json") from None
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path / 'run.json'} cannot be read: {error}") from None
+        return RunDirectory(path, facts)
+
+    @property
+    def id(self) -> str:
+        """Unique name of the run."""
+        return self.facts["id"]
+
+    def config(self) -> RunConfig:
+        """The configuration it was begun with."""
+        return RunConfig.load(self.path / "config.toml")
+
+    def begin_session(self) -> int:
+        """Counts a start or a resume; returns its number, from 0."""
+        self.facts["sessions"] += 1
+        self._save()
+        return self.facts["sessions"] - 1
+
+    def next_incarnation(self) -> int:
+        """The number of a new env worker's life, persisted before it is used: no two lives of a run share one."""
+        self.facts["incarnations"] += 1
+        self._save()
+        return self.facts["incarnations"] - 1
+
+    def scratch(self) -> Path:
+        """Node-local folder of this run for shared memory and counters; in memory where the system offers that."""
+        memory = Path("/dev/shm")
+        base = memory if os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
+        return base / f"distrl-{self.id}"
+
+    def _save(self) -> None:
+        write_json(self.path / "run.json", self.facts)

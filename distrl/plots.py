@@ -1,0 +1,95 @@
+"""A run directory in, pictures that a person can look at out: the learning curve and a film of the best policy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distrl.core.config import RunConfig
+from distrl.core.metrics import read_json_lines
+from distrl.core.run_directory import RunDirectory
+
+_POLICY, _TRAINING, _BASELINE, _NOTHING = "#1f5fa8", "#9db8d6", "#c2571a", "#777777"
+
+
+def learning_curve(directory: Path, summary: dict[str, Any]) -> Path:
+    """``learning_curve.png``: return against env steps and against wall time, with the baseline where there is one."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    metrics = read_json_lines(directory / "metrics.jsonl")
+    timing = read_json_lines(directory / "timing.jsonl")
+    evaluations = [record for record in metrics if record["kind"] == "evaluation" and record["return_mean"] is not None]
+    timed = [record for record in timing if record["kind"] == "evaluation" and record["return_mean"] is not None]
+    status = [record for record in timing if record["kind"] == "status"]
+    episodes = [record for record in metrics if record["kind"] == "episode"]
+
+    figure, (by_steps, by_time) = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, constrained_layout=True)
+    if episodes:
+        by_steps.plot([e["env_steps"] for e in episodes], [e["return"] for e in episodes], ".", ms=3, color=_TRAINING, label="training episodes")
+    recent = [(record["wall_s"], record["recent_return"]) for record in status if record["recent_return"] is not None]
+    if recent:
+        by_time.plot(*zip(*recent, strict=True), "-", lw=1, color=_TRAINING, label="training, last 20 episodes")
+    by_steps.plot([e["env_steps"] for e in evaluations], [e["return_mean"] for e in evaluations], "o-", ms=4, color=_POLICY, label="evaluation, held-out seeds")
+    by_time.plot([e["wall_s"] for e in timed], [e["return_mean"] for e in timed], "o-", ms=4, color=_POLICY, label="evaluation, held-out seeds")
+    references = (("baseline_return", "best baseline", _BASELINE, "--"), ("nothing_return", "doing nothing", _NOTHING, ":"))
+    for axes in (by_steps, by_time):
+        for key, label, color, style in references:
+            if summary.get(key) is not None:
+                axes.axhline(summary[key], color=color, ls=style, lw=1.2, label=label)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    by_steps.set(xlabel="env steps", ylabel="episode return")
+    by_time.set(xlabel="wall time [s]")
+    by_steps.legend(frameon=False, fontsize=8)
+    by_time.legend(frameon=False, fontsize=8)
+    figure.suptitle(directory.resolve().name, fontsize=10)
+    path = directory / "learning_curve.png"
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+    return path
+
+
+def film(run: RunDirectory, config: RunConfig, path: Path, seed: int | None = None, max_frames: int = 600) -> Path | None:
+    """One episode of the best policy as a film; None where the environment cannot render rgb arrays."""
+    import imageio
+
+    from distrl.api import load_policy
+    from distrl.cluster import components
+    from distrl.envs.offers import renderable
+    from distrl.envs.resolve import make
+
+    recipe = renderable(config.env.recipe())
+    if recipe is None:
+        return None
+    policy, env = load_policy(run.path), make(recipe)
+    try:
+        observation, _ = env.reset(seed=components.TEST_SEEDS if seed is None else seed)
+        frames, over = [_even(env.render())], False
+        while not over and len(frames) < max_frames:
+            observation, _, terminated, truncated, _ = env.step(policy.act(_flat(env, observation)))
+            over = bool(terminated or truncated)
+            frames.append(_even(env.render()))
+    finally:
+        env.close()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rate = int(env.metadata.get("render_fps", 20))
+    imageio.mimwrite(path, frames, fps=rate, macro_block_size=2)
+    imageio.imwrite(path.with_suffix(".png"), frames[len(frames) // 2])
+    return path
+
+
+def _flat(env: Any, observation: Any) -> Any:
+    from distrl.envs.checks import flatten_observation
+
+    return flatten_observation(env.observation_space, observation)
+
+
+def _even(frame: Any) -> np.ndarray:
+    """Video codecs want even sides."""
+    frame = np.asarray(frame)
+    return frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2]
