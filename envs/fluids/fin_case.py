@@ -1,0 +1,208 @@
+"""The physical parameters of a fin-ray case in, checked, and the lattice quantities that the solver needs out.
+
+Lengths are in fin lengths L, times in L/U, frequencies in U/L, where U is the mean inflow; densities in the fluid's. The
+parameters of the default case and what bounds them: docs/fin_ray.md.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from distrl.core.errors import ConfigError
+from distrl.envs.fluids.beam import make_beam
+from distrl.envs.fluids.scene import Filament, Fluid
+
+DOMAIN = (6.0, 5.0)  # length and height, in L
+ROOT = (1.5, 2.5)  # mean position of the root from the inlet and the lower side, in L
+CONTROL_INTERVAL = 0.1  # L/U
+HEAVE_AMPLITUDE = 0.25  # L: the root is at 0.25 sin(phase)
+PITCH_AMPLITUDE = 0.5  # rad: the root's angle is -0.5 cos(phase)
+ACTUATION_LIMIT = 3.0  # largest |a|
+ACTUATION_RATE = 1.5  # largest |change of a| in a control interval
+ROOT_MOTIONS = ("both", "heave", "pitch", "held")
+RANDOM_FREQUENCIES = (0.6, 1.0)  # U/L, the range of ``random_frequency``
+
+_SPONGE_LENGTHS = (0.6, 1.0)  # at inlet and outlet, in L
+_SPONGE_VISCOSITY = 0.1  # cells²/step at the very edge
+_MAGIC = 0.125  # Lambda: 1/4 gives more drag bias and diverged at L = 16, 0.05 diverged too
+_SMALLEST_TAU_EXCESS = 0.0145  # tau - 1/2; at 0.012 one bang-bang episode in six diverged, at 0.0135 none did
+_LARGEST_MACH = 0.15
+_RESONANCE = math.sqrt(1 / 3) / 2  # frequency times height of the first transverse sound wave between the sides
+_RESONANCE_BAND = 0.1  # refused on both sides of it, relative
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """One resolution: cells per fin length, and about how long a control step takes on one core (docs/fin_ray.md)."""
+
+    cells: int
+    seconds_per_step: float
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Fluid cells along the stream and across it."""
+        return round(DOMAIN[0] * self.cells), round(DOMAIN[1] * self.cells)
+
+
+FIDELITIES: dict[str, Fidelity] = {
+    "smoke": Fidelity(20, 0.0012),
+    "default": Fidelity(24, 0.002),
+    "check": Fidelity(32, 0.004),
+    "expensive": Fidelity(48, 0.012),
+}
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+def require_number(name: str, value: Any, low: float, high: float, why: str) -> float:
+    """``value`` as a float if it is a finite number in [low, high]; otherwise a ConfigError that says why it must be."""
+    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    _require(
+        number and low <= value <= high,
+        f"FinRay needs {name} between {low:g} and {high:g}, got {value!r}: {why}.",
+    )
+    return float(value)
+
+
+def require_one_of(name: str, value: Any, choices: tuple[str, ...]) -> str:
+    """``value`` if it is one of ``choices``; otherwise a ConfigError that lists them."""
+    _require(
+        isinstance(value, str) and value in choices,
+        f"FinRay needs {name} to be one of {', '.join(choices)}, got {value!r}: choose one of these.",
+    )
+    return value
+
+
+@dataclass(frozen=True)
+class FinCase:
+    """The physics of one case: everything that decides the flow, and nothing about rewards or episodes.
+
+    Attributes:
+        fidelity: a name in ``FIDELITIES``.
+        root: which motion is prescribed at the root, one of ``ROOT_MOTIONS``.
+        frequency: of the root, in U/L; with ``random_frequency`` the middle of the range.
+        random_frequency: whether each episode draws its frequency from ``RANDOM_FREQUENCIES``.
+        reynolds: U L / nu.
+        mass_ratio: mass of the fin per unit length over that of fluid in a square of side L, rho_s h / (rho L).
+        stiffness: K_B = B / (rho U² L³).
+        lattice_speed: U in cells per lattice step: sets the time step and the Mach number.
+    """
+
+    fidelity: str = "default"
+    root: str = "both"
+    frequency: float = 0.8
+    random_frequency: bool = False
+    reynolds: float = 200.0
+    mass_ratio: float = 0.1
+    stiffness: float = 1.0
+    lattice_speed: float = 0.05
+
+    def __post_init__(self) -> None:
+        require_one_of("fidelity", self.fidelity, tuple(FIDELITIES))
+        require_one_of("root", self.root, ROOT_MOTIONS)
+        _require(
+            isinstance(self.random_frequency, bool | np.bool_),
+            f"FinRay needs random_frequency to be true or false, got {self.random_frequency!r}: "
+            "set a fixed frequency with frequency=… instead.",
+        )
+        require_number("frequency", self.frequency, 0.3, 1.5, "outside it the fin was never tried")
+        _require(
+            not self.random_frequency or self.frequency == 0.8,
+            f"FinRay needs frequency to stay at 0.8 with random_frequency, got {self.frequency!r}: "
+            "the frequency is drawn between 0.6 and 1.0, so leave frequency out.",
+        )
+        require_number("mass_ratio", self.mass_ratio, 0.01, 2.0, "the coupling was tested in this range")
+        require_number("stiffness", self.stiffness, 0.05, 10.0, "the beam was tested in this range")
+        require_number("reynolds", self.reynolds, 20.0, 400.0, "above it this collision operator is not reliable")
+        require_number(
+            "lattice_speed",
+            self.lattice_speed,
+            0.02,
+            _LARGEST_MACH * math.sqrt(1 / 3),
+            f"the Mach number must stay below {_LARGEST_MACH}",
+        )
+        steps = CONTROL_INTERVAL * self.cells / self.lattice_speed
+        _require(
+            abs(steps - round(steps)) < 1e-9,
+            f"FinRay needs a whole number of lattice steps in a control interval, got {steps:.3f} from lattice_speed="
+            f"{self.lattice_speed:g}: try {CONTROL_INTERVAL * self.cells / math.ceil(steps):.6g}.",
+        )
+        excess = 3 * self.lattice_speed * self.cells / self.reynolds
+        largest = 3 * self.lattice_speed * self.cells / _SMALLEST_TAU_EXCESS
+        _require(
+            excess >= _SMALLEST_TAU_EXCESS,
+            f"FinRay needs a relaxation time of at least {0.5 + _SMALLEST_TAU_EXCESS:g} for stability, got "
+            f"{0.5 + excess:.4f} from reynolds={self.reynolds:g} at fidelity {self.fidelity!r}: "
+            f"choose reynolds <= {largest:.0f} or a finer fidelity.",
+        )
+        highest = RANDOM_FREQUENCIES[1] if self.random_frequency else self.frequency
+        if self.root != "held":
+            for f in {self.frequency, highest}:
+                tone = f * self.lattice_speed * DOMAIN[1]
+                _require(
+                    abs(tone / _RESONANCE - 1) > _RESONANCE_BAND,
+                    f"FinRay needs a root frequency away from the sound wave between the side walls, got frequency={f:g} "
+                    f"at lattice_speed={self.lattice_speed:g}, which is {tone / _RESONANCE:.2f} of its frequency: change "
+                    f"one of them so that this leaves {1 - _RESONANCE_BAND:g} to {1 + _RESONANCE_BAND:g}.",
+                )
+
+    @property
+    def cells(self) -> int:
+        """Cells per fin length, L in lattice units."""
+        return FIDELITIES[self.fidelity].cells
+
+    @property
+    def interval_steps(self) -> int:
+        """Lattice steps in a control interval."""
+        return round(CONTROL_INTERVAL * self.cells / self.lattice_speed)
+
+    @property
+    def moves(self) -> tuple[float, float]:
+        """Amplitudes of the root's heave (in L) and pitch (in rad)."""
+        return (
+            HEAVE_AMPLITUDE if self.root in ("both", "heave") else 0.0,
+            PITCH_AMPLITUDE if self.root in ("both", "pitch") else 0.0,
+        )
+
+    def angular_rate(self, frequency: float) -> float:
+        """Phase per lattice step, in rad, of a frequency in U/L."""
+        return 2 * math.pi * frequency * self.lattice_speed / self.cells
+
+    def as_dict(self) -> dict[str, Any]:
+        """The parameters by name, plain numbers and strings."""
+        return asdict(self)
+
+    def fluid(self) -> Fluid:
+        """A fluid in uniform flow, with a graded viscous sponge at inlet and outlet (without it the inlet diverged)."""
+        nx, ny = FIDELITIES[self.fidelity].grid
+        x = np.arange(nx + 2) - 0.5  # distance of the cell centres from the inlet
+        inlet, outlet = (length * self.cells for length in _SPONGE_LENGTHS)
+        depth = np.maximum(np.clip(1 - x / inlet, 0, 1), np.clip(1 - (nx - x) / outlet, 0, 1))
+        return Fluid(
+            nx, ny, self.lattice_speed * self.cells / self.reynolds, self.lattice_speed,
+            magic=_MAGIC, sponge=_SPONGE_VISCOSITY * depth**2,
+        )  # fmt: skip
+
+    def filament(self) -> Filament:
+        """The fin, straight along the stream; unit activation bends it by (1 - s/L)/L."""
+        s = np.arange(self.cells) / self.cells
+        beam = make_beam(
+            self.cells,
+            self.mass_ratio * self.cells,
+            self.stiffness * self.lattice_speed**2 * self.cells**3,
+            profile=(1 - s) / self.cells,
+        )
+        return Filament.straight(beam, *self.root_position(np.zeros(1), np.zeros(1))[0, :2])
+
+    def root_position(self, phase: np.ndarray, envelope: np.ndarray) -> np.ndarray:
+        """Root ``[n, 4]``, position in array indices and direction, at phases (rad); ``envelope`` scales the motion."""
+        heave, pitch = self.moves
+        angle = -pitch * envelope * np.cos(phase)
+        x = np.full_like(phase, ROOT[0] * self.cells + 0.5)
+        y = (ROOT[1] + heave * envelope * np.sin(phase)) * self.cells + 0.5
+        return np.stack([x, y, np.cos(angle), np.sin(angle)], axis=1)
