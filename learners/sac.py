@@ -181,7 +181,7 @@ class SAC:
 
     def _flatten(self, observation: dict[str, Any]) -> Tensor:
         """path → [S, …] to float32 [S, D] in the order of the networks' inputs."""
-        parts = [self._tensor(observation[path]).flatten(1) for path in self._paths]
+        parts = [part.reshape(len(part), -1) for part in (self._tensor(observation[path]) for path in self._paths)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
     def _tensor(self, array: Any) -> Tensor:
