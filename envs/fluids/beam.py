@@ -1,12 +1,13 @@
 """Forces on an inextensible elastic filament in, its next shape out: an Euler-Bernoulli beam with active curvature.
 
-Equations, per unit length: m X_tt = (T X_s)_s - B [(kappa - kappa_a) n]_ss - F, |X_s| = 1, with the position of the root
-(and for a clamped root its direction) prescribed and a free tip (Huang, Shin & Sung, J. Comput. Phys. 226, 2007). Lengths
-in cells, times in lattice steps; nodes are one cell apart, so a beam of N segments has N + 1 nodes ``[N + 1, 2]``,
-float64, node 0 the root.
+Equations, per unit length: m X_tt = (T X_s)_s - B [(kappa - kappa_a) n]_ss - F, |X_s| = 1, with the position of the
+root (and for a clamped root its direction) prescribed and a free tip (Huang, Shin & Sung, J. Comput. Phys. 226, 2007).
+Lengths in cells, times in lattice steps; nodes are one cell apart, so a beam of N segments has N + 1 nodes ``[N + 1,
+2]``, float64, node 0 the root.
 
-Energies: bending (B/2) sum |X_{i-1} - 2 X_i + X_{i+1}|² + B |X_1 - X_0 - t|², where t is the root's direction: the root's
-half cell bends from t, at s = 0, to the first segment, at s = 1/2. Muscle: -B sum kappa_a,i (d_{i-1} x d_i), d_{-1} = t.
+Energies: bending (B/2) sum |X_{i-1} - 2 X_i + X_{i+1}|² + B |X_1 - X_0 - t|², where t is the root's direction: the
+root's half cell bends from t, at s = 0, to the first segment, at s = 1/2. Muscle: -B sum kappa_a,i (d_{i-1} x d_i),
+d_{-1} = t.
 
 Time step (constant matrix): with P = diag(m + c) + theta B K,
 
@@ -15,7 +16,7 @@ Time step (constant matrix): with P = diag(m + c) + theta B K,
 The last term is the marker force on the fluid, implicit in X+, which is stable down to a mass ratio of 0.01 without
 sub-iterations; u* is the fluid's velocity at the markers without it, and c = 0 is a beam in vacuum. The tensions lambda
 make every segment of X+ one cell long. theta = 1/2 conserves energy; theta = 0.6 adds a viscosity (2 theta - 1) B, in
-steps, that damps only what the fluid cannot resolve; ``power`` accounts for it. F_a is taken at X: extrapolated, it
+steps, that damps only what the fluid cannot resolve; ``account`` books it. F_a is taken at X: extrapolated, it
 destabilised a bent beam.
 """
 
@@ -29,7 +30,6 @@ _TOLERANCE = 1e-11
 _MAX_ITERATIONS = 12
 REFACTOR_PERIOD = 8
 
-# Entries of the work summed by ``step``: see ``WORK_NAMES``.
 WORK_NAMES = ("force_x", "force_y", "root_work", "muscle_work", "muscle_work_spent", "fluid_work", "numerical_loss")
 
 
@@ -61,7 +61,7 @@ def make_beam(
     clamped: bool = True,
     gravity: float = 0.0,
 ) -> Beam:
-    """Constants of a beam of ``segments`` cells, everything in lattice units; ``profile`` defaults to a passive beam."""
+    """Constants of a beam of ``segments`` cells, all in lattice units; ``profile`` defaults to a passive beam."""
     n = segments
     mass = np.full(n + 1, float(mass_per_length))
     mass[[0, -1]] /= 2
@@ -193,65 +193,9 @@ def workspace(n):  # pragma: no cover
 
 
 @nb.njit(cache=True)
-def step(beam, x, x_old, x_new, tension, root_old, root, root_new, activation, slip, refactor, force, work, space):  # pragma: no cover  # fmt: skip
-    """One step: writes ``x_new`` and the marker ``force`` on the fluid, adds to ``work``; False if it did not converge.
-
-    Args:
-        beam: ``Beam.arrays``.
-        x, x_old, x_new: float64 [N + 1, 2], shapes at n, n - 1 and n + 1, in cells.
-        tension: float64 [N], updated; the last step's is the first guess.
-        root_old, root, root_new: float64 [4], root position in cells and direction at n - 1, n and n + 1.
-        activation: scales the beam's active-curvature profile.
-        slip: float64 [N + 1, 2], u*, in cells per step.
-        refactor: whether to factorise Newton's matrix now.
-        force: float64 [N + 1, 2], written.
-        work: float64 [7], ``WORK_NAMES`` added for this step: force on the fluid; work of the root, of the muscle, of the
-            muscle where positive, on the fluid; and what the time scheme dissipates.
-        space: ``workspace(N)``.
-    """
-    mass, coupling, inverse, response, profile, parameters = beam
-    stiffness, theta, clamped, gravity = parameters[0], parameters[1], parameters[2] > 0.5, parameters[3]
-    rhs, free, loose, d, pull, d_new, residual, factor = space
-    n = x.shape[0] - 1
-
-    for j in range(n):
-        d[j, 0] = x[j + 1, 0] - x[j, 0]
-        d[j, 1] = x[j + 1, 1] - x[j, 1]
-
-    rhs[:] = 0.0
-    _add_muscle(x, root[2], root[3], clamped, profile, activation * stiffness, rhs)
-    muscle = 0.5 * (rhs[0, 0] * (root_new[0] - x_old[0, 0]) + rhs[0, 1] * (root_new[1] - x_old[0, 1]))
-    muscle_force_x, muscle_force_y = rhs[0, 0], rhs[0, 1]
-    for i in range(1, n + 1):
-        x_new[i, 0] = rhs[i, 0]  # kept for the muscle's work, once X+ is known
-        x_new[i, 1] = rhs[i, 1]
-
-    _add_bending(x_old, root_old[2], root_old[3], clamped, -stiffness * (1 - theta), rhs)
-    # Bending at n + 1 of what is prescribed there; the rest of that term is in the matrix.
-    b = stiffness * theta
-    for axis in range(2):
-        r = root_new[axis]
-        rhs[1, axis] += 2 * b * r
-        rhs[2, axis] -= b * r
-        if clamped:
-            rhs[1, axis] += 2 * b * (r + root_new[2 + axis])
-    for i in range(1, n + 1):
-        for axis in range(2):
-            rhs[i, axis] += mass[i] * (2 * x[i, axis] - x_old[i, axis]) + coupling[i] * (x[i, axis] + slip[i, axis])
-        rhs[i, 0] += mass[i] * gravity
-        free[0, i - 1] = rhs[i, 0]
-        free[1, i - 1] = rhs[i, 1]
-
-    _multiply(inverse, free, loose)  # positions without tension, then their differences
-    for axis in range(2):
-        before = root_new[axis]
-        for j in range(n):
-            here = loose[axis, j]
-            loose[axis, j] = here - before
-            before = here
-    if refactor and not _factorise(response, d, factor):
-        return False
-    converged = False
+def _tighten(response, loose, d, tension, pull, d_new, residual, factor):  # pragma: no cover
+    """Find the tensions that make every segment of ``d_new`` [2, N] one cell long; False if that does not converge."""
+    n = d.shape[0]
     for _ in range(_MAX_ITERATIONS):
         for j in range(n):
             pull[0, j] = tension[j] * d[j, 0]
@@ -264,69 +208,140 @@ def step(beam, x, x_old, x_new, tension, root_old, root, root_new, activation, s
             residual[j] = 0.5 * (d_new[0, j] ** 2 + d_new[1, j] ** 2 - 1.0)
             worst = max(worst, abs(residual[j]))
         if worst < _TOLERANCE:
-            converged = True
-            break
-        if not worst < 1.0:
+            return True
+        if not worst < 1.0:  # also when it is not a number
             return False
         _solve(factor, residual)
         for j in range(n):
             tension[j] += residual[j]
-    if not converged:
+    return False
+
+
+@nb.njit(cache=True)
+def step(beam, shapes, roots, tension, activation, slip, refactor, force, space):  # pragma: no cover
+    """One step: writes the new shape and the marker ``force`` on the fluid; False if it did not converge.
+
+    Args:
+        beam: ``Beam.arrays``.
+        shapes: (X-, X, X+), float64 [N + 1, 2] each, in cells; X+ is written.
+        roots: (at n - 1, at n, at n + 1), float64 [4] each: position in cells, direction.
+        tension: float64 [N], updated; the last step's is the first guess.
+        activation: scales the beam's active-curvature profile.
+        slip: float64 [N + 1, 2], u*, in cells per step.
+        refactor: whether to factorise Newton's matrix now; the last step's serves a few more.
+        force: float64 [N + 1, 2], written.
+        space: ``workspace(N)``.
+    """
+    mass, coupling, inverse, response, profile, parameters = beam
+    stiffness, theta, clamped, gravity = parameters[0], parameters[1], parameters[2] > 0.5, parameters[3]
+    x_old, x, x_new = shapes
+    root_old, root, root_new = roots
+    rhs, free, loose, d, pull, d_new, residual, factor = space
+    n = x.shape[0] - 1
+
+    for j in range(n):
+        d[j, 0] = x[j + 1, 0] - x[j, 0]
+        d[j, 1] = x[j + 1, 1] - x[j, 1]
+    rhs[:] = 0.0
+    _add_muscle(x, root[2], root[3], clamped, profile, activation * stiffness, rhs)
+    _add_bending(x_old, root_old[2], root_old[3], clamped, -stiffness * (1 - theta), rhs)
+    # Bending at n + 1 of what is prescribed there; the rest of that term is in the matrix.
+    b = stiffness * theta
+    for axis in range(2):
+        r = root_new[axis]
+        rhs[1, axis] += 2 * b * r
+        rhs[2, axis] -= b * r
+        if clamped:
+            rhs[1, axis] += 2 * b * (r + root_new[2 + axis])
+    for i in range(1, n + 1):
+        for axis in range(2):
+            rhs[i, axis] += mass[i] * (2 * x[i, axis] - x_old[i, axis]) + coupling[i] * (x[i, axis] + slip[i, axis])
+        free[0, i - 1] = rhs[i, 0] + mass[i] * gravity
+        free[1, i - 1] = rhs[i, 1]
+
+    _multiply(inverse, free, loose)  # positions without tension, then their differences
+    for axis in range(2):
+        before = root_new[axis]
+        for j in range(n):
+            here = loose[axis, j]
+            loose[axis, j] = here - before
+            before = here
+    if refactor and not _factorise(response, d, factor):
+        return False
+    if not _tighten(response, loose, d, tension, pull, d_new, residual, factor):
         return False
 
-    for i in range(1, n + 1):
-        fx, fy = x_new[i, 0], x_new[i, 1]
-        x_new[i, 0] = (root_new[0] if i == 1 else x_new[i - 1, 0]) + d_new[0, i - 1]
-        x_new[i, 1] = (root_new[1] if i == 1 else x_new[i - 1, 1]) + d_new[1, i - 1]
-        muscle += 0.5 * (fx * (x_new[i, 0] - x_old[i, 0]) + fy * (x_new[i, 1] - x_old[i, 1]))
-    x_new[0, 0] = root_new[0]
-    x_new[0, 1] = root_new[1]
-
-    fluid = 0.0
-    for i in range(n + 1):
-        for axis in range(2):
+    for axis in range(2):
+        x_new[0, axis] = root_new[axis]
+        for i in range(1, n + 1):
+            x_new[i, axis] = x_new[i - 1, axis] + d_new[axis, i - 1]
+        for i in range(n + 1):
             force[i, axis] = coupling[i] * (x_new[i, axis] - x[i, axis] - slip[i, axis])
-            work[axis] += force[i, axis]
-            fluid += force[i, axis] * 0.5 * (x_new[i, axis] - x_old[i, axis])
+    return True
 
-    # Bending force at theta-weighted shapes, for the reaction at the root; and the scheme's loss, (2 theta - 1) B V K V.
-    rhs[:] = 0.0
-    _add_bending(x_new, root_new[2], root_new[3], clamped, 0.5 * stiffness, rhs)
-    _add_bending(x_old, root_old[2], root_old[3], clamped, -0.5 * stiffness, rhs)
-    rate_x = 0.5 * (root_new[2] - root_old[2])
-    rate_y = 0.5 * (root_new[3] - root_old[3])
-    loss = 0.0
-    for i in range(n + 1):
-        loss += rhs[i, 0] * 0.5 * (x_new[i, 0] - x_old[i, 0]) + rhs[i, 1] * 0.5 * (x_new[i, 1] - x_old[i, 1])
-    if clamped:
-        turn_x = stiffness * (x_new[1, 0] - x_new[0, 0] - root_new[2] - x_old[1, 0] + x_old[0, 0] + root_old[2])
-        turn_y = stiffness * (x_new[1, 1] - x_new[0, 1] - root_new[3] - x_old[1, 1] + x_old[0, 1] + root_old[3])
-        loss -= turn_x * rate_x + turn_y * rate_y
-    loss *= 2 * theta - 1
 
-    rhs[:] = 0.0
-    _add_bending(x_new, root_new[2], root_new[3], clamped, stiffness * theta, rhs)
-    _add_bending(x_old, root_old[2], root_old[3], clamped, stiffness * (1 - theta), rhs)
-    reaction_x = mass[0] * (x_new[0, 0] - 2 * x[0, 0] + x_old[0, 0]) + rhs[0, 0] - muscle_force_x + force[0, 0]
-    reaction_y = mass[0] * (x_new[0, 1] - 2 * x[0, 1] + x_old[0, 1]) + rhs[0, 1] - muscle_force_y + force[0, 1]
-    reaction_x -= tension[0] * d[0, 0] + mass[0] * gravity
-    reaction_y -= tension[0] * d[0, 1]
-    root_power = 0.5 * (reaction_x * (x_new[0, 0] - x_old[0, 0]) + reaction_y * (x_new[0, 1] - x_old[0, 1]))
-    if clamped:
-        # dE/dt at fixed nodes: the root turns against the first half cell, and against the muscle anchored to it.
-        bend_x = theta * (x_new[1, 0] - x_new[0, 0] - root_new[2]) + (1 - theta) * (x_old[1, 0] - x_old[0, 0] - root_old[2])  # fmt: skip
-        bend_y = theta * (x_new[1, 1] - x_new[0, 1] - root_new[3]) + (1 - theta) * (x_old[1, 1] - x_old[0, 1] - root_old[3])  # fmt: skip
-        root_power -= 2 * stiffness * (bend_x * rate_x + bend_y * rate_y)
-        anchor = activation * stiffness * profile[0] * (rate_x * d[0, 1] - rate_y * d[0, 0])
-        root_power -= anchor
-        muscle += anchor
+@nb.njit(cache=True)
+def _work_of(forces, x_old, x_new):  # pragma: no cover
+    """Sum over the nodes of force times velocity (X+ - X-) / 2."""
+    total = 0.0
+    for i in range(x_new.shape[0]):
+        total += forces[i, 0] * (x_new[i, 0] - x_old[i, 0]) + forces[i, 1] * (x_new[i, 1] - x_old[i, 1])
+    return 0.5 * total
 
-    work[2] += root_power
+
+@nb.njit(cache=True)
+def account(beam, shapes, roots, tension, activation, force, work, space):  # pragma: no cover
+    """Add the work of one ``step``, just done with the same arguments, to ``work`` float64 [7] (``WORK_NAMES``).
+
+    In the order of the names: force on the fluid along x and y; work of the root, of the muscle, of the muscle where it
+    is positive, on the fluid; and what the time scheme dissipates. Each is a term of the discrete equation of motion
+    times (X+ - X-) / 2, so that root + muscle = change of ``energy`` + fluid + loss, up to the tension's work, which
+    vanishes with the third power of the time step.
+    """
+    mass, _, _, _, profile, parameters = beam
+    stiffness, theta, clamped, gravity = parameters[0], parameters[1], parameters[2] > 0.5, parameters[3]
+    x_old, x, x_new = shapes
+    root_old, root, root_new = roots
+    term = space[0]
+
+    term[:] = 0.0
+    _add_muscle(x, root[2], root[3], clamped, profile, activation * stiffness, term)
+    muscle = _work_of(term, x_old, x_new)
+    reaction_x = force[0, 0] - term[0, 0] - tension[0] * (x[1, 0] - x[0, 0]) - mass[0] * gravity
+    reaction_y = force[0, 1] - term[0, 1] - tension[0] * (x[1, 1] - x[0, 1])
+
+    term[:] = 0.0
+    _add_bending(x_new, root_new[2], root_new[3], clamped, 0.5 * stiffness, term)
+    _add_bending(x_old, root_old[2], root_old[3], clamped, -0.5 * stiffness, term)
+    loss = _work_of(term, x_old, x_new)  # becomes (2 theta - 1) B V.K V
+
+    term[:] = 0.0
+    _add_bending(x_new, root_new[2], root_new[3], clamped, stiffness * theta, term)
+    _add_bending(x_old, root_old[2], root_old[3], clamped, stiffness * (1 - theta), term)
+    reaction_x += mass[0] * (x_new[0, 0] - 2 * x[0, 0] + x_old[0, 0]) + term[0, 0]
+    reaction_y += mass[0] * (x_new[0, 1] - 2 * x[0, 1] + x_old[0, 1]) + term[0, 1]
+    root_work = 0.5 * (reaction_x * (x_new[0, 0] - x_old[0, 0]) + reaction_y * (x_new[0, 1] - x_old[0, 1]))
+
+    if clamped:  # the root also turns: against the first half cell, and against the muscle anchored to it
+        for axis in range(2):
+            turn = 0.5 * (root_new[2 + axis] - root_old[2 + axis])
+            bend_new = x_new[1, axis] - x_new[0, axis] - root_new[2 + axis]
+            bend_old = x_old[1, axis] - x_old[0, axis] - root_old[2 + axis]
+            loss -= stiffness * (bend_new - bend_old) * turn
+            root_work -= 2 * stiffness * (theta * bend_new + (1 - theta) * bend_old) * turn
+            across = x[1, 1] - x[0, 1] if axis == 0 else x[0, 0] - x[1, 0]
+            anchored = activation * stiffness * profile[0] * turn * across
+            root_work -= anchored
+            muscle += anchored
+
+    for i in range(force.shape[0]):
+        work[0] += force[i, 0]
+        work[1] += force[i, 1]
+    work[2] += root_work
     work[3] += muscle
     work[4] += max(muscle, 0.0)
-    work[5] += fluid
-    work[6] += loss
-    return True
+    work[5] += _work_of(force, x_old, x_new)
+    work[6] += (2 * theta - 1) * loss
 
 
 def energy(beam: Beam, x: np.ndarray, x_next: np.ndarray, direction: np.ndarray, direction_next: np.ndarray) -> float:

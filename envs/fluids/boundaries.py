@@ -45,7 +45,7 @@ def fill_periodic_x(f):  # pragma: no cover
 
 @nb.njit(cache=True)
 def fill_periodic_y(f):  # pragma: no cover
-    """What leaves through one y edge comes in through the other; called after ``fill_periodic_x``, it does the corners."""
+    """What leaves through one y edge comes in through the other; called after ``fill_periodic_x``."""
     ny = f.shape[2] - 2
     for k in range(9):
         for x in range(f.shape[1]):

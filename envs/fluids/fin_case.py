@@ -1,7 +1,7 @@
 """The physical parameters of a fin-ray case in, checked, and the lattice quantities that the solver needs out.
 
-Lengths are in fin lengths L, times in L/U, frequencies in U/L, where U is the mean inflow; densities in the fluid's. The
-parameters of the default case and what bounds them: docs/fin_ray.md.
+Lengths are in fin lengths L, times in L/U, frequencies in U/L, where U is the mean inflow; densities in the fluid's.
+The parameters of the default case and what bounds them: docs/fin_ray.md.
 """
 
 import math
@@ -60,7 +60,7 @@ def _require(condition: bool, message: str) -> None:
 
 
 def require_number(name: str, value: Any, low: float, high: float, why: str) -> float:
-    """``value`` as a float if it is a finite number in [low, high]; otherwise a ConfigError that says why it must be."""
+    """``value`` as a float if it is a number in [low, high]; otherwise a ConfigError that says why."""
     number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
     _require(
         number and low <= value <= high,
@@ -146,9 +146,9 @@ class FinCase:
                 tone = f * self.lattice_speed * DOMAIN[1]
                 _require(
                     abs(tone / _RESONANCE - 1) > _RESONANCE_BAND,
-                    f"FinRay needs a root frequency away from the sound wave between the side walls, got frequency={f:g} "
-                    f"at lattice_speed={self.lattice_speed:g}, which is {tone / _RESONANCE:.2f} of its frequency: change "
-                    f"one of them so that this leaves {1 - _RESONANCE_BAND:g} to {1 + _RESONANCE_BAND:g}.",
+                    f"FinRay needs a root frequency away from the sound wave between the side walls, got "
+                    f"frequency={f:g} at lattice_speed={self.lattice_speed:g}, which is {tone / _RESONANCE:.2f} of "
+                    f"the wave's: change one of them so that this leaves {1 - _RESONANCE_BAND:g} to {1 + _RESONANCE_BAND:g}.",
                 )
 
     @property

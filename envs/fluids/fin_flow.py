@@ -14,7 +14,8 @@ from distrl.envs.fluids import lattice
 from distrl.envs.fluids.fin_case import ACTUATION_LIMIT, ACTUATION_RATE, CONTROL_INTERVAL, FinCase
 from distrl.envs.fluids.scene import advance_fin
 
-# The guards. Bang-bang actions make jets of 7 U at the tip that the solver survives (docs/fin_ray.md); beyond, it does not.
+# The guards. Bang-bang actions make jets of 7 U at the tip that the solver survives (docs/fin_ray.md); beyond, it does
+# not.
 _LARGEST_SPEED = 9.0  # U
 _DENSITIES = (0.75, 1.25)
 _LARGEST_DISPLACEMENT = 0.3  # cells in a lattice step
@@ -40,7 +41,7 @@ class Loads:
 
 
 class FinFlow:
-    """The flow around a driven fin. ``case`` fixes the physics; ``phase`` (rad) and ``rate`` (rad/step) are the root's."""
+    """The flow around a driven fin: ``case`` fixes the physics, ``phase`` (rad) and ``rate`` (rad/step) are the root's."""
 
     def __init__(self, case: FinCase) -> None:
         self.case = case

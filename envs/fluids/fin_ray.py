@@ -1,8 +1,8 @@
 """Actions in [-1, 1] in, observations and rewards of a swimming fin ray out: the environment ``distrl/FinRay-v0``.
 
-A flexible fin, driven at its root by heave and pitch, actuates its own curvature: the action is the activation a / 3 to be
-reached at the end of a control interval of 0.1 L/U, linearly and by at most 1.5 a step. The literature's problem: Liu,
-Bodaghi, Xue, Zheng & Wang, arXiv 2401.11349. Equations, every observation, options and figures: docs/fin_ray.md.
+A flexible fin, driven at its root by heave and pitch, actuates its own curvature: the action is the activation a / 3 to
+be reached at the end of a control interval of 0.1 L/U, linearly and by at most 1.5 a step. The literature's problem:
+Liu, Bodaghi, Xue, Zheng & Wang, arXiv 2401.11349. Equations, every observation, options and figures: docs/fin_ray.md.
 """
 
 import io
@@ -58,7 +58,8 @@ class FinRay(gym.Env[np.ndarray, np.ndarray]):
 
     Args:
         fidelity: "smoke", "default", "check" or "expensive" (20, 24, 32, 48 cells per fin length).
-        objective: what a step's reward is: "thrust_minus_power", J = C_T - 0.1 C_P; "thrust", C_T; both are means over the
+        objective: what a step's reward is: "thrust_minus_power", J = C_T - 0.1 C_P; "thrust", C_T; both are means over
+        the
             control interval, so that an episode's return over its steps is the mean objective. "efficiency": C_T / C_P
             of means that forget over one root cycle, clipped to [-1, 1].
         root: "both", "heave", "pitch" or "held" (root at rest; the phase still runs, as a clock).
@@ -140,7 +141,7 @@ class FinRay(gym.Env[np.ndarray, np.ndarray]):
         frequency = float(frequencies(self.case)[index])
         spread = (RANDOM_FREQUENCIES[1] - RANDOM_FREQUENCIES[0]) / SIZE if self.case.random_frequency else 0.0
         self._rate = self.case.angular_rate(frequency + spread * float(random.uniform(-0.5, 0.5)))
-        periods = np.exp(random.uniform(*np.log(_GUST_PERIODS), _GUST_WAVES))
+        periods = np.exp(random.uniform(math.log(_GUST_PERIODS[0]), math.log(_GUST_PERIODS[1]), _GUST_WAVES))
         amplitude = np.full(_GUST_WAVES, self.gusts * math.sqrt(2 / _GUST_WAVES))
         self._gust_waves = np.stack(
             [amplitude, 2 * math.pi * CONTROL_INTERVAL / periods, random.uniform(0, 2 * math.pi, _GUST_WAVES)]
@@ -270,15 +271,16 @@ class FinRay(gym.Env[np.ndarray, np.ndarray]):
             ) from error
 
     def restore(self, directory: str | os.PathLike[str]) -> np.ndarray:
-        """Continue bit by bit from ``snapshot`` of an environment with the same options; returns its last observation."""
+        """Continue bit by bit from a ``snapshot`` taken with the same options; returns its last observation."""
         path = Path(directory) / "fin_ray.npz"
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = dict(file)  # reads everything: the archive's checksums are verified here
             state = json.loads(arrays["state"].tobytes())
-        except Exception as error:  # noqa: BLE001  a damaged archive raises many kinds, all with one remedy
+        except Exception as error:  # a damaged archive raises many kinds, all with one remedy
             raise StorageError(
-                f"FinRay needs a whole snapshot, but {path} gave {type(error).__name__}: {error}. Use an earlier one or reset()."
+                f"FinRay needs a whole snapshot, but {path} gave "
+                f"{type(error).__name__}: {error}. Use an earlier one or reset()."
             ) from error
         if state["identity"] != self._identity():
             raise StorageError(

@@ -45,7 +45,7 @@ def pool_path(case: FinCase, directory: Path | None = None) -> Path:
 
 
 def frequencies(case: FinCase) -> np.ndarray:
-    """Root frequency of every flow, float64 [SIZE], in U/L: the middles of equal parts of the range, or all the same."""
+    """Root frequency of every flow, float64 [SIZE], in U/L: the middles of equal parts of the range, or one."""
     if not case.random_frequency:
         return np.full(SIZE, case.frequency)
     low, high = RANDOM_FREQUENCIES
@@ -119,8 +119,8 @@ def _read(path: Path, index: int) -> dict[str, np.ndarray] | None:
 def developed_flow(case: FinCase, index: int, directory: Path | None = None) -> dict[str, np.ndarray]:
     """The arrays of ``FinFlow.state`` of flow ``index``, with its last ``loads`` and their means over a ``cycle``.
 
-    ``loads`` and ``cycle`` are float64 [5]: thrust, lift, root power, muscle power, muscle power spent, as coefficients.
-    Builds the pool if it is not there or damaged.
+    ``loads`` and ``cycle`` are float64 [5]: thrust, lift, root power, muscle power, muscle power spent, as
+    coefficients. Builds the pool if it is not there or damaged.
     """
     path = pool_path(case, directory)
     flow = _read(path, index)

@@ -20,7 +20,7 @@ def kernel_weights(markers, nodes, weights):  # pragma: no cover
     """Write the centre cell of each marker, ``nodes`` int64 ``[n, 2]``, and its weights float64 ``[n, 2, 3]``."""
     for i in range(markers.shape[0]):
         for axis in range(2):
-            centre = int(math.floor(markers[i, axis] + 0.5))
+            centre = math.floor(markers[i, axis] + 0.5)
             r = markers[i, axis] - centre
             middle = _inner(r)
             nodes[i, axis] = centre

@@ -1,9 +1,10 @@
-"""Populations in, populations out: the D2Q9 two-relaxation-time collision fused with streaming, and the fields it carries.
+"""Populations in, populations out: the D2Q9 two-relaxation-time collision fused with streaming, and the fields it
+carries.
 
-Populations are stored as deviations ``h_k = f_k - w_k`` from the fluid at rest, which keeps single precision accurate at
-low Mach number (Skordos, Phys. Rev. E 48, 1993). An array of populations has shape ``[9, nx + 2, ny + 2]``, float32 or
-float64, with one ghost cell on every edge that ``boundaries`` fills; all lengths are in cells, times in lattice steps and
-densities relative to 1. Velocities of the lattice, by index k:
+Populations are stored as deviations ``h_k = f_k - w_k`` from the fluid at rest, which keeps single precision accurate
+at low Mach number (Skordos, Phys. Rev. E 48, 1993). An array of populations has shape ``[9, nx + 2, ny + 2]``, float32
+or float64, with one ghost cell on every edge that ``boundaries`` fills; all lengths are in cells, times in lattice
+steps and densities relative to 1. Velocities of the lattice, by index k:
 
     6 2 5        c_0 = (0, 0), c_1 = (1, 0), c_2 = (0, 1), c_3 = (-1, 0), c_4 = (0, -1),
     3 0 1        c_5 = (1, 1), c_6 = (-1, 1), c_7 = (-1, -1), c_8 = (1, -1)
@@ -41,8 +42,8 @@ def equilibrium(density: np.ndarray, ux: np.ndarray, uy: np.ndarray, dtype: type
     return out
 
 
-# The nine populations are passed as separate arrays: only then can LLVM prove which loads and stores are independent and
-# use the full vector width (five times faster than indexing one three-dimensional array).
+# The nine populations are passed as separate arrays: only then can LLVM prove which loads and stores are independent
+# and use the full vector width (five times faster than indexing one three-dimensional array).
 @nb.njit(cache=True, fastmath=_FAST, error_model="numpy")
 def _collide(a0, a1, a2, a3, a4, a5, a6, a7, a8, b0, b1, b2, b3, b4, b5, b6, b7, b8, rates, const):  # pragma: no cover
     half, one, three_halves, three, nine_halves, w0, w1, w2 = const
@@ -144,9 +145,11 @@ def streamed_fields(f, density, ux, uy, box):  # pragma: no cover
 
 @nb.njit(cache=True, fastmath=_FAST, error_model="numpy")
 def collide_forced(f, out, rates, const, fx, fy, box):  # pragma: no cover
-    """Stream and collide the cells of ``box`` again, now with the force density ``fx, fy`` ``[nx + 2, ny + 2]`` in them.
+    """Stream and collide the cells of ``box`` again, now with the force density ``fx, fy`` ``[nx + 2, ny + 2]`` in
+    them.
 
-    Called after ``collide``, whose result it overwrites in the box: bodies touch few cells, and a kernel without force is
+    Called after ``collide``, whose result it overwrites in the box: bodies touch few cells, and a kernel without force
+    is
     cheaper for all the others.
     """
     half, one, three_halves, three, nine_halves, w0, w1, w2 = _constants(const)

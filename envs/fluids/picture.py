@@ -1,5 +1,7 @@
 """Populations and a fin's shape in, an rgb image out: plain numpy, so that a frame costs milliseconds."""
 
+import itertools
+
 import numpy as np
 
 from distrl.envs.fluids import lattice
@@ -65,7 +67,7 @@ def _draw_line(image: np.ndarray, points: np.ndarray, width: float) -> None:
         return
     rows, columns = np.mgrid[y0 : y0 + part.shape[0], x0 : x0 + part.shape[1]].astype(np.float32) + 0.5
     distance = np.full(part.shape[:2], np.inf, np.float32)
-    for (ax, ay), (bx, by) in zip(points[:-1], points[1:], strict=True):
+    for (ax, ay), (bx, by) in itertools.pairwise(points):
         length = max((bx - ax) ** 2 + (by - ay) ** 2, 1e-12)
         along = np.clip(((columns - ax) * (bx - ax) + (rows - ay) * (by - ay)) / length, 0, 1)
         distance = np.minimum(distance, np.hypot(columns - ax - along * (bx - ax), rows - ay - along * (by - ay)))

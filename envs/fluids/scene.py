@@ -1,8 +1,9 @@
 """A fluid state and what its bodies are told to do in, the state some lattice steps later and the bodies' work out.
 
-A time step of the whole scene: stream; read the fluid's velocity at the markers; let each body turn it into marker forces;
-collide, with those forces where they act; fill the edges. ``advance_fin`` moves a flexible filament, ``advance_rigid``
-bodies whose surface moves as prescribed, ``advance_channel`` a fluid under a body force between walls.
+A time step of the whole scene: stream; read the fluid's velocity at the markers; let each body turn it into marker
+forces; collide, with those forces where they act; fill the edges. ``advance_fin`` moves a flexible filament,
+``advance_rigid`` bodies whose surface moves as prescribed, ``advance_channel`` a fluid under a body force between
+walls.
 """
 
 from dataclasses import dataclass, field
@@ -99,9 +100,10 @@ class Filament:
 
 def _build_advance_fin(sources: int):
     @nb.njit(cache=True)
-    def advance(fluid, beam, x, x_old, root, tension, roots, activation, inflow, displacement_limit, work):  # pragma: no cover  # fmt: skip
+    def advance(fluid, beam, x, x_old, root, tension, driven, inflow, displacement_limit, work):  # pragma: no cover
         marker = sources  # part of the cache key, see kernel_sources
         f, out, rates, const, scratch = fluid
+        roots, activation = driven
         density, ux, uy, fx, fy = scratch[0], scratch[1], scratch[2], scratch[3], scratch[4]
         nx, ny = f.shape[1] - 2, f.shape[2] - 2
         count = x.shape[0]
@@ -120,14 +122,15 @@ def _build_advance_fin(sources: int):
             lattice.streamed_fields(f, density, ux, uy, box)
             immersed_boundary.interpolate(ux, uy, nodes, weights, slip)
             refactor = n % REFACTOR_PERIOD == 0 and marker >= 0
-            if not beam_term.step(
-                beam, x, x_old, x_new, tension, root[0], root[1], roots[n], activation[n], slip, refactor, force, work, space
-            ):  # fmt: skip
+            shapes = (x_old, x, x_new)
+            turns = (root[0], root[1], roots[n])
+            if not beam_term.step(beam, shapes, turns, tension, activation[n], slip, refactor, force, space):
                 return 3, n
             for i in range(count):
                 moved = (x_new[i, 0] - x[i, 0]) ** 2 + (x_new[i, 1] - x[i, 1]) ** 2
                 if not moved < limit:
                     return 1, n
+            beam_term.account(beam, shapes, turns, tension, activation[n], force, work, space)
             fx[box[0] : box[1], box[2] : box[3]] = 0
             fy[box[0] : box[1], box[2] : box[3]] = 0
             immersed_boundary.spread(force, nodes, weights, fx, fy)
@@ -172,7 +175,7 @@ def advance_fin(
     work = np.zeros(len(WORK_NAMES))
     code, steps = _advance_fin(
         fluid.arrays, filament.beam.arrays, filament.shape, filament.shape_old, filament.root, filament.tension,
-        roots, activation, inflow, displacement_limit, work,
+        (roots, activation), inflow, displacement_limit, work,
     )  # fmt: skip
     fluid.swap(steps)
     return OUTCOMES[code], dict(zip(WORK_NAMES, work.tolist(), strict=True))
@@ -238,12 +241,12 @@ def advance_rigid(
         no_slip: whether the sides are resting walls instead of slip walls.
     """
     forces = np.zeros((steps, 2))
-    code, done_steps = _advance_rigid(fluid.arrays, markers, velocity, fluid.speed, iterations, no_slip, forces)
+    code, advanced = _advance_rigid(fluid.arrays, markers, velocity, fluid.speed, iterations, no_slip, forces)
     if code:
         raise ValueError(
             "every marker must lie at least 1.5 cells inside the domain; move the body or enlarge the domain"
         )
-    fluid.swap(done_steps)
+    fluid.swap(advanced)
     return forces
 
 
@@ -275,7 +278,7 @@ _advance_channel = _build_advance_channel(kernel_sources())
 
 
 def advance_channel(fluid: Fluid, steps: int, *, force: float = 0.0, walls: bool = True) -> None:
-    """Advance a fluid that is periodic in x, and in y too unless there are resting ``walls``, under a force density along x."""
+    """Advance a fluid, periodic in x and between walls or periodic in y, under a force density along x."""
     f = fluid.populations
     boundaries.fill_periodic_x(f)
     (boundaries.fill_no_slip_sides if walls else boundaries.fill_periodic_y)(f)

@@ -1,6 +1,7 @@
 """Observations of a fin ray in, sinusoidal actions out: the open-loop baseline a = A sin(phase + phi), and its grid.
 
-``baseline_candidates`` and ``baseline_policy`` are what ``distrl baseline`` looks for in the module that an environment's
+``baseline_candidates`` and ``baseline_policy`` are what ``distrl baseline`` looks for in the module that an
+environment's
 ``baseline`` attribute names.
 """
 
@@ -22,7 +23,8 @@ _FREQUENCY = OBSERVATION_NAMES.index("root_frequency")
 
 
 class Sinusoid:
-    """a = amplitude sin(root phase + phase), with the phase read from the observation, so it follows any root frequency.
+    """a = amplitude sin(root phase + phase), with the phase read from the observation, so it follows any root
+    frequency.
 
     Args:
         amplitude: A, up to 3.
