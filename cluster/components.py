@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from distrl.core.checkpoint import save_checkpoint
 from distrl.core.errors import ConfigError
 from distrl.core.policy_file import policy_files
 from distrl.core.seeds import EpisodeSeeds, FixedSeeds, TrainingSeeds
-from distrl.core.types import EnvSpec, PolicySpec, Weights
+from distrl.core.types import EnvRecipe, EnvSpec, PolicySpec, Weights
 
 if TYPE_CHECKING:
     from distrl.actors.env_worker import EnvWorker
@@ -43,9 +44,10 @@ def algorithm_model(config: RunConfig) -> Any:
         raise ConfigError(explain(error, model, "algorithm")) from None
 
 
-def build_pool(config: RunConfig, num_envs: int, seeds: EpisodeSeeds, scratch: Path, *, inline: bool, nice: int = 0) -> EnvPool:
+def build_pool(
+    config: RunConfig, recipe: EnvRecipe, num_envs: int, seeds: EpisodeSeeds, scratch: Path, *, inline: bool, nice: int = 0
+) -> EnvPool:
     """Environments, in processes of their own or in this one."""
-    recipe = config.env.recipe()
     if inline:
         from distrl.actors.inline_pool import InlinePool
 
@@ -58,7 +60,7 @@ def build_pool(config: RunConfig, num_envs: int, seeds: EpisodeSeeds, scratch: P
 def build_training_pool(config: RunConfig, worker: int, incarnation: int, scratch: Path, *, inline: bool) -> EnvPool:
     """The pool of one env worker's life."""
     seeds = TrainingSeeds(config.run.seed, worker, incarnation)
-    return build_pool(config, config.actors.envs_per_worker, seeds, scratch / f"worker-{incarnation}", inline=inline)
+    return build_pool(config, config.env.recipe(), config.actors.envs_per_worker, seeds, scratch / f"worker-{incarnation}", inline=inline)
 
 
 def build_worker(
@@ -119,7 +121,8 @@ def evaluation_runner(config: RunConfig, first_seed: int, episodes: int, num_env
 
     num_envs = min(num_envs, episodes)
     seeds = tuple(range(first_seed, first_seed + episodes))
-    pool = build_pool(config, num_envs, FixedSeeds(seeds, num_envs), scratch / f"evaluation-{os.getpid()}", inline=inline, nice=nice)
+    recipe = dataclasses.replace(config.env.recipe(), delay=None)  # artificial step times are the training's
+    pool = build_pool(config, recipe, num_envs, FixedSeeds(seeds, num_envs), scratch / f"evaluation-{os.getpid()}", inline=inline, nice=nice)
     return EpisodeRunner(pool, seeds)
 
 

@@ -168,9 +168,10 @@ def envs() -> None:
 
     table = Table("id", "fidelity", "≈ s a step", "what it is")
     for entry in list_envs():
-        for number, fidelity in enumerate(entry.fidelities or [None]):
-            cost = "" if fidelity is None or fidelity.seconds_per_step is None else f"{fidelity.seconds_per_step:.3g}"
-            table.add_row(entry.id if number == 0 else "", fidelity.name if fidelity else "", cost, entry.description if number == 0 else "")
+        for number, (fidelity, seconds) in enumerate((entry.fidelities or {"": None}).items()):
+            cost = "" if seconds is None else f"{seconds:.3g}"
+            first = number == 0
+            table.add_row(entry.id if first else "", fidelity, cost, (entry.problem or entry.description) if first else "")
     console.print(table)
     console.print("Any Gymnasium id and any package.module:Class can be trained as well: distrl train sac --set env.id=…")
 

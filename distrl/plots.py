@@ -71,7 +71,7 @@ def film(run: RunDirectory, config: RunConfig, path: Path, seed: int | None = No
         observation, _ = env.reset(seed=components.TEST_SEEDS if seed is None else seed)
         frames, over = [_even(env.render())], False
         while not over and len(frames) < max_frames:
-            observation, _, terminated, truncated, _ = env.step(policy.act(_flat(env, observation)))
+            observation, _, terminated, truncated, _ = env.step(policy.act(observation))
             over = bool(terminated or truncated)
             frames.append(_even(env.render()))
     finally:
@@ -81,12 +81,6 @@ def film(run: RunDirectory, config: RunConfig, path: Path, seed: int | None = No
     imageio.mimwrite(path, frames, fps=rate, macro_block_size=2)
     imageio.imwrite(path.with_suffix(".png"), frames[len(frames) // 2])
     return path
-
-
-def _flat(env: Any, observation: Any) -> Any:
-    from distrl.envs.checks import flatten_observation
-
-    return flatten_observation(env.observation_space, observation)
 
 
 def _even(frame: Any) -> np.ndarray:

@@ -1,0 +1,60 @@
+# make train: install into .venv and train the fin ray.  make test: the whole suite.  make help: the rest.
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?=
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEV_STAMP := $(VENV)/.installed-dev
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+# What Ray and the numerical libraries read when their processes start.
+export OMP_NUM_THREADS ?= 1
+export WANDB_ERROR_REPORTING ?= false
+
+.PHONY: help train test check format lint types bench install install-dev clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
+
+train: install  ## install, train the fin ray, show what it learned
+	$(BIN)/distrl train fin-ray
+
+test: install-dev  ## the whole test suite
+	$(BIN)/python -m pytest
+
+check: install-dev format lint types test  ## format, lint, types, tests
+
+format: install-dev
+	$(BIN)/ruff format --check .
+
+lint: install-dev
+	$(BIN)/ruff check .
+
+types: install-dev
+	$(BIN)/mypy
+
+bench: install-dev  ## every benchmark of this machine, one JSON line each
+	@for script in benchmarks/pool.py benchmarks/fluids.py benchmarks/slow_envs.py; do $(BIN)/python $$script || exit 1; done
+	@$(BIN)/python -m distrl.learners.bench
+
+install: $(STAMP)
+install-dev: $(DEV_STAMP)
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 …")'
+	$(PYTHON) -m venv $(VENV)
+
+# A torch of your own (a GPU machine's, say): make train TORCH=torch==2.13.0+cu130
+$(VENV)/constraints.txt: constraints.txt | $(BIN)/python
+	@if [ -n "$(TORCH)" ]; then grep -v '^torch==' constraints.txt > $@; echo "$(TORCH)" >> $@; else cp constraints.txt $@; fi
+
+$(STAMP): pyproject.toml $(VENV)/constraints.txt
+	$(PIP) install -q -c $(VENV)/constraints.txt $(if $(TORCH),"$(TORCH)") -e .
+	@touch $@
+
+$(DEV_STAMP): $(STAMP)
+	$(PIP) install -q -c $(VENV)/constraints.txt -e '.[dev]'
+	@touch $@
+
+clean:  ## remove the environment and caches, never runs
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
