@@ -137,8 +137,8 @@ class _Host:
         if not self._shared.map_data(layout):
             raise EnvironmentFault("every construction must give the same spaces; this one differs.", "protocol")
         found = leaves(spec.observation_space)
-        self._next = [(leaf, self._shared.next[leaf.path][self._row]) for leaf in found]
-        self._final = [(leaf, self._shared.final[leaf.path][self._row]) for leaf in found]
+        self._next = [(leaf, self._shared.next[leaf.path][self._row, ...]) for leaf in found]
+        self._final = [(leaf, self._shared.final[leaf.path][self._row, ...]) for leaf in found]
         self._action = self._shared.action[self._row, ...]
         self._record["fidelity"] = resolve.fidelity_index(self._env, spec)
         self._record["attempt"] = 0

@@ -288,6 +288,7 @@ class _Server:
             null = os.open(os.devnull, os.O_RDONLY)
             os.dup2(null, 0)
             os.close(null)
+            self._prctl(_PR_SET_NAME, b"distrl-child", 0, 0, 0)
             with socket.socket(fileno=fd) as own:
                 own.set_inheritable(False)
                 self._target(argument, own, pickle.loads(self._common))

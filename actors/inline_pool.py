@@ -76,8 +76,8 @@ class InlinePool:
         action = action_leaf(self.spec.action_space)
         self._observation = empty_observation(found, num_envs)  # each row's newest, what its policy acts on
         self._final = empty_observation(found, num_envs)
-        self._next_targets = [[(leaf, self._observation[leaf.path][r]) for leaf in found] for r in range(num_envs)]
-        self._final_targets = [[(leaf, self._final[leaf.path][r]) for leaf in found] for r in range(num_envs)]
+        self._next_targets = [[(leaf, self._observation[leaf.path][r, ...]) for leaf in found] for r in range(num_envs)]
+        self._final_targets = [[(leaf, self._final[leaf.path][r, ...]) for leaf in found] for r in range(num_envs)]
         self._actions = np.zeros((num_envs, *action.shape), action.dtype)
         self._acting: list[int] = []  # rows that have an action
         self._to_reset = list(range(num_envs))

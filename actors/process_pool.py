@@ -219,6 +219,8 @@ class ProcessPool:
                     self._read(row)
                 elif fd == self._server.socket.fileno():
                     self._read_server()
+                if self._spec_known:
+                    break
             failed.update(fault.row for fault in self._faults)
             if len(failed) == self.num_envs:
                 raise self._cause
@@ -306,6 +308,7 @@ class ProcessPool:
                     self._ask_for_spec(row)
             elif what == b"P":
                 self._learn_spec()
+                return True  # and read no further here: what follows is for recv, not for the constructor
             elif what == b"F":
                 kind, message = pickle.loads(packet[1:])
                 self._fail(row, kind, message)

@@ -37,7 +37,7 @@ def make(recipe: EnvRecipe) -> gymnasium.Env:
     kwargs = dict(recipe.kwargs)
     if recipe.fidelity is not None:
         kwargs["fidelity"] = recipe.fidelity
-    constructor = _constructor_of(recipe.id)
+    constructor = constructor_of(recipe.id)
     limit = recipe.max_episode_steps
     if _is_import_path(recipe.id):
         _check_arguments(recipe, constructor, kwargs)
@@ -89,14 +89,14 @@ def preload(recipe: EnvRecipe) -> None:
     without
     arguments: the place to compile or load tables (it must start no threads).
     """
-    own = getattr(_constructor_of(recipe.id), "preload", None)
+    own = getattr(constructor_of(recipe.id), "preload", None)
     if callable(own):
         own()
 
 
 def baseline_of(id_: str) -> str | None:
     """The module of open-loop controllers that an environment's class names in its attribute ``baseline``, or None."""
-    name = getattr(_constructor_of(id_), "baseline", None)
+    name = getattr(constructor_of(id_), "baseline", None)
     return name if isinstance(name, str) else None
 
 
@@ -158,7 +158,7 @@ def _is_import_path(id_: str) -> bool:
     return bool(colon) and "/" not in module and all(part.isidentifier() for part in name.split("."))
 
 
-def _constructor_of(id_: str) -> Callable[..., Any]:
+def constructor_of(id_: str) -> Callable[..., Any]:
     if _is_import_path(id_):
         return _constructor(id_)
     entry_point = _gymnasium_spec(id_).entry_point

@@ -1,0 +1,1 @@
+"""Environments and helpers that tests of several rooms use."""
