@@ -53,12 +53,13 @@ class EnvWorker:
             self._builder.failed(faults)
             self._faults += [{"row": fault.row, "kind": fault.kind, "message": fault.message} for fault in faults]
         if len(requests.rows):
-            self._act(requests, now)
+            self._act(requests)
+        self._builder.close_aged(now)
         for fragment in self._builder.take():
             self._sink.publish(fragment)
         return len(outcomes.rows)
 
-    def _act(self, requests: Requests, now: float) -> None:
+    def _act(self, requests: Requests) -> None:
         rows, version = requests.rows, self.version
         state = {path: array[rows] for path, array in self._state.items()}
         for path, initial in self._initial_state.items():
@@ -69,7 +70,7 @@ class EnvWorker:
         self._pool.send(action, rows)
         for path, array in next_state.items():
             self._state[path][rows] = array
-        self._builder.requested(requests, action, log_prob, version, state, now)
+        self._builder.requested(requests, action, log_prob, version, state)
 
     def run(self, stop: threading.Event, pull_period_s: float) -> None:
         """Until ``stop``: act, with weights pulled by a thread of its own; then publish what is open."""

@@ -65,17 +65,16 @@ class FragmentBuilder:
         self._episode_return = np.zeros(rows, np.float64)
         self._first_state: Columns = {}  # the policy's state before slot 0, path → [R, …] …
         self._flight_state: Columns = {}  # … and before the newest slot
-        self._irregular = False  # grouped: a failed row has broken the rectangle; every row closes on its own once
         self._finals: list[tuple[int, int, Observation]] = []  # grouped: (t, row, final observation) inside the open fragment
         self._closed: list[Fragment] = []
         self.episodes: list[dict] = []  # finished episodes since the caller last emptied it
 
-    def requested(self, requests: Requests, action: np.ndarray, log_prob: np.ndarray, version: int, state: Columns, now: float) -> None:
+    def requested(self, requests: Requests, action: np.ndarray, log_prob: np.ndarray, version: int, state: Columns) -> None:
         """Record the actions just chosen.
 
         Args:
             action: [N, …]. log_prob: float32 [N]. version: of the weights that chose. state: the policy's state *before* the
-                step, path → [N, …]. now: seconds, any clock.
+                step, path → [N, …].
         """
         rows = requests.rows
         self._episode_step[rows[requests.is_first]] = 0
@@ -95,15 +94,14 @@ class FragmentBuilder:
             self._flight_state[path][rows] = array
             self._first_state[path][rows[opening]] = array[opening]
         if self._grouped:
-            if self._irregular:
-                self._irregular = False
-                for row in range(len(self._cursor)):
-                    self._close(np.array([row]))
-            elif self._cursor.min() == self._max_steps:
-                self._close(np.arange(len(self._cursor)))
+            if (slots == self._max_steps).any():
+                self.flush()
             return
         for row in rows[slots == self._max_steps]:
             self._close(np.array([row]))
+
+    def close_aged(self, now: float) -> None:
+        """Close every fragment whose first step finished more than ``max_age_s`` ago. ``now``: seconds, any clock."""
         if self._max_age_s is not None:
             for row in np.flatnonzero(now - self._opened_at > self._max_age_s):
                 self._close(np.array([row]))
@@ -138,10 +136,13 @@ class FragmentBuilder:
             if fault.cut:
                 self._cut(fault.row)
                 self._close(np.array([fault.row]))
-                self._irregular = True
 
     def flush(self) -> None:
-        """Close every open fragment, whatever its length; steps in flight stay open."""
+        """Close every open fragment, whatever its length; steps in flight stay open.
+
+        Rows that move in step close as one rectangle. After a failed row has missed a round they are out of step: then each closes
+        on its own, and all are in step again.
+        """
         if self._grouped and (self._cursor == self._cursor[0]).all():
             self._close(np.arange(len(self._cursor)))
         else:

@@ -1,0 +1,156 @@
+"""However a stream is cut into fragments, putting them together again gives the stream."""
+
+import numpy as np
+import pytest
+
+from distrl.actors.env_worker import build_env_worker
+from distrl.actors.inline_pool import InlinePool
+from distrl.core.seeds import TrainingSeeds
+from distrl.core.types import ARRAY, FINAL, OBSERVATION, EnvRecipe
+from tests.fakes.environments import scripted_episode
+
+
+class Recorded:
+    """A sink that keeps what is published."""
+
+    def __init__(self):
+        self.fragments = []
+
+    def publish(self, fragment):
+        self.fragments.append(fragment)
+
+    def flush(self, timeout_s):
+        pass
+
+
+class Counting:
+    """A policy whose action is a running number, so that every transition can be told apart; its state counts steps."""
+
+    def __init__(self):
+        self.count = 0
+
+    def load(self, weights):
+        pass
+
+    def initial_state(self, num_rows):
+        return {"steps": np.zeros((num_rows, 1), np.int64)}
+
+    def step(self, observation, state, is_first, mask):
+        rows = len(is_first)
+        action = (np.arange(self.count, self.count + rows)[:, None] % 1000 / 1000).astype(np.float32)
+        self.count += rows
+        return action, np.full(rows, -0.5, np.float32), {"steps": state["steps"] + 1}
+
+
+class OneVersion:
+    def pull_if_newer(self, version):
+        return (7, {}) if version < 7 else None
+
+
+def transitions(fragments):
+    """(episode, step) → (observation, action, reward, terminated, truncated, next observation)."""
+    found = {}
+    for fragment in fragments:
+        c = fragment.columns
+        finals = {(int(t), int(b)): k for k, (t, b) in enumerate(c["final_index"])}
+        for t in range(fragment.num_steps):
+            for b in range(fragment.num_rows):
+                k = finals.get((t, b))
+                following = c[OBSERVATION + ARRAY][t + 1, b] if k is None else c[FINAL + ARRAY][k]
+                key = (int(c["episode_uid"][t, b]), int(c["step"][t, b]))
+                assert key not in found
+                found[key] = (
+                    c[OBSERVATION + ARRAY][t, b],
+                    c["action"][t, b],
+                    c["reward"][t, b],
+                    c["terminated"][t, b],
+                    c["truncated"][t, b],
+                    following,
+                )
+    return found
+
+
+def run(max_steps: int, lockstep: bool, rounds: int = 60):
+    pool = InlinePool(EnvRecipe("tests.fakes.environments:Scripted"), 3, TrainingSeeds(run_seed=5))
+    pool.lockstep = lockstep
+    sink = Recorded()
+    worker = build_env_worker(pool, Counting(), sink, OneVersion(), fragment_steps=max_steps, fragment_max_age_s=None)
+    worker.pull()
+    for _ in range(rounds):
+        worker.run_once(0.0)
+    worker.finish()
+    produced = pool.stats().produced
+    worker.close()
+    return sink.fragments, produced, worker
+
+
+@pytest.mark.parametrize("lockstep", [True, False])
+@pytest.mark.parametrize("max_steps", [1, 2, 7, 100])
+def test_every_transition_is_there_once_with_its_own_next_observation(max_steps, lockstep):
+    fragments, produced, _ = run(max_steps, lockstep)
+    found = transitions(fragments)
+    assert len(found) == produced > 100
+    for (uid, step), (observation, action, reward, terminated, truncated, following) in found.items():
+        seed = TrainingSeeds(run_seed=5).seed(uid >> 32 & 0xFFF, uid & 0xFFFFFFFF)
+        length, terminates = scripted_episode(seed)
+        assert observation[0] == following[0] == seed % 1000
+        assert observation[1] == step
+        assert following[1] == step + 1
+        assert following[2] == action[0]
+        assert reward == np.float32(100 * (seed % 10) + step + 1 + action[0])
+        assert (terminated, truncated) == (step + 1 == length and terminates, step + 1 == length and not terminates)
+
+
+def test_rows_in_step_make_rectangles_and_others_make_single_rows():
+    rectangles, _, _ = run(7, lockstep=True)
+    assert {(f.num_steps, f.num_rows) for f in rectangles[:-1]} == {(7, 3)}
+    singles, _, _ = run(7, lockstep=False)
+    assert {f.num_rows for f in singles} == {1}
+    assert all(f.columns["terminated"][:-1].sum() == 0 for f in singles)
+
+
+def test_provenance_is_stamped_and_state_kept_at_the_start():
+    fragments, _, worker = run(3, lockstep=False)
+    for fragment in fragments:
+        c = fragment.columns
+        assert (c["policy_version"] == 7).all()
+        assert (c["log_prob"] == np.float32(-0.5)).all()
+        assert (c["end_s"] >= c["start_s"]).all()
+        assert int(c["state/steps"][0, 0]) == int(c["step"][0, 0])
+    episodes = worker.report()["episodes"]
+    assert all(episode["length"] == scripted_episode(episode["seed"])[0] for episode in episodes)
+
+
+@pytest.mark.parametrize("lockstep", [True, False])
+def test_a_failing_environment_cuts_its_own_episode_and_nobody_elses(lockstep):
+    recipe = EnvRecipe("tests.fakes.environments:Misbehaving", {"mode": "raise", "after": 4, "bad_modulus": 2})
+    pool = InlinePool(recipe, 3, TrainingSeeds(run_seed=1))
+    pool.lockstep = lockstep
+    sink = Recorded()
+    worker = build_env_worker(pool, Counting(), sink, OneVersion(), fragment_steps=5, fragment_max_age_s=None)
+    worker.pull()
+    for _ in range(80):
+        worker.run_once(0.0)
+    worker.finish()
+    report = worker.report()
+    assert report["faults"]
+    found = transitions(sink.fragments)
+    assert len(found) == report["produced"]
+    for (uid, step), (*_, truncated, _) in found.items():
+        seed = TrainingSeeds(run_seed=1).seed(uid >> 32 & 0xFFF, uid & 0xFFFFFFFF)
+        if seed % 2 == 0:
+            assert step < 3
+            assert truncated == (step == 2)
+    worker.close()
+
+
+def test_old_fragments_are_closed_so_that_a_slow_environment_delays_nobody():
+    pool = InlinePool(EnvRecipe("tests.fakes.environments:Scripted", {"step_s": 0.002}), 1, TrainingSeeds(run_seed=5))
+    pool.lockstep = False
+    sink = Recorded()
+    worker = build_env_worker(pool, Counting(), sink, OneVersion(), fragment_steps=1000, fragment_max_age_s=1e-4)
+    worker.pull()
+    for _ in range(20):
+        worker.run_once(0.0)
+    assert max(fragment.num_steps for fragment in sink.fragments) <= 2
+    worker.close()
