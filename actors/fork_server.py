@@ -37,9 +37,8 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from distrl.core.types import import_path
-from distrl.envs.describe import light_command, light_environment
+from distrl.envs.light_process import TREE, describe_exit, kill_tree, light_command, light_environment
 
-TREE = "DISTRL_TREE"  # environment variable: the name of a server's process tree
 _PACKET = 1 << 17
 _PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36
 
@@ -136,48 +135,6 @@ class ForkServer:
         self.socket.close()
         self._process.wait()
         kill_tree(self.tree)
-
-
-def kill_tree(tree: str) -> int:
-    """SIGKILL every living process that inherited ``DISTRL_TREE=tree``; how many there were. Scans /proc."""
-    marker = f"{TREE}={tree}".encode()
-    killed = 0
-    for _ in range(10):  # until a scan finds none: a process may have forked during the last one
-        found = tree_pids(marker)
-        if not found:
-            break
-        for pid in found:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
-                killed += 1
-        time.sleep(0.01)
-    return killed
-
-
-def tree_pids(marker: bytes) -> list[int]:
-    """Living processes (zombies have no environment) whose initial environment holds ``NAME=value``."""
-    found = []
-    for entry in os.listdir("/proc"):
-        if entry.isdigit() and int(entry) != os.getpid():
-            try:
-                with open(f"/proc/{entry}/environ", "rb") as file:
-                    if marker in file.read().split(b"\0"):
-                        found.append(int(entry))
-            except OSError:
-                continue
-    return found
-
-
-def describe_exit(status: int | str) -> str:
-    """An exit status (negative: signal) in words."""
-    if isinstance(status, str):
-        return status
-    if status >= 0:
-        return f"exit code {status}"
-    try:
-        return f"signal {-status}, {signal.Signals(-status).name}"
-    except ValueError:
-        return f"signal {-status}"
 
 
 def serve(control_fd: str, preload: str, owner: str) -> NoReturn:

@@ -21,12 +21,14 @@ from typing import Any
 import numpy as np
 
 from distrl.actors.environment_process import Common, layout_of
-from distrl.actors.fork_server import ForkServer, ForkServerDied, describe_exit
+from distrl.actors.fork_server import ForkServer, ForkServerDied
 from distrl.actors.shared_rows import PREFIX, SharedRows, read_counters, read_produced
 from distrl.core.contracts import Fault, Outcomes, PoolStats, Requests
 from distrl.core.errors import EnvironmentFault
 from distrl.core.seeds import EpisodeSeeds
 from distrl.core.types import EnvRecipe, EnvSpec, Observation
+from distrl.envs.light_process import describe_exit
+from distrl.envs.resolve import pickle_recipe
 
 __all__ = ["ProcessPool", "read_counters", "read_produced"]
 
@@ -76,6 +78,7 @@ class ProcessPool:
         step_timeout_s: float | None = None,
         nice: int = 0,
     ):
+        pickled = pickle_recipe(recipe)
         self.num_envs = num_envs
         self.env_index = np.arange(num_envs, dtype=np.int32)
         self.agent_index = np.zeros(num_envs, np.int32)
@@ -85,7 +88,7 @@ class ProcessPool:
         with contextlib.suppress(OSError):  # SharedRows says what is wrong with it
             os.makedirs(scratch_dir, exist_ok=True)
         self._shared = SharedRows(self.scratch_file, num_envs)
-        self._common = Common(pickle.dumps(recipe), seeds, self.scratch_file, nice)
+        self._common = Common(pickled, seeds, self.scratch_file, nice)
         self._tickets = itertools.count()
         self._ticket = [-1] * num_envs
         self._row_of_ticket: dict[int, int] = {}

@@ -1,51 +1,25 @@
 """A recipe goes in; an EnvSpec comes out of a fresh short-lived process that has made the environment and tried it.
 
-So that a broken environment is refused before anything starts, and the calling process imports none of its modules.
-Also the home of how a light interpreter of ours is started (the fork server is one too): as ``python -m
-distrl.envs.describe ID`` it prints what it found.
+So that a broken environment is refused before anything starts, and the calling process imports none of its modules. As
+``python -m distrl.envs.describe ID`` it prints what it found.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
 import os
 import pickle
 import subprocess
 import sys
 import tempfile
 import traceback
+import uuid
 from typing import Any
 
 from distrl.core.errors import ConfigError, DistrlError, EnvironmentFault
 from distrl.core.types import EnvRecipe, EnvSpec
-
-#: Variables of schedulers and launchers: an MPI solver that finds them believes that it is a rank of *our* job.
-_FOREIGN = ("RAY_", "SLURM_", "PBS_", "PMI_", "PMIX_", "PMI2_", "OMPI_", "MPI_", "I_MPI_", "HYDRA_", "MV2_", "ALPS_")
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-
-_START = (
-    "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
-    "from distrl.core.types import import_path; import_path(sys.argv[2])(*sys.argv[3:])"
-)
-
-
-def light_environment(extra: dict[str, str] | None = None) -> dict[str, str]:
-    """The variables of a light interpreter: ours, without a scheduler's, Ray's or MPI's, and one thread per library."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(_FOREIGN)}
-    kept.update(dict.fromkeys(_THREADS, "1"))
-    kept.update(extra or {})
-    return kept
-
-
-def light_command(target: str, *arguments: str) -> list[str]:
-    """The command line that calls ``"module:function"`` with strings, with this process's module search path.
-
-    Ray puts a job's working directory on ``sys.path`` only, so a plain ``-m`` would not find the user's modules there.
-    """
-    path = [entry or os.getcwd() for entry in sys.path]
-    return [sys.executable, "-c", _START, json.dumps(path), target, *arguments]
+from distrl.envs.light_process import TREE, describe_exit, kill_tree, light_command, light_environment
+from distrl.envs.resolve import pickle_recipe
 
 
 def describe(recipe: EnvRecipe, *, steps: int = 3, timeout_s: float = 300.0) -> EnvSpec:
@@ -59,16 +33,17 @@ def describe(recipe: EnvRecipe, *, steps: int = 3, timeout_s: float = 300.0) -> 
         ConfigError: wrong id, import path, arguments, or spaces that cannot be hosted.
         EnvironmentFault: its constructor, reset or step raised, returned something outside its spaces, hung or crashed.
     """
+    tree = uuid.uuid4().hex
     with tempfile.TemporaryFile() as question, tempfile.TemporaryFile() as answer:
-        pickle.dump((recipe, steps), question)
+        question.write(pickle.dumps((pickle_recipe(recipe), steps)))
         question.seek(0)
         process = subprocess.Popen(
             light_command("distrl.envs.describe:_child", str(answer.fileno())),
             stdin=question,
             stdout=2,  # an environment that prints must not mix with our own output
             pass_fds=(answer.fileno(),),
-            env=light_environment(),
-            start_new_session=True,  # so that what the environment starts dies with it
+            env=light_environment({TREE: tree}),
+            start_new_session=True,
         )
         try:
             process.wait(timeout_s)
@@ -78,23 +53,17 @@ def describe(recipe: EnvRecipe, *, steps: int = 3, timeout_s: float = 300.0) -> 
                 "hang",
             ) from None
         finally:
-            _kill_group(process)
+            kill_tree(tree)  # the process itself, and what the environment has started
+            process.wait()
         answer.seek(0)
         data = answer.read()
     if not data:
-        code = process.returncode
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        how = describe_exit(process.returncode)
         raise EnvironmentFault(f"{recipe.id} ended its process while it was tried out ({how}).", "crash")
     result = pickle.loads(data)
     if isinstance(result, BaseException):
         raise result
     return result
-
-
-def _kill_group(process: subprocess.Popen) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, 9)
-    process.wait()
 
 
 def try_out(recipe: EnvRecipe, steps: int) -> EnvSpec:
@@ -138,7 +107,8 @@ def try_out(recipe: EnvRecipe, steps: int) -> EnvSpec:
 def _child(answer_fd: str) -> None:
     result: Any
     try:
-        recipe, steps = pickle.load(sys.stdin.buffer)
+        pickled, steps = pickle.load(sys.stdin.buffer)
+        recipe = pickle.loads(pickled)
         result = try_out(recipe, steps)
     except DistrlError as error:
         result = error
@@ -148,7 +118,7 @@ def _child(answer_fd: str) -> None:
         try:
             answer.write(pickle.dumps(result))
         except Exception as error:  # noqa: BLE001 - whatever pickling a user's object raises
-            answer.write(pickle.dumps(ConfigError(f"{recipe.id}: its spaces must be picklable: {error}.")))
+            answer.write(pickle.dumps(ConfigError(f"{result.id}: its spaces must be picklable: {error}.")))
     sys.stderr.flush()
     os._exit(0)  # an environment's leftover threads must not keep this process
 

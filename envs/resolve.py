@@ -10,6 +10,7 @@ import difflib
 import importlib
 import inspect
 import os
+import pickle
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -80,6 +81,18 @@ def fidelity_index(env: gymnasium.Env, spec: EnvSpec) -> int:
     """Position in ``spec.fidelities`` of the one that the environment runs at, by its attribute ``fidelity``."""
     name = getattr(env.unwrapped, "fidelity", None)
     return spec.fidelities.index(name) if name in spec.fidelities else 0
+
+
+def pickle_recipe(recipe: EnvRecipe) -> bytes:
+    """A recipe for another process.
+
+    Raises:
+        ConfigError: something in it cannot travel.
+    """
+    try:
+        return pickle.dumps(recipe)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise ConfigError(f"env.kwargs must hold plain data that can travel to another process: {error}.") from error
 
 
 def preload(recipe: EnvRecipe) -> None:
@@ -203,6 +216,11 @@ def _constructor(path: str, asked: str | None = None) -> Callable[..., Any]:
             f"env.id = {asked!r}: importing {module_name} failed with {type(error).__name__}: {error}."
         ) from error
     for part in name.split("."):
+        if not hasattr(value, part) and module_name == "__main__":
+            raise ConfigError(
+                f"env.id = {asked!r}: other processes cannot import from the script that was started; "
+                "put the environment into a module of its own."
+            )
         if not hasattr(value, part):
             near = difflib.get_close_matches(part, [n for n in dir(value) if not n.startswith("_")], n=1)
             hint = f"; nearest there: {near[0]!r}" if near else ""

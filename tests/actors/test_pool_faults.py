@@ -1,4 +1,4 @@
-"""A bad environment costs its own episode only, is named in one sentence, and stops the run only where nothing is left."""
+"""A bad environment costs its own episode only, is named in one sentence, and stops the run only if none is left."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import signal
 import numpy as np
 import pytest
 
-from distrl.actors.fork_server import tree_pids
 from distrl.actors.inline_pool import InlinePool
 from distrl.actors.process_pool import MAX_FAILURES, ProcessPool, read_counters, read_produced
 from distrl.core.errors import ConfigError, EnvironmentFault, StorageError
 from distrl.core.seeds import FixedSeeds, TrainingSeeds
 from distrl.core.types import EnvRecipe
+from distrl.envs.light_process import tree_pids
 from tests.fakes.pools import Driver, alive, wait_for
 
 BAD = "tests.fakes.environments:Misbehaving"

@@ -1,4 +1,4 @@
-"""Both pools must give the same exact stream of transitions: no dummy steps, true final observations, reproducible seeds."""
+"""Both pools must give one exact stream of transitions: no dummy steps, true final observations, the given seeds."""
 
 from __future__ import annotations
 

@@ -11,10 +11,10 @@ import time
 
 import pytest
 
-from distrl.actors.fork_server import kill_tree, tree_pids
 from distrl.actors.process_pool import ProcessPool
 from distrl.core.seeds import TrainingSeeds
 from distrl.core.types import EnvRecipe
+from distrl.envs.light_process import kill_tree, tree_pids
 from tests.fakes.pools import Driver, alive, wait_for
 
 GRANDCHILDREN = EnvRecipe("tests.fakes.environments:Misbehaving", {"mode": "grandchildren"})
@@ -26,9 +26,16 @@ def tree_of(pool):
 
 
 def whole_tree(marker, num_envs):
-    """The pids once all are there: a shell in between takes a moment to leave."""
-    assert wait_for(lambda: len(tree_pids(marker)) == 1 + num_envs * PER_ENV, 2.0)
-    return tree_pids(marker)
+    """The pids once all are there and stay (a shell in between takes a moment to leave)."""
+    seen: list[set[int]] = [set()]
+
+    def settled():
+        seen.append(set(tree_pids(marker)))
+        time.sleep(0.05)
+        return len(seen[-1]) == 1 + num_envs * PER_ENV and seen[-1] == seen[-2]
+
+    assert wait_for(settled, 5.0)
+    return seen[-1]
 
 
 def introspect(recipe, tmp_path, num_envs=2, **options):
@@ -93,7 +100,7 @@ def test_killed_environment_process_takes_its_descendants(tmp_path):
     pool = ProcessPool(GRANDCHILDREN, 2, TrainingSeeds(0), scratch_dir=str(tmp_path))
     try:
         Driver(pool).run(10)
-        before = set(whole_tree(tree_of(pool), 2))
+        before = whole_tree(tree_of(pool), 2)
         os.kill(int(pool.pids()[0]), signal.SIGKILL)
         # without a recv the pool restarts nothing: what is left is the server and the other environment's tree
         assert wait_for(lambda: len(set(tree_pids(tree_of(pool))) & before) == 1 + PER_ENV, 2.0)
@@ -128,6 +135,7 @@ def test_owner_that_dies_leaves_nothing(end, tmp_path):
     try:
         assert owner.stdout is not None
         tree = owner.stdout.readline().strip()
+        assert tree
         marker = f"DISTRL_TREE={tree}".encode()
         if "sleep" in end:
             whole_tree(marker, 2)

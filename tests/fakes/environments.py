@@ -1,4 +1,4 @@
-"""Actions in, exactly known answers or exactly known misbehaviour out: environments for tests of pools, workers and checks."""
+"""Actions in, exactly known answers or misbehaviour out: environments for tests of pools, workers and checks."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ class Misbehaving(gymnasium.Env):
 
 
 class Composite(gymnasium.Env):
-    """Nested Dict and Tuple observations with an image, a Discrete action; each value is a function of seed and step."""
+    """Nested Dict and Tuple observations with an image, a Discrete action; all a function of seed and step."""
 
     def __init__(self, side: int = 64):
         self.observation_space = spaces.Dict(
@@ -150,7 +150,7 @@ class Composite(gymnasium.Env):
         return self.value(), {}
 
     def step(self, action: int) -> tuple[Any, float, bool, bool, dict]:
-        assert type(action) is int
+        assert self.action_space.contains(action)
         self._t += 1
         return self.value(), float(action), self._t == 4, False, {}
 
