@@ -55,8 +55,9 @@ def learning_curve(directory: Path, summary: dict[str, Any]) -> Path:
 
 
 def film(run: RunDirectory, config: RunConfig, path: Path, seed: int | None = None, max_frames: int = 600) -> Path | None:
-    """One episode of the best policy as a film; None where the environment cannot render rgb arrays."""
+    """One episode of the best policy as a film, with its middle frame beside it; None where the environment cannot render."""
     import imageio
+    from gymnasium.error import DependencyNotInstalled
 
     from distrl.api import load_policy
     from distrl.cluster import components
@@ -74,6 +75,8 @@ def film(run: RunDirectory, config: RunConfig, path: Path, seed: int | None = No
             observation, _, terminated, truncated, _ = env.step(policy.act(observation))
             over = bool(terminated or truncated)
             frames.append(_even(env.render()))
+    except DependencyNotInstalled:  # Gymnasium's own environments render with packages that nothing else needs
+        return None
     finally:
         env.close()
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -186,7 +186,10 @@ class Learner:
                     "restore the log from a copy, or remove the checkpoint to continue from an older one"
                 )
             state = torch.load(io.BytesIO(files["learner.pt"]), map_location=self._device, weights_only=False)
-            self._algorithm.load_state(state["algorithm"])
+            try:
+                self._algorithm.load_state(state["algorithm"])
+            except ValueError as error:
+                raise StorageError(f"checkpoint {path} does not fit the configuration: {error}") from None
             self.num_updates = meta["num_updates"]
             self._limiter.num_sampled = meta["num_sampled"]
             histogram = meta["staleness"]
