@@ -148,7 +148,8 @@ class FinCase:
                     abs(tone / _RESONANCE - 1) > _RESONANCE_BAND,
                     f"FinRay needs a root frequency away from the sound wave between the side walls, got "
                     f"frequency={f:g} at lattice_speed={self.lattice_speed:g}, which is {tone / _RESONANCE:.2f} of "
-                    f"the wave's: change one of them so that this leaves {1 - _RESONANCE_BAND:g} to {1 + _RESONANCE_BAND:g}.",
+                    f"the wave's: change one of them so that this leaves {1 - _RESONANCE_BAND:g} "
+                    f"to {1 + _RESONANCE_BAND:g}.",
                 )
 
     @property

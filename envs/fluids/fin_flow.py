@@ -41,7 +41,7 @@ class Loads:
 
 
 class FinFlow:
-    """The flow around a driven fin: ``case`` fixes the physics, ``phase`` (rad) and ``rate`` (rad/step) are the root's."""
+    """The flow around a driven fin: ``case`` fixes the physics, ``phase`` (rad) and ``rate`` (rad/step) the root."""
 
     def __init__(self, case: FinCase) -> None:
         self.case = case

@@ -102,7 +102,7 @@ def _build(case: FinCase, path: Path) -> None:
 
 
 def _read(path: Path, index: int) -> dict[str, np.ndarray] | None:
-    """Flow ``index`` of a pool, or None if the file is missing or not what it should be."""
+    """Flow ``index`` of a pool, or None if the file is missing, unreadable or not what it should be."""
     try:
         with path.open("rb") as file:
             header = json.loads(file.readline())
@@ -112,7 +112,7 @@ def _read(path: Path, index: int) -> dict[str, np.ndarray] | None:
             return None
         with np.load(io.BytesIO(blob), allow_pickle=False) as arrays:
             return dict(arrays)
-    except (FileNotFoundError, ValueError, KeyError, IndexError, TypeError):
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
         return None
 
 
