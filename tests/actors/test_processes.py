@@ -22,7 +22,7 @@ PER_ENV = 4  # the process and its three sleeps
 
 
 def tree_of(pool):
-    return f"DISTRL_TREE={pool._server.tree}".encode()
+    return f"DISTRL_TREE={pool.tree}".encode()
 
 
 def whole_tree(marker, num_envs):
@@ -121,7 +121,7 @@ OWNER = """
         outcomes, requests, _ = pool.recv(1.0)
         pool.send(np.zeros((len(requests.rows), 1), np.float32), requests.rows)
         seen += len(outcomes.rows)
-    print(pool._server.tree, flush=True)
+    print(pool.tree, flush=True)
     {end}
 """
 
@@ -153,7 +153,7 @@ def test_terminated_fork_server_kills_its_children(tmp_path):
     try:
         Driver(pool).run(10)
         marker = tree_of(pool)
-        os.kill(pool._server.pid, signal.SIGTERM)
+        os.kill(pool.fork_server_pid, signal.SIGTERM)
         assert wait_for(lambda: not tree_pids(marker), 2.0)
     finally:
         pool.close()
@@ -174,7 +174,7 @@ def test_killed_ray_actor_leaves_nothing(tmp_path):
                 outcomes, requests, _ = self.pool.recv(1.0)
                 self.pool.send(np.zeros((len(requests.rows), 1), np.float32), requests.rows)
                 seen += len(outcomes.rows)
-            return os.getpid(), self.pool._server.tree
+            return os.getpid(), self.pool.tree
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     tree = None

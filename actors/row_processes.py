@@ -1,0 +1,393 @@
+"""Rows are told to go, what became of them comes out: starts, hears, watches and restarts environment processes.
+
+Each row has at most one living process, on a socket of its own (protocol: environment_process.py), forked by a fork
+server. A row goes through the states below; a process that raises, hangs or dies makes its row start again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import math
+import os
+import pickle
+import select
+import socket
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from distrl.actors.environment_process import Common, layout_of
+from distrl.actors.fork_server import ForkServer, ForkServerDied
+from distrl.actors.shared_rows import SharedRows
+from distrl.core.contracts import Fault
+from distrl.core.errors import EnvironmentFault
+from distrl.core.seeds import EpisodeSeeds
+from distrl.core.types import EnvRecipe, EnvSpec
+from distrl.envs.light_process import describe_exit
+from distrl.envs.resolve import pickle_recipe
+
+MAX_FAILURES = 5  # failures in a row without a finished step, after which a row is retired
+CONSTRUCTION_TIMEOUT_S = 60.0  # at least; a constructor may import much and build a mesh
+_CLOSE_GRACE_S = 1.0
+_CHECK_PERIOD_S = 0.05
+_KILL_AFTER_S = 4.0  # a process that has reported a fault may close its environment; then it is killed
+_log = logging.getLogger(__name__)
+
+# States of a row: a process is being made; it waits for the data region; resets; waits for an action; steps; has failed
+# and ends; there is none, one will be started; there is none, and none will be.
+_STARTING, _CONSTRUCTED, _RESETTING, _AWAITING, _STEPPING, _DYING, _GONE, _RETIRED = range(8)
+
+
+@dataclass
+class Batch:
+    """What became of the rows since the last batch; the numbers are in the shared memory.
+
+    Attributes:
+        stepped: rows with a finished step.
+        ended: positions in ``stepped`` where the episode ended. info: one dict for each.
+        first: rows whose reset is done. faults: rows that have failed.
+    """
+
+    stepped: list[int] = field(default_factory=list)
+    ended: list[int] = field(default_factory=list)
+    info: list[dict[str, Any]] = field(default_factory=list)
+    first: list[int] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+
+
+class RowProcesses:
+    """The processes behind a ProcessPool's rows; its arguments.
+
+        batch = processes.collect(deadline)
+        processes.go(rows)
+
+    Attributes:
+        spec: of the environments. server: the fork server.
+    """
+
+    spec: EnvSpec
+
+    def __init__(self, recipe: EnvRecipe, seeds: EpisodeSeeds, shared: SharedRows, timeout_s: float | None, nice: int):
+        num_rows = shared.num_rows
+        self._num_rows = num_rows
+        self._id = recipe.id
+        self._timeout_s = math.inf if timeout_s is None else timeout_s
+        self._shared = shared
+        self._common = Common(pickle_recipe(recipe), seeds, shared.path, nice)
+        self._spec_file = shared.path + ".spec"
+        self._tickets = itertools.count()
+        self._ticket = [-1] * num_rows
+        self._row_of_ticket: dict[int, int] = {}
+        self._sockets: list[socket.socket | None] = [None] * num_rows
+        self._row_of_fd: dict[int, int] = {}
+        self._state = [_GONE] * num_rows
+        self.pids = [0] * num_rows
+        self._failures = [0] * num_rows
+        self._deadline = np.full(num_rows, np.inf)  # time.monotonic() when the row has taken too long
+        self._doom: list[tuple[str, str] | None] = [None] * num_rows  # why a row's process has been killed by us
+        self._delivered = [0] * num_rows  # steps in batches so far, to compare with what the process has counted
+        self._start_at = np.full(num_rows, -np.inf)  # time.monotonic() when a row that is gone starts again
+        self._next_check = 0.0
+        self._cause = EnvironmentFault("no environment was started.", "error")
+        self._spec_known = False
+        self._asked: int | None = None  # the row that was asked for the spec
+        self._useless_servers = 0  # fork servers in a row that ended before they had started anything
+        self._batch = Batch()
+        self._epoll = select.epoll()
+        self.server = self._new_server(preload=True)
+
+    # Used by the pool
+
+    def wait_for_spec(self) -> list[Fault]:
+        """Start all rows; return when the first has told its spaces, with the faults so far.
+
+        Raises:
+            EnvironmentFault: all have failed.
+        """
+        warn_at = time.monotonic() + 60.0
+        failed: set[int] = set()
+        while not self._spec_known:
+            self._check(time.monotonic())
+            self._listen(_CHECK_PERIOD_S)
+            failed.update(fault.row for fault in self._batch.faults)
+            if len(failed) == self._num_rows:
+                raise self._cause
+            if time.monotonic() > warn_at:
+                _log.warning("waiting for the first of %d environments (%s) to be made", self._num_rows, self._id)
+                warn_at += 60.0
+        faults, self._batch.faults = self._batch.faults, []
+        return faults
+
+    def collect(self, deadline: float) -> Batch:
+        """Whatever is ready; waits until something is, or until ``deadline`` on time.monotonic().
+
+        Raises:
+            EnvironmentFault: every row is retired; the last cause.
+        """
+        if all(state == _RETIRED for state in self._state):
+            raise self._cause
+        batch = self._batch  # may already hold resets that were done during construction
+        while True:
+            now = time.monotonic()
+            if now >= self._next_check:
+                self._check(now)
+            self._listen(max(min(deadline, self._next_check) - now, 0.0))
+            if batch.stepped or batch.first or batch.faults or time.monotonic() >= deadline:
+                self._batch = Batch()
+                return batch
+
+    def go(self, rows: list[int]) -> None:
+        """Their actions are in the shared memory: step. Rows that have failed since they asked are left out."""
+        deadline = time.monotonic() + self._timeout_s
+        for row in rows:
+            if self._state[row] == _AWAITING:
+                self._state[row] = _STEPPING
+                self._deadline[row] = deadline
+                self._tell(row, b"A")
+
+    def close(self) -> None:
+        """End everything: environments that are idle may close by themselves for a moment, then all are killed."""
+        waiting = [row for row in range(self._num_rows) if self._state[row] in (_CONSTRUCTED, _AWAITING)]
+        for row in waiting:
+            self._tell(row, b"Q")
+        deadline = time.monotonic() + _CLOSE_GRACE_S
+        left = {self._ticket[row] for row in waiting}
+        with contextlib.suppress(ForkServerDied):
+            while left and (wait := deadline - time.monotonic()) > 0:
+                if select.select([self.server.socket], [], [], wait)[0]:
+                    left -= {ticket for what, ticket, _ in self.server.events() if what == "exited"}
+        self.server.close()
+        for row in range(self._num_rows):
+            self._drop_socket(row)
+        self._epoll.close()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._spec_file)
+
+    # Starting
+
+    def _new_server(self, preload: bool) -> ForkServer:
+        here = "distrl.actors.environment_process"
+        server = ForkServer(f"{here}:prepare", f"{here}:run", self._common, preload=preload)
+        self._epoll.register(server.socket, select.EPOLLIN)
+        return server
+
+    def _start(self, row: int) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        ticket = next(self._tickets)
+        episode = int(self._shared.records["episode"][row]) + 1
+        with theirs:
+            try:
+                self.server.fork(ticket, (row, episode), theirs)
+            except ForkServerDied:
+                ours.close()
+                return  # the end of its socket is about to be read; the row stays gone and is started after that
+        self._shared.records["process_starts"][row] += 1
+        self._ticket[row] = ticket
+        self._row_of_ticket[ticket] = row
+        self._sockets[row] = ours
+        self._row_of_fd[ours.fileno()] = row
+        self._epoll.register(ours, select.EPOLLIN)
+        self._state[row] = _STARTING
+        self._start_at[row] = np.inf
+        self._deadline[row] = time.monotonic() + max(self._timeout_s, CONSTRUCTION_TIMEOUT_S)
+
+    def _learn_spec(self) -> None:
+        with open(self._spec_file, "rb") as file:
+            self.spec = pickle.load(file)
+        os.unlink(self._spec_file)
+        layout = layout_of(self.spec)
+        self._shared.allocate_data(layout)
+        self._spec_known = True
+        for row, state in enumerate(self._state):
+            if state == _CONSTRUCTED:
+                self._begin(row)
+
+    def _begin(self, row: int) -> None:
+        self._state[row] = _RESETTING
+        self._deadline[row] = time.monotonic() + self._timeout_s
+        self._tell(row, b"G")
+
+    # Listening
+
+    def _listen(self, wait_s: float) -> None:
+        """Wait for packets, at most so long, and read what is there."""
+        for fd, _ in self._epoll.poll(wait_s):
+            row = self._row_of_fd.get(fd)
+            if row is not None:
+                self._read(row)
+            elif fd == self.server.socket.fileno():
+                self._read_server()
+
+    def _tell(self, row: int, message: bytes) -> None:
+        channel = self._sockets[row]
+        if channel is not None:
+            with contextlib.suppress(OSError):  # a dead process is reported by the fork server
+                channel.send(message)
+
+    def _read(self, row: int) -> bool:
+        """Packets of a row's process, up to one that wants an answer; whether there may be more."""
+        channel = self._sockets[row]
+        while channel is not None:
+            try:
+                packet = channel.recv(65536)
+            except BlockingIOError:
+                return False
+            except OSError:
+                packet = b""
+            what = packet[:1]
+            if what == b"S":
+                self._step_done(row)
+                self._await(row)
+                return True
+            if what == b"R":
+                self._batch.first.append(row)
+                self._await(row)
+                return True
+            if what == b"E":
+                self._batch.ended.append(len(self._batch.stepped))
+                self._batch.info.append(pickle.loads(packet[1:]))
+                self._step_done(row)
+                self._state[row] = _RESETTING
+                self._deadline[row] = time.monotonic() + self._timeout_s
+            elif what == b"C":
+                self._state[row] = _CONSTRUCTED
+                self._deadline[row] = np.inf
+                if self._spec_known:
+                    self._begin(row)
+                elif self._asked is None:
+                    self._ask_for_spec(row)
+            elif what == b"P":
+                self._learn_spec()
+            elif what == b"F":
+                kind, message = pickle.loads(packet[1:])
+                self._fail(row, kind, message)
+                self._deadline[row] = time.monotonic() + _KILL_AFTER_S
+            else:  # the end of the socket: its process ends, and how it did comes from the fork server
+                self._drop_socket(row)
+                if self._state[row] != _DYING:
+                    self._deadline[row] = time.monotonic() + 1.0
+                return False
+        return False
+
+    def _step_done(self, row: int) -> None:
+        self._batch.stepped.append(row)
+        self._delivered[row] += 1
+        self._failures[row] = 0
+
+    def _ask_for_spec(self, row: int) -> None:
+        self._asked = row
+        self._tell(row, b"P" + self._spec_file.encode())
+
+    def _await(self, row: int) -> None:
+        self._state[row] = _AWAITING
+        self._deadline[row] = np.inf
+
+    def _read_server(self) -> None:
+        try:
+            events = self.server.events()
+        except ForkServerDied as error:
+            self._server_died(str(error))
+            return
+        for what, ticket, detail in events:
+            row = self._row_of_ticket.get(ticket)
+            if row is None:
+                continue
+            if what == "started":
+                self.pids[row] = detail
+            else:
+                self._exited(row, describe_exit(detail))
+
+    def _exited(self, row: int, how: str) -> None:
+        """A row's process has ended: hear its last words, then count the row as gone."""
+        while self._read(row):
+            pass
+        if self._spec_known and self._shared.records["produced"][row] > self._delivered[row]:
+            # killed between finishing a step and saying so: everything about it is in the shared memory
+            ended = bool(self._shared.records["terminated"][row] or self._shared.records["truncated"][row])
+            if ended:
+                self._batch.ended.append(len(self._batch.stepped))
+                self._batch.info.append({})
+                self._state[row] = _RESETTING
+            self._step_done(row)
+        kind, message = self._doom[row] or ("crash", f"its process ended by itself ({how})")
+        self._doom[row] = None
+        self._fail(row, kind, message)
+        self._drop_socket(row)
+        del self._row_of_ticket[self._ticket[row]]
+        self.pids[row] = 0
+        self._shared.bury(row)
+        self._deadline[row] = np.inf
+        failures = self._failures[row]
+        if failures >= MAX_FAILURES:
+            self._state[row] = _RETIRED
+        else:
+            self._state[row] = _GONE
+            # a little patience, so that a row that fails at once does not occupy a core with starting
+            self._start_at[row] = time.monotonic() + (0.05 * 2**failures if failures > 1 else 0.0)
+
+    def _server_died(self, how: str) -> None:
+        self._epoll.unregister(self.server.socket)
+        never_served = not any(self.pids)
+        self.server.bury()
+        for row in range(self._num_rows):
+            if self._state[row] not in (_GONE, _RETIRED):
+                if never_served:  # importing the environment's module ended it: let the rows meet that one by one
+                    self._drop_socket(row)
+                    del self._row_of_ticket[self._ticket[row]]
+                    self._state[row] = _GONE
+                    self._start_at[row] = -np.inf
+                else:
+                    self._exited(row, how)
+        self._useless_servers = self._useless_servers + 1 if never_served else 0
+        if self._useless_servers >= 3:
+            raise EnvironmentFault(f"environment processes cannot be started: {how}.", "crash")
+        self.server = self._new_server(preload=not never_served)
+
+    # Failing
+
+    def _fail(self, row: int, kind: str, message: str) -> None:
+        """Report a row's failure once in the life of its process."""
+        if self._state[row] == _DYING:
+            return
+        cut = self._state[row] in (_AWAITING, _STEPPING)
+        self._failures[row] += 1
+        sentence = f"environment {row} ({self._id}): {message.rstrip('.')}."
+        self._cause = EnvironmentFault(sentence, kind)
+        if self._failures[row] >= MAX_FAILURES:
+            sentence += f" It failed {MAX_FAILURES} times in a row without finishing a step and is not started again."
+        self._batch.faults.append(Fault(row, kind, sentence, cut))
+        self._state[row] = _DYING
+        if self._asked == row and not self._spec_known:
+            self._asked = None
+            for other, state in enumerate(self._state):
+                if state == _CONSTRUCTED:
+                    self._ask_for_spec(other)
+                    break
+
+    def _check(self, now: float) -> None:
+        """Kill what has taken too long; start what is to be started."""
+        self._next_check = now + _CHECK_PERIOD_S
+        for row in np.flatnonzero(self._deadline <= now).tolist():
+            doing = {_STARTING: "its constructor", _RESETTING: "reset", _STEPPING: "step"}.get(self._state[row])
+            if doing is not None and self._doom[row] is None and self._sockets[row] is not None:
+                limit = max(self._timeout_s, CONSTRUCTION_TIMEOUT_S) if doing == "its constructor" else self._timeout_s
+                # the fault is reported when the process has ended: it may finish a step until then
+                self._doom[row] = ("hang", f"{doing} must return within {limit:g} s (step_timeout_s); it was killed")
+            self.server.kill(self._ticket[row])
+            self._deadline[row] = now + 1.0
+        for row in np.flatnonzero(self._start_at <= now).tolist():
+            self._start(row)
+
+    def _drop_socket(self, row: int) -> None:
+        channel = self._sockets[row]
+        if channel is not None:
+            self._row_of_fd.pop(channel.fileno(), None)
+            with contextlib.suppress(OSError):
+                self._epoll.unregister(channel)
+            channel.close()
+            self._sockets[row] = None
