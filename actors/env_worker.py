@@ -51,7 +51,7 @@ class EnvWorker:
         self._builder.finished(outcomes, now)
         if faults:
             self._builder.failed(faults)
-            self._faults += [{"row": fault.row, "kind": fault.kind, "message": fault.message} for fault in faults]
+            self._faults += [{"row": fault.row, "fault": fault.kind, "message": fault.message} for fault in faults]
         if len(requests.rows):
             self._act(requests)
         self._builder.close_aged(now)

@@ -81,9 +81,19 @@ class RaySink:
             ready, _ = ray.wait([reference], timeout=timeout_s)
             if not ready:
                 return
-            ray.get(reference)  # raises what receive raised
+            try:
+                ray.get(reference)
+            except ray.exceptions.RayActorError:
+                time.sleep(timeout_s)  # the learner is gone; whether the run goes on is the supervisor's to decide
+                return
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from None  # the sentence of whoever refused, without Ray's traceback
             self._under_way.popleft()
             self._bytes -= size
+
+
+def _whereabouts() -> dict[str, Any]:
+    return {"pid": os.getpid(), "gpu_ids": ray.get_gpu_ids()}
 
 
 class _LoopActor:
@@ -137,7 +147,7 @@ class EnvWorkerActor(_LoopActor):
 
     def report(self) -> dict[str, Any]:
         """See ``EnvWorker.report``; ``failure`` where the loop has ended in one."""
-        return self._worker.report() | {"failure": self._failure, "cpu_s": time.process_time(), "pid": os.getpid()}
+        return self._worker.report() | {"failure": self._failure, "cpu_s": time.process_time(), **_whereabouts()}
 
     def stop(self, timeout_s: float) -> dict[str, Any]:
         """Publish what is finished, wait for its acknowledgement, end the environments; the last report."""
@@ -204,7 +214,7 @@ class LearnerActor(_LoopActor):
             "cpu_s": time.process_time(),
             "training_s": training_s,
             "running": self._loop is not None and self._loop.is_alive(),
-            "pid": os.getpid(),
+            **_whereabouts(),
         }
 
     def finish(self) -> None:

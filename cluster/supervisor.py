@@ -10,6 +10,7 @@ import os
 import shutil
 import threading
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ class Supervisor:
         self._workers: dict[int, tuple[Any, int]] = {}  # number → (actor, incarnation)
         self._fruitless: dict[int, int] = {}  # number → restarts in a row without a step
         self._pids: dict[str, int] = {}
+        self._gpu_ids: dict[str, list[int]] = {}
 
     # -- asked by the driver -------------------------------------------------------------------------------------------------
 
@@ -60,7 +62,7 @@ class Supervisor:
     def status(self) -> dict[str, Any]:
         """How far the run is; ``summary`` or ``failure`` once it has ended."""
         status = self._recorder.status() if self._phase != "starting" else {}
-        return {**status, "phase": self._phase, "failure": self._failure, "summary": self._summary, "pids": dict(self._pids)}
+        return {**status, "phase": self._phase, "failure": self._failure, "summary": self._summary, "pids": dict(self._pids), "gpu_ids": dict(self._gpu_ids)}
 
     def stop(self) -> None:
         """End the run now, with a checkpoint; ``status`` tells when it has."""
@@ -78,6 +80,9 @@ class Supervisor:
             self._fail(str(error.cause) if isinstance(error.cause, DistrlError) else str(error))
         except _DEATHS as error:
             self._fail(f"the learner died: {str(error).splitlines()[0]}. Everything secured is in {self._run.path}: continue with --resume")
+        except Exception as error:  # noqa: BLE001  a fault of our own must end the run too, not leave it waiting
+            traceback.print_exc()
+            self._fail(f"{type(error).__name__}: {error} (a defect of distrl; its traceback is in the supervisor's log)")
         finally:
             self._recorder.close()
             shutil.rmtree(self._scratch, ignore_errors=True)
@@ -147,12 +152,14 @@ class Supervisor:
                 continue
             self._recorder.worker_reported(incarnation, report)
             self._pids[f"env_worker_{number}"] = report["pid"]
+            self._gpu_ids[f"env_worker_{number}"] = report["gpu_ids"]
             if report["produced"]:
                 self._fruitless[number] = 0
             if report["failure"]:
                 raise RunFailed(f"env worker {number}: {report['failure']}")
         report = ray.get(self._learner.report.remote())
         self._recorder.learner_reported(report)
+        self._gpu_ids["learner"] = report["gpu_ids"]
         if report["failure"]:
             raise RunFailed(f"the learner: {report['failure']}")
         try:

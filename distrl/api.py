@@ -79,6 +79,7 @@ def train(
     resume: Path | str | None = None,
     local: bool = False,
     address: str | None = None,
+    keep_ray: bool = False,
     show: Show = lambda status: None,
     stop: threading.Event | None = None,
 ) -> RunResult:
@@ -89,6 +90,7 @@ def train(
         resume: a run directory to continue.
         local: everything in this process, without Ray, deterministic.
         address: a Ray cluster; without it Ray is started on this machine and ended again.
+        keep_ray: leave Ray running at the end (one that was running before is always left alone).
         show: called about twice a second with the status.
         stop: setting it ends the run with a checkpoint.
 
@@ -129,7 +131,7 @@ def train(
             timing = None
             summary = launch.run_on_ray(config, run, spec, inline=_inline(config, timing), show=show, stop=ending.is_set)
     finally:
-        if not local and address is None:
+        if not (local or keep_ray or address is not None):
             _end_ray()
         if run is not None:
             shutil.rmtree(run.scratch(), ignore_errors=True)

@@ -1,0 +1,174 @@
+"""The whole dataflow on a real Ray, with real kills while it runs."""
+
+import os
+import signal
+import threading
+
+import pytest
+import ray
+
+from distrl.api import train
+from distrl.cluster.launch import connect
+from distrl.core.config import RunConfig
+from distrl.core.errors import RunFailed
+from distrl.core.experience_log import read_log
+from distrl.core.metrics import read_json_lines
+from tests.cluster.test_local import balanced
+from tests.fakes.processes import alive, descendants, wait_until
+
+
+def slow(out, *overrides):
+    """A Pendulum whose steps take 5 ms in the median."""
+    return RunConfig.load(
+        "sac",
+        [
+            f"run.out={out}",
+            "run.steps=1500",
+            "env.max_episode_steps=50",
+            "env.delay={kind='lognormal', median_s=0.005, sigma=1.0}",
+            "actors.envs_per_worker=2",
+            "actors.env_workers=2",
+            "actors.fragment_steps=10",
+            "algorithm.hidden=[16]",
+            "algorithm.batch_size=32",
+            "replay.min_size=100",
+            "replay.samples_per_insert=16",
+            "evaluation.period=500",
+            "evaluation.episodes=2",
+            "evaluation.final_episodes=2",
+            "checkpoint.period=200",
+            *overrides,
+        ],
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def a_ray_with_one_logical_gpu(tmp_path_factory):
+    os.environ["OMP_NUM_THREADS"] = "1"
+    ray.init(
+        address="local", namespace="distrl", num_cpus=8, num_gpus=1, include_dashboard=False, object_store_memory=128 << 20, log_to_driver=True
+    )
+    yield
+    ray.shutdown()
+
+
+class Watcher:
+    """Remembers statuses, and does something to the run once it has made ``at_step`` steps."""
+
+    def __init__(self, at_step=0, act=lambda status: None):
+        self.statuses, self._at_step, self._act, self._acted = [], at_step, act, False
+
+    def __call__(self, status):
+        if "env_steps" not in status:
+            return
+        self.statuses.append(status)
+        if not self._acted and status["env_steps"] >= self._at_step and status["phase"] == "training":
+            self._acted = True
+            self._act(status)
+
+
+def run(config, watcher, **options):
+    connect(config, None)
+    return train(config, show=watcher, keep_ray=True, **options)
+
+
+def test_a_run_accounts_for_everything_and_only_the_learner_has_the_gpu(tmp_path):
+    watcher = Watcher()
+    result = run(slow(tmp_path / "run"), watcher)
+    assert balanced(result.summary)
+    assert result.summary["env_steps"] >= 1500
+    assert result.summary["updates"] >= (1500 - 100) * 16 / 32
+    assert result.summary["env_busy_fraction"] > 0.3
+    gpus = watcher.statuses[-1]["gpu_ids"]
+    assert len(gpus["learner"]) == 1
+    assert gpus["env_worker_0"] == gpus["env_worker_1"] == []
+    secured = sum(fragment.num_transitions for _, fragment in read_log(tmp_path / "run" / "log"))
+    assert secured == result.summary["transitions_produced"] - sum(result.summary["transitions_rejected"].values())
+    starts = [event for event in read_json_lines(tmp_path / "run" / "events.jsonl") if event["kind"] == "start"]
+    assert [event["incarnation"] for event in starts] == [0, 1]
+
+
+def test_a_killed_env_worker_is_replaced_and_nobody_else_is_disturbed(tmp_path):
+    before = {}
+
+    def kill(status):
+        before.update(status["pids"])
+        os.kill(status["pids"]["env_worker_0"], signal.SIGKILL)
+
+    watcher = Watcher(300, kill)
+    result = run(slow(tmp_path / "run", "run.steps=2500"), watcher)
+    after = watcher.statuses[-1]["pids"]
+    assert after["env_worker_0"] != before["env_worker_0"]
+    assert {name: after[name] for name in ("learner", "env_worker_1", "parameter_server")} == {
+        name: before[name] for name in ("learner", "env_worker_1", "parameter_server")
+    }
+    restarts = [event for event in read_json_lines(tmp_path / "run" / "events.jsonl") if event["kind"] == "restart"]
+    assert [(event["role"], event["worker"]) for event in restarts] == [("env_worker", 0)]
+    assert balanced(result.summary)
+    uids = {(int(f.columns["episode_uid"][0, 0]), int(f.columns["step"][0, 0])) for _, f in read_log(tmp_path / "run" / "log")}
+    assert len(uids) == sum(1 for _ in read_log(tmp_path / "run" / "log"))
+
+
+def test_a_killed_environment_process_costs_its_own_episode(tmp_path):
+    def kill(status):
+        worker = status["pids"]["env_worker_1"]
+        environments = [pid for pid in descendants(worker) if not os.path.exists(f"/proc/{pid}/task/{worker}") and pid != worker]
+        os.kill(max(environments), signal.SIGKILL)
+
+    result = run(slow(tmp_path / "run", "run.steps=2000"), Watcher(300, kill))
+    faults = [event for event in read_json_lines(tmp_path / "run" / "events.jsonl") if event["kind"] == "fault"]
+    assert [event["fault"] for event in faults] == ["crash"]
+    assert balanced(result.summary)
+
+
+def test_the_parameter_server_may_die(tmp_path):
+    def kill(status):
+        os.kill(status["pids"]["parameter_server"], signal.SIGKILL)
+
+    watcher = Watcher(300, kill)
+    result = run(slow(tmp_path / "run", "run.steps=2500"), watcher)
+    events = read_json_lines(tmp_path / "run" / "events.jsonl")
+    assert [event["role"] for event in events if event["kind"] == "restart"] == ["parameter_server"]
+    assert balanced(result.summary)
+    versions = [f.columns["policy_version"].max() for _, f in read_log(tmp_path / "run" / "log")]
+    assert max(versions) > 250  # the new one's weights reached the env workers
+
+
+def test_a_dead_learner_ends_the_run_with_a_sentence_and_resume_continues_it(tmp_path):
+    def kill(status):
+        os.kill(status["pids"]["learner"], signal.SIGKILL)
+
+    with pytest.raises(RunFailed, match="the learner died: .*--resume"):
+        run(slow(tmp_path / "run", "run.steps=2500"), Watcher(800, kill))
+    secured = sum(fragment.num_transitions for _, fragment in read_log(tmp_path / "run" / "log"))
+    assert secured > 500
+    result = run(slow(tmp_path / "run", f"run.steps={secured + 300}"), Watcher(), resume=tmp_path / "run")
+    assert result.summary["env_steps"] >= secured + 300
+    assert balanced(result.summary)
+
+
+def test_stopping_leaves_a_checkpoint_and_no_process(tmp_path):
+    stop, seen = threading.Event(), {}
+
+    def end(status):
+        for pid in status["pids"].values():
+            seen.update(dict.fromkeys(descendants(pid)))
+        stop.set()
+
+    result = run(slow(tmp_path / "run", "run.steps=100000"), Watcher(300, end), stop=stop)
+    assert result.summary["interrupted"]
+    assert list((tmp_path / "run" / "checkpoints").glob("[0-9]*"))
+    assert balanced(result.summary)
+    assert len(seen) > 8
+    assert wait_until(lambda: not alive(set(seen)))
+
+
+def test_a_full_disk_stops_the_run_with_its_cause(tmp_path):
+    def fill(status):
+        # a log folder that is gone refuses writes as a full disk does; root may write anywhere, so permissions would not
+        path = tmp_path / "run" / "checkpoints"
+        path.rename(tmp_path / "run" / "away")
+        path.write_text("")
+
+    with pytest.raises(RunFailed, match="the learner: checkpoint .* cannot be written: Not a directory"):
+        run(slow(tmp_path / "run", "run.steps=100000", "checkpoint.period=50"), Watcher(200, fill))
