@@ -37,10 +37,10 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from distrl.core.types import import_path
-from distrl.envs.light_process import TREE, describe_exit, kill_tree, light_command, light_environment
+from distrl.envs.light_process import TREE, describe_exit, die_with_parent, kill_tree, light_command, light_environment
 
 _PACKET = 1 << 17
-_PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36
+_PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 15, 36
 
 
 class ForkServerDied(Exception):
@@ -235,10 +235,8 @@ class _Server:
                 signal.signal(number, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.default_int_handler)
             os.setsid()
-            self._prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            die_with_parent(server)
             self._prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-            if os.getppid() != server:  # it died before PDEATHSIG was set
-                os._exit(1)
             self._control.close()
             os.close(self._wake_r)
             os.close(self._wake_w)

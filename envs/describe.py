@@ -9,24 +9,53 @@ from __future__ import annotations
 import argparse
 import os
 import pickle
+import statistics
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 import uuid
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from distrl.core.errors import ConfigError, DistrlError, EnvironmentFault
 from distrl.core.types import EnvRecipe, EnvSpec
-from distrl.envs.light_process import TREE, describe_exit, kill_tree, light_command, light_environment
-from distrl.envs.resolve import pickle_recipe
+from distrl.envs.checks import action_leaf, describe_exception, leaves, unpack_reset, unpack_step, write_observation
+from distrl.envs.light_process import TREE, describe_exit, die_with_parent, kill_tree, light_command, light_environment
+from distrl.envs.resolve import make, pickle_recipe, spec_of
+
+PATIENCE_S = 10.0  # no further step is tried after so long: a step may take minutes
 
 
-def describe(recipe: EnvRecipe, *, steps: int = 3, timeout_s: float = 300.0) -> EnvSpec:
-    """The spec of an environment after one reset and a few random, validated steps. May be called from any thread.
+@dataclass(frozen=True)
+class Trial:
+    """What trying an environment showed.
+
+    Attributes:
+        spec: its spaces, fidelities and time limit.
+        construct_s, reset_s: wall seconds of the constructor and the first reset.
+        step_s: median wall seconds of a step with a random action; None where no step was tried.
+    """
+
+    spec: EnvSpec
+    construct_s: float
+    reset_s: float
+    step_s: float | None
+
+
+def describe(recipe: EnvRecipe, *, steps: int = 3, timeout_s: float = 600.0) -> EnvSpec:
+    """The spec of an environment after one reset and a few random, validated steps; see ``try_environment``."""
+    return try_environment(recipe, steps=steps, timeout_s=timeout_s).spec
+
+
+def try_environment(recipe: EnvRecipe, *, steps: int = 3, timeout_s: float = 600.0) -> Trial:
+    """Make an environment in a process of its own, reset it, take random steps. May be called from any thread.
 
     Args:
-        steps: random actions tried (0: only construct; the reset is then left out as well).
+        steps: random actions tried, fewer where they take more than PATIENCE_S (0: only construct, without a reset).
         timeout_s: for all of it, in seconds.
 
     Raises:
@@ -38,7 +67,7 @@ def describe(recipe: EnvRecipe, *, steps: int = 3, timeout_s: float = 300.0) -> 
         question.write(pickle.dumps((pickle_recipe(recipe), steps)))
         question.seek(0)
         process = subprocess.Popen(
-            light_command("distrl.envs.describe:_child", str(answer.fileno())),
+            light_command("distrl.envs.describe:_child", str(answer.fileno()), str(os.getpid())),
             stdin=question,
             stdout=2,  # an environment that prints must not mix with our own output
             pass_fds=(answer.fileno(),),
@@ -66,27 +95,27 @@ def describe(recipe: EnvRecipe, *, steps: int = 3, timeout_s: float = 300.0) -> 
     return result
 
 
-def try_out(recipe: EnvRecipe, steps: int) -> EnvSpec:
+def _try_out(recipe: EnvRecipe, steps: int) -> Trial:
     """In this process: construct, reset with seed 0, take random steps (resetting at ends), close; all validated."""
-    import numpy as np
-
-    from distrl.envs.checks import action_leaf, describe_exception, leaves, unpack_reset, unpack_step, write_observation
-    from distrl.envs.resolve import make, spec_of
-
     doing = "its constructor"
+    times: list[float] = []
+    begin = time.monotonic()
     try:
         env = make(recipe)
+        construct_s = time.monotonic() - begin
         spec = spec_of(env, recipe)
         action_leaf(spec.action_space)
-        found = leaves(spec.observation_space)
-        targets = [(leaf, np.empty(leaf.spec.shape, leaf.spec.dtype)) for leaf in found]
+        targets = [(leaf, np.empty(leaf.spec.shape, leaf.spec.dtype)) for leaf in leaves(spec.observation_space)]
         env.action_space.seed(0)
+        doing, begin = "reset", time.monotonic()
         if steps > 0:
-            doing = "reset"
             write_observation(unpack_reset(env.reset(seed=0)), targets, "reset")
-        for _ in range(steps):
-            doing = "step"
-            observation, _, terminated, truncated, _ = unpack_step(env.step(env.action_space.sample()))
+        reset_s = time.monotonic() - begin
+        while len(times) < steps and sum(times) < PATIENCE_S:
+            doing, begin = "step", time.monotonic()
+            result = env.step(env.action_space.sample())
+            times.append(time.monotonic() - begin)
+            observation, _, terminated, truncated, _ = unpack_step(result)
             write_observation(observation, targets, "step")
             if terminated or truncated:
                 doing = "reset"
@@ -101,15 +130,16 @@ def try_out(recipe: EnvRecipe, steps: int) -> EnvSpec:
         traceback.print_exc()
         cause = describe_exception(error, skip=("envs/describe.py", "envs/resolve.py", "envs/delay.py"))
         raise EnvironmentFault(f"{recipe.id} raised in {doing}: {cause}.", "error") from error
-    return spec
+    return Trial(spec, construct_s, reset_s, statistics.median(times) if times else None)
 
 
-def _child(answer_fd: str) -> None:
+def _child(answer_fd: str, parent: str) -> None:
+    die_with_parent(int(parent))
     result: Any
     try:
         pickled, steps = pickle.load(sys.stdin.buffer)
         recipe = pickle.loads(pickled)
-        result = try_out(recipe, steps)
+        result = _try_out(recipe, steps)
     except DistrlError as error:
         result = error
     except Exception as error:  # noqa: BLE001 - whatever unpickling a user's object raises
@@ -118,7 +148,7 @@ def _child(answer_fd: str) -> None:
         try:
             answer.write(pickle.dumps(result))
         except Exception as error:  # noqa: BLE001 - whatever pickling a user's object raises
-            answer.write(pickle.dumps(ConfigError(f"{result.id}: its spaces must be picklable: {error}.")))
+            answer.write(pickle.dumps(ConfigError(f"{recipe.id}: its spaces must be picklable: {error}.")))
     sys.stderr.flush()
     os._exit(0)  # an environment's leftover threads must not keep this process
 

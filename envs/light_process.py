@@ -7,6 +7,7 @@ numerical library, and none of the variables by which a launcher's children reco
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ TREE = "DISTRL_TREE"  # environment variable that names a process tree: all that
 
 #: Variables of schedulers and launchers: an MPI solver that finds them believes that it is a rank of *our* job.
 _FOREIGN = ("RAY_", "SLURM_", "PBS_", "PMI_", "PMIX_", "PMI2_", "OMPI_", "MPI_", "I_MPI_", "HYDRA_", "MV2_", "ALPS_")
+_PR_SET_PDEATHSIG = 1
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 _START = (
@@ -40,6 +42,13 @@ def light_command(target: str, *arguments: str) -> list[str]:
     """
     path = [entry or os.getcwd() for entry in sys.path]
     return [sys.executable, "-c", _START, json.dumps(path), target, *arguments]
+
+
+def die_with_parent(parent: int) -> None:
+    """Have Linux kill this process when the thread that started it ends; at once if ``parent`` has gone."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it died before the line above
+        os._exit(1)
 
 
 def kill_tree(tree: str) -> int:

@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 from distrl.core.errors import ConfigError, EnvironmentFault
 from distrl.core.types import EnvRecipe
-from distrl.envs.describe import describe
+from distrl.envs.describe import describe, try_environment
 
 BAD = "tests.fakes.environments:Misbehaving"
 
@@ -44,6 +44,13 @@ def test_broken_environments(kwargs, error, kind, text):
         describe(EnvRecipe(BAD, kwargs), timeout_s=3.0)
     assert text in str(caught.value)
     assert getattr(caught.value, "kind", None) == kind
+
+
+def test_slow_steps_are_not_tried_often():
+    recipe = EnvRecipe("Pendulum-v1", delay={"kind": "constant", "median_s": 0.3})
+    trial = try_environment(recipe, steps=2)
+    assert trial.step_s == pytest.approx(0.3, abs=0.15)
+    assert try_environment(recipe, steps=0).step_s is None
 
 
 def test_what_the_environment_started_is_gone():
