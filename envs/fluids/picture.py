@@ -8,6 +8,7 @@ from distrl.envs.fluids import lattice
 
 WIDTH = 576  # pixels along the stream; the height follows from the domain
 _RANGE = 6.0  # vorticity in U/L at which a colour is nearly full
+_QUIET = 1.5  # vorticity in U/L below which colours fade: sound waves are weaker than that, the wake is not
 
 # Clockwise, none, anticlockwise: from ice blue over a dark ground to amber.
 _STOPS = np.array([[120, 210, 255], [28, 98, 190], [12, 15, 26], [196, 74, 28], [255, 214, 120]], np.float32)
@@ -45,11 +46,13 @@ def vorticity_and_fin(populations: np.ndarray, shape: np.ndarray, time_scale: fl
     scale = WIDTH / nx
     height = 2 * round(ny * scale / 2)
     field = _enlarged(_enlarged(field, 0, WIDTH), 1, height)
+    field *= np.abs(field) / (np.abs(field) + _QUIET)
     index = (127.5 + 127.5 * np.tanh(field / _RANGE)).astype(np.uint8)
     image = _TABLE[index.T[::-1]]
 
     points = np.stack([(shape[:, 0] - 0.5) * scale, height - (shape[:, 1] - 0.5) * scale], 1)
-    _draw_line(image, points, 3.2)
+    _draw_line(image, points, 7.0, _STOPS[2])
+    _draw_line(image, points, 3.4, _FIN_COLOUR)
     middle, reach = WIDTH // 2, int(0.15 * WIDTH)
     end = middle + int(reach * activation)
     image[height - 12 : height - 10, middle - reach : middle + reach] = _FIN_COLOUR * 0.25
@@ -57,7 +60,7 @@ def vorticity_and_fin(populations: np.ndarray, shape: np.ndarray, time_scale: fl
     return image.astype(np.uint8)
 
 
-def _draw_line(image: np.ndarray, points: np.ndarray, width: float) -> None:
+def _draw_line(image: np.ndarray, points: np.ndarray, width: float, colour: np.ndarray) -> None:
     """Blend an anti-aliased polyline, float [n, 2] in pixels (column, row), into the image."""
     margin = int(width) + 2
     x0, y0 = np.maximum(np.floor(points.min(0)).astype(int) - margin, 0)
@@ -72,4 +75,4 @@ def _draw_line(image: np.ndarray, points: np.ndarray, width: float) -> None:
         along = np.clip(((columns - ax) * (bx - ax) + (rows - ay) * (by - ay)) / length, 0, 1)
         distance = np.minimum(distance, np.hypot(columns - ax - along * (bx - ax), rows - ay - along * (by - ay)))
     cover = np.clip(width / 2 + 0.5 - distance, 0, 1)[..., None]
-    part[:] = part * (1 - cover) + _FIN_COLOUR * cover
+    part[:] = part * (1 - cover) + colour * cover
