@@ -28,11 +28,6 @@ from distrl.core.types import EnvRecipe
 SLOW = EnvRecipe("Pendulum-v1", delay={"kind": "lognormal", "median_s": 0.05, "sigma": 1.0})
 
 
-def scratch() -> str:
-    """A directory for the shared memory, in RAM where there is such a file system."""
-    return tempfile.mkdtemp(prefix="distrl-bench-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
-
-
 def drive(pool: ProcessPool, seconds: float) -> tuple[int, float]:
     """(steps, CPU seconds of this thread) of serving the pool with constant actions."""
     steps, begin, cpu = 0, time.monotonic(), time.thread_time()
@@ -44,9 +39,9 @@ def drive(pool: ProcessPool, seconds: float) -> tuple[int, float]:
     return steps, time.thread_time() - cpu
 
 
-def latency_us(seconds: float) -> tuple[float, float]:
+def latency_us(seconds: float, scratch: str) -> tuple[float, float]:
     """(median, 99th percentile) of a step's overhead in microseconds, one Pendulum-v1."""
-    pool = ProcessPool(EnvRecipe("Pendulum-v1"), 1, TrainingSeeds(0), scratch_dir=scratch())
+    pool = ProcessPool(EnvRecipe("Pendulum-v1"), 1, TrainingSeeds(0), scratch_dir=scratch)
     try:
         found, end = [], time.monotonic() + seconds
         _, requests, _ = pool.recv(5.0)
@@ -66,14 +61,21 @@ def latency_us(seconds: float) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Run and print."""
+    """Parse the arguments, measure, print."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--envs", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=3.0)
     options = parser.parse_args()
+    with tempfile.TemporaryDirectory(
+        prefix="distrl-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None
+    ) as scratch:
+        print(json.dumps(measure(options, scratch)))
 
+
+def measure(options: argparse.Namespace, scratch: str) -> dict[str, object]:
+    """All figures; ``scratch`` is a directory for the shared memory, in RAM where there is such a file system."""
     begin = time.monotonic()
-    pool = ProcessPool(SLOW, options.envs, TrainingSeeds(0), scratch_dir=scratch())
+    pool = ProcessPool(SLOW, options.envs, TrainingSeeds(0), scratch_dir=scratch)
     ready: set[int] = set()
     while len(ready) < options.envs:
         _, requests, _ = pool.recv(5.0)
@@ -88,12 +90,12 @@ def main() -> None:
     stats = pool.stats()
     pool.close()
 
-    fast = ProcessPool(EnvRecipe("Pendulum-v1"), options.envs, TrainingSeeds(0), scratch_dir=scratch())
+    fast = ProcessPool(EnvRecipe("Pendulum-v1"), options.envs, TrainingSeeds(0), scratch_dir=scratch)
     drive(fast, 0.5)
     steps, cpu = drive(fast, options.seconds)
     fast.close()
-    median, p99 = latency_us(options.seconds)
-    result = {
+    median, p99 = latency_us(options.seconds, scratch)
+    return {
         "envs": options.envs,
         "start_s": round(start_s, 3),
         "busy_slow_pendulum": round(stats.step_s / stats.lifetime_s, 4),
@@ -106,7 +108,6 @@ def main() -> None:
         "machine": platform.processor() or platform.machine(),
         "load": os.getloadavg()[0],
     }
-    print(json.dumps(result))
 
 
 if __name__ == "__main__":
