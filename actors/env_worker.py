@@ -59,22 +59,26 @@ class EnvWorker:
             self._sink.publish(fragment)
         return len(outcomes.rows)
 
-    def _act(self, requests: Requests) -> None:
-        rows, version = requests.rows, self.version
+    def _act(self, requests: Requests, send: bool = True) -> None:
+        rows, version = requests.rows, max(self.version, 0)  # before the first weights, no update is behind the actions
         state = {path: array[rows] for path, array in self._state.items()}
         for path, initial in self._initial_state.items():
             state[path][requests.is_first] = initial
         started = time.perf_counter()
         action, log_prob, next_state = self._policy.step(requests.observation, state, requests.is_first, requests.mask)
         self._inference_s += time.perf_counter() - started
-        self._pool.send(action, rows)
+        if send:
+            self._pool.send(action, rows)
         for path, array in next_state.items():
             self._state[path][rows] = array
         self._builder.requested(requests, action, log_prob, version, state)
 
-    def run(self, stop: threading.Event, pull_period_s: float) -> None:
-        """Until ``stop``: act, with weights pulled by a thread of its own; then publish what is open."""
-        while not self.pull():  # nothing to act with before the first publication
+    def run(self, stop: threading.Event, pull_period_s: float, wait_for_weights: bool) -> None:
+        """Until ``stop``: act, with weights pulled by a thread of its own; then publish what is open.
+
+        ``wait_for_weights``: do not begin before the first pull, even with a policy that can act untrained.
+        """
+        while not self.pull() and (wait_for_weights or not self._policy.ready):
             if stop.wait(0.02):
                 return
         puller = threading.Thread(target=self._pull_for_ever, args=(stop, pull_period_s), name="pull", daemon=True)
@@ -89,7 +93,11 @@ class EnvWorker:
             self.pull()
 
     def finish(self) -> None:
-        """Publish the steps that have finished; those in flight are abandoned (they were never produced)."""
+        """Publish every step that has finished; those under way are abandoned (they were never produced)."""
+        outcomes, requests = self._pool.halt()
+        self._builder.finished(outcomes, time.monotonic())
+        if len(requests.rows):
+            self._act(requests, send=False)  # writes the observations that the last steps bootstrap from
         self._builder.flush()
         for fragment in self._builder.take():
             self._sink.publish(fragment)

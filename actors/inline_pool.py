@@ -160,6 +160,12 @@ class InlinePool:
         self._actions[rows] = actions
         self._acting = sorted({*self._acting, *np.asarray(rows).tolist()})
 
+    def halt(self) -> tuple[Outcomes, Requests]:
+        """See the contract; steps happen in ``recv``, so none is under way."""
+        self._acting, self._to_reset = [], []
+        outcomes, requests, _ = self.recv(0.0)
+        return outcomes, requests
+
     def stats(self) -> PoolStats:
         """Totals up to now."""
         alive = self._made_at[self._made_at > 0]

@@ -105,6 +105,11 @@ class ProcessPool:
         self._shared.action[rows] = actions
         self._processes.go(rows.tolist())
 
+    def halt(self) -> tuple[Outcomes, Requests]:
+        """See the contract."""
+        batch = self._processes.halt()
+        return self._outcomes(batch), self._requests(batch)
+
     def stats(self) -> PoolStats:
         """Totals up to now; a step or reset in progress counts with the time that it has taken."""
         return self._final_stats or self._shared.stats(time.monotonic())

@@ -33,6 +33,7 @@ from distrl.envs.resolve import pickle_recipe
 MAX_FAILURES = 5  # failures in a row without a finished step, after which a row is retired
 CONSTRUCTION_TIMEOUT_S = 60.0  # at least; a constructor may import much and build a mesh
 _CLOSE_GRACE_S = 1.0
+_HALT_GRACE_S = 5.0  # for killed processes to be reaped
 _CHECK_PERIOD_S = 0.05
 _KILL_AFTER_S = 4.0  # a process that has reported a fault may close its environment; then it is killed
 _log = logging.getLogger(__name__)
@@ -148,6 +149,17 @@ class RowProcesses:
                 self._state[row] = _STEPPING
                 self._deadline[row] = deadline
                 self._tell(row, b"A")
+
+    def halt(self) -> Batch:
+        """Kill whatever computes; the batch of what had finished by then. Only ``close`` may follow."""
+        computing = [row for row, state in enumerate(self._state) if state in (_STARTING, _RESETTING, _STEPPING)]
+        for row in computing:
+            self.server.kill(self._ticket[row])
+        deadline = time.monotonic() + _HALT_GRACE_S
+        while any(self.pids[row] for row in computing) and time.monotonic() < deadline:
+            self._listen(_CHECK_PERIOD_S)
+        self._batch.faults = []  # they were killed by us
+        return self._batch
 
     def close(self) -> None:
         """End everything: environments that are idle may close by themselves for a moment, then all are killed."""

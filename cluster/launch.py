@@ -10,7 +10,7 @@ from typing import Any
 from distrl.core.config import RunConfig
 from distrl.core.errors import RunFailed
 from distrl.core.run_directory import RunDirectory
-from distrl.core.types import EnvSpec
+from distrl.core.types import EnvSpec, PolicySpec
 
 # What Ray and the numerical libraries read when their processes start: one thread each, no idle workers, no usage report.
 _ENVIRONMENT = {
@@ -47,7 +47,7 @@ def connect(config: RunConfig, address: str | None) -> None:
 
 
 def run_on_ray(
-    config: RunConfig, run: RunDirectory, spec: EnvSpec, *, inline: bool, show: Callable[[dict[str, Any]], None], stop: Callable[[], bool]
+    config: RunConfig, run: RunDirectory, spec: EnvSpec, policy: PolicySpec, *, inline: bool, show: Callable[[dict[str, Any]], None], stop: Callable[[], bool]
 ) -> dict[str, Any]:
     """Train until ``run.steps`` (or ``stop``) on the Ray that is connected; returns the summary.
 
@@ -60,7 +60,7 @@ def run_on_ray(
 
     gpus = 1.0 if config.learner.device != "cpu" and ray.cluster_resources().get("GPU", 0) >= 1 else 0.0
     name = f"supervisor-{run.id}"
-    actor = ray.remote(Supervisor).options(num_cpus=0, name=name).remote(config.model_dump(), str(run.path), spec, inline, gpus)
+    actor = ray.remote(Supervisor).options(num_cpus=0, name=name).remote(config.model_dump(), str(run.path), spec, policy, inline, gpus)
     ray.get(actor.begin.remote())
     stopping = False
     try:

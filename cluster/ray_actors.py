@@ -127,15 +127,15 @@ class EnvWorkerActor(_LoopActor):
         self._identity = {"worker": worker, "incarnation": incarnation}
         self._pool = components.build_training_pool(self._config, worker, incarnation, Path(scratch), inline=inline)
 
-    def start(self, policy: PolicySpec, learner: Any, server: Any) -> int:
-        """Begin to act, as soon as there are weights; returns the process id."""
+    def start(self, policy: PolicySpec, learner: Any, server: Any, wait_for_weights: bool) -> int:
+        """Begin to act, see ``EnvWorker.run``; returns the process id."""
         name = f"env worker {self._identity['worker']}"
         self._sink = RaySink(learner, self._config.actors.max_unacknowledged_mb * 1e6, name)
         self._source = RaySource(server)
         self._worker = components.build_worker(self._config, self._pool, policy, self._sink, self._source, timed=True, **self._identity)
 
         def body() -> None:
-            self._worker.run(self._stop, self._config.actors.pull_period_s)
+            self._worker.run(self._stop, self._config.actors.pull_period_s, wait_for_weights)
             self._sink.flush(timeout_s=60.0)
 
         self._begin(body)
@@ -179,9 +179,9 @@ class LearnerActor(_LoopActor):
         self._server = server
         self._learner.publish()
 
-    def ready(self) -> tuple[PolicySpec, dict[str, Any], list[str]]:
-        """The policy's recipe, the first report, and what the user should know about a resume."""
-        return self._learner.policy_spec(), self.report(), self._learner.notes
+    def ready(self) -> tuple[dict[str, Any], list[str]]:
+        """The first report, and what the user should know about a resume."""
+        return self.report(), self._learner.notes
 
     def start(self) -> int:
         """Begin to update; returns the process id."""

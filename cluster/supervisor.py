@@ -21,7 +21,8 @@ from distrl.cluster.recorder import Recorder
 from distrl.core.config import RunConfig
 from distrl.core.errors import DistrlError, RunFailed
 from distrl.core.run_directory import RunDirectory
-from distrl.core.types import EnvSpec
+from distrl.core.checkpoint import list_checkpoints
+from distrl.core.types import EnvSpec, PolicySpec
 
 _POLL_S = 0.5
 _RESTARTS_WITHOUT_STEP = 5  # of one env worker in a row, before the run gives up
@@ -34,11 +35,11 @@ class Supervisor:
     ``begin`` returns at once; ``status`` tells the driver how far the run is; ``stop`` ends it early, with a checkpoint.
     """
 
-    def __init__(self, config: dict[str, Any], directory: str, spec: EnvSpec, inline: bool, gpus: float):
+    def __init__(self, config: dict[str, Any], directory: str, spec: EnvSpec, policy: PolicySpec, inline: bool, gpus: float):
         self._config = RunConfig.validated(config)
         self._plain = config
         self._run = RunDirectory.open(Path(directory))
-        self._spec, self._inline, self._gpus = spec, inline, gpus
+        self._spec, self._policy, self._inline, self._gpus = spec, policy, inline, gpus
         self._scratch = self._run.scratch()
         self._recorder = Recorder(self._run.path, self._config.env.cores, max(self._config.evaluation.period // 10, 1))
         self._stop = threading.Event()
@@ -104,14 +105,17 @@ class Supervisor:
         for number in range(config.actors.env_workers):
             self._workers[number] = self._start_worker(number)
         self._evaluator = self._start_evaluator()
-        self._policy, first, notes = ray.get(self._learner.ready.remote())
+        fresh = not list_checkpoints(self._run.path / "checkpoints")  # then a policy that can act untrained need not wait
+        if fresh:
+            self._wire_workers(wait_for_weights=False)
+        first, notes = ray.get(self._learner.ready.remote())
         for note in notes:
             self._recorder.event("note", text=note)
         self._recorder.began(first)
         self._pids["learner"] = ray.get(self._learner.start.remote())
         self._pids["parameter_server"] = ray.get(self._server.ready.remote())
-        for number, (actor, incarnation) in list(self._workers.items()):
-            self._wire_worker(number, actor, incarnation)
+        if not fresh:
+            self._wire_workers(wait_for_weights=True)
         wired = self._evaluator.start.remote(self._policy, self._server, self._recorder.best_return)
         self._phase = "training"
         self._pids["evaluator"] = ray.get(wired)
@@ -222,9 +226,9 @@ class Supervisor:
         self._recorder.event("start", role="env_worker", worker=number, incarnation=incarnation)
         return actor, incarnation
 
-    def _wire_worker(self, number: int, actor: Any, incarnation: int) -> None:
-        actor.start.remote(self._policy, self._learner, self._server)
-        self._workers[number] = (actor, incarnation)
+    def _wire_workers(self, wait_for_weights: bool) -> None:
+        for actor, _ in self._workers.values():
+            actor.start.remote(self._policy, self._learner, self._server, wait_for_weights)
 
     def _replace_worker(self, number: int, cause: str) -> None:
         _, incarnation = self._workers[number]
@@ -232,9 +236,9 @@ class Supervisor:
         self._fruitless[number] = self._fruitless.get(number, 0) + 1
         if self._fruitless[number] > _RESTARTS_WITHOUT_STEP:
             raise RunFailed(f"env worker {number} died {self._fruitless[number]} times in a row without finishing a step: {cause}")
-        actor, new = self._start_worker(number)
+        actor, new = self._workers[number] = self._start_worker(number)
         self._recorder.event("restart", role="env_worker", worker=number, incarnation=new, cause=cause)
-        self._wire_worker(number, actor, new)
+        actor.start.remote(self._policy, self._learner, self._server, True)
 
     def _replace_server(self) -> None:
         self._server = self._start_server()

@@ -103,7 +103,7 @@ def train(
     from distrl.cluster.local import check_local, run_local
     from distrl.envs.describe import describe
 
-    components.algorithm_model(config)
+    algorithm = components.algorithm_model(config)
     if local:
         check_local(config)
     started = time.monotonic()
@@ -113,7 +113,8 @@ def train(
         raise ConfigError(f"{run.path} was trained on {run.facts['env_id']}, but the configuration names {config.env.id}: resume it with the former")
     try:
         if local:
-            spec, timing = describe(config.env.recipe()), None
+            spec = describe(config.env.recipe())
+            algorithm.policy_spec(spec)  # refuses spaces that the algorithm cannot handle
             run = run or RunDirectory.create(_new_directory(config), config)
             run.begin_session()
             show({"phase": "starting", "directory": str(run.path)})
@@ -125,11 +126,12 @@ def train(
                 described = background.submit(describe, config.env.recipe())
                 launch.connect(config, address)
                 spec = described.result()
+            policy = algorithm.policy_spec(spec)
             run = run or RunDirectory.create(_new_directory(config), config)
             run.begin_session()
             show({"phase": "starting", "directory": str(run.path)})
             timing = None
-            summary = launch.run_on_ray(config, run, spec, inline=_inline(config, timing), show=show, stop=ending.is_set)
+            summary = launch.run_on_ray(config, run, spec, policy, inline=_inline(config, timing), show=show, stop=ending.is_set)
     finally:
         if not (local or keep_ray or address is not None):
             _end_ray()

@@ -62,6 +62,11 @@ class SquashedGaussianPolicy:
         self._uniform_until_trained = uniform_until_trained
         self._loaded: tuple[list[tuple[np.ndarray, np.ndarray]], bool] | None = None
 
+    @property
+    def ready(self) -> bool:
+        """Whether it can act: with weights, or uniformly before the first ones."""
+        return self._loaded is not None or (self._uniform_until_trained and not self._deterministic)
+
     def load(self, weights: Weights) -> None:
         """``actor/<i>/weight`` float32 [in, out] and ``actor/<i>/bias`` float32 [out] of layer i, and ``trained``."""
         layers = [(weights[f"actor/{i}/weight"], weights[f"actor/{i}/bias"]) for i in range(self._num_layers)]
@@ -76,9 +81,9 @@ class SquashedGaussianPolicy:
         self, observation: Observation, state: Columns, is_first: np.ndarray, mask: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray, Columns]:
         """Actions [N, …] in the Box's units and dtype, log-probabilities float32 [N], and the empty state."""
-        if self._loaded is None:
+        if not self.ready:
             raise RuntimeError("the policy needs weights before its first step: call load")
-        layers, uniform = self._loaded
+        layers, uniform = self._loaded or ([], True)
         inputs = flatten(observation, self._paths)
         if uniform:
             scaled = self._rng.uniform(-1.0, 1.0, (len(inputs), self._half.size)).astype(np.float32)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from distrl.core.contracts import Algorithm
 from distrl.core.errors import ConfigError
-from distrl.core.types import EnvSpec, import_path
+from distrl.core.types import EnvSpec, PolicySpec, import_path
 
 #: Name → "module:Config". A user's own algorithm needs no entry: its import path is its name.
 ALGORITHMS: dict[str, str] = {
@@ -26,6 +26,14 @@ class AlgorithmConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     on_policy: ClassVar[bool] = False
+
+    def policy_spec(self, env_spec: EnvSpec) -> PolicySpec:
+        """The recipe of the policy that acts, without loading torch.
+
+        Raises:
+            ConfigError: it cannot handle the environment's spaces.
+        """
+        raise NotImplementedError
 
     def build(self, env_spec: EnvSpec, device: str = "cpu", seed: int = 0) -> Algorithm:
         """The algorithm with freshly initialised parameters.

@@ -47,6 +47,7 @@ class SAC:
 
     def __init__(self, config: Config, env_spec: EnvSpec, device: str = "cpu", seed: int = 0):
         self.config = config
+        self._env_spec = env_spec
         self.device = torch.device(device)
         self.updates = 0
         box = bounded_box(env_spec.action_space, "SAC")
@@ -125,16 +126,8 @@ class SAC:
         self.updates += 1
 
     def policy_spec(self) -> PolicySpec:
-        """Of ``policies.SquashedGaussianPolicy``."""
-        kwargs = {
-            "paths": self._paths,
-            "low": self._box.low.tolist(),
-            "high": self._box.high.tolist(),
-            "dtype": str(self._box.dtype),
-            "num_layers": len(self.config.hidden) + 1,
-            "uniform_until_trained": self.config.uniform_until_trained,
-        }
-        return PolicySpec("distrl.learners.policies:SquashedGaussianPolicy", kwargs)
+        """See ``Config.policy_spec``."""
+        return self.config.policy_spec(self._env_spec)
 
     def policy_weights(self) -> Weights:
         """``actor/<i>/weight`` float32 [in, out], ``actor/<i>/bias`` float32 [out], ``trained`` float32 []; one copy

@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from distrl.core.contracts import Algorithm
-from distrl.core.types import EnvSpec
+from distrl.core.types import EnvSpec, PolicySpec
 from distrl.learners.registry import AlgorithmConfig
+from distrl.learners.spaces import bounded_box, observation_leaves
 
 LearningRate = Annotated[float, Field(gt=0.0, le=1.0)]
 
@@ -58,6 +59,19 @@ class Config(AlgorithmConfig):
     uniform_until_trained: bool = Field(
         default=True, description="Act uniformly at random until the first update; off acts with the untrained network."
     )
+
+    def policy_spec(self, env_spec: EnvSpec) -> PolicySpec:
+        """See ``AlgorithmConfig.policy_spec``."""
+        box = bounded_box(env_spec.action_space, "SAC")
+        kwargs = {
+            "paths": tuple(observation_leaves(env_spec.observation_space)),
+            "low": box.low.tolist(),
+            "high": box.high.tolist(),
+            "dtype": str(box.dtype),
+            "num_layers": len(self.hidden) + 1,
+            "uniform_until_trained": self.uniform_until_trained,
+        }
+        return PolicySpec("distrl.learners.policies:SquashedGaussianPolicy", kwargs)
 
     def build(self, env_spec: EnvSpec, device: str = "cpu", seed: int = 0) -> Algorithm:
         """See ``AlgorithmConfig.build``."""

@@ -84,6 +84,12 @@ class EnvPool(Protocol):
 
     def send(self, actions: np.ndarray, rows: np.ndarray) -> None: ...
 
+    def halt(self) -> tuple[Outcomes, Requests]:
+        """Stop computing, at once: steps under way are abandoned (they were never produced), what had finished is returned.
+
+        Only ``stats`` and ``close`` may follow.
+        """
+
     def stats(self) -> PoolStats: ...
 
     def close(self) -> None: ...
@@ -132,6 +138,8 @@ class Policy(Protocol):
         action, log_prob, state = policy.step(observation, state, is_first, mask)
     """
 
+    ready: bool  # whether ``step`` may be called: weights are loaded, or none are needed yet
+
     def load(self, weights: Weights) -> None:
         """Take new weights; atomic for a ``step`` in another thread."""
 
@@ -157,7 +165,8 @@ class Algorithm(Protocol):
 
     def apply(self, gradients: Any) -> None: ...
 
-    def policy_spec(self) -> PolicySpec: ...
+    def policy_spec(self) -> PolicySpec:
+        """The recipe of the policy that ``policy_weights`` belong to."""
 
     def policy_weights(self) -> Weights:
         """What the policy of ``policy_spec`` loads; fresh host arrays that later updates leave alone."""

@@ -154,3 +154,20 @@ def test_old_fragments_are_closed_so_that_a_slow_environment_delays_nobody():
         worker.run_once(0.0)
     assert max(fragment.num_steps for fragment in sink.fragments) <= 2
     worker.close()
+
+
+def test_what_had_finished_when_the_worker_stops_is_published_and_nothing_else_was_produced(tmp_path):
+    from distrl.actors.process_pool import ProcessPool
+
+    recipe = EnvRecipe("tests.fakes.environments:Scripted", {"step_s": 0.01})
+    for _ in range(3):  # steps end at any moment of the stop
+        pool = ProcessPool(recipe, 4, TrainingSeeds(run_seed=5), scratch_dir=str(tmp_path))
+        sink = Recorded()
+        worker = build_env_worker(pool, Counting(), sink, OneVersion(), fragment_steps=50, fragment_max_age_s=10.0)
+        worker.pull()
+        for _ in range(100):
+            worker.run_once(1.0)
+        worker.finish()
+        published = sum(fragment.num_transitions for fragment in sink.fragments)
+        assert published == worker.report()["produced"] >= 100
+        worker.close()

@@ -243,8 +243,13 @@ def test_density_is_finite_where_tanh_saturates():
 def test_uniform_until_trained():
     algorithm = SAC(Config(hidden=(8,)), env_spec())
     policy = algorithm.policy_spec().build(seed=1)
+    assert policy.ready  # before the first weights as with untrained ones
+    first, _, _ = policy.step({"array": np.zeros((1, 3), "f4")}, {}, np.ones(1, bool), None)
+    assert first.shape == (1, 2)
+    greedy = algorithm.policy_spec().build(seed=1, deterministic=True)
+    assert not greedy.ready
     with pytest.raises(RuntimeError, match="needs weights"):
-        policy.step({"array": np.zeros((1, 3), "f4")}, {}, np.ones(1, bool), None)
+        greedy.step({"array": np.zeros((1, 3), "f4")}, {}, np.ones(1, bool), None)
     policy.load(algorithm.policy_weights())
     action, log_prob, _ = policy.step({"array": np.zeros((4000, 3), "f4")}, {}, np.ones(4000, bool), None)
     np.testing.assert_allclose(log_prob, -math.log(4 * 10), rtol=1e-6)
