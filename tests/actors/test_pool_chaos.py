@@ -67,3 +67,17 @@ class _Muted:
 
     def send(self, actions, rows):
         pass
+
+
+def test_halt_keeps_what_had_finished_and_abandons_the_rest(tmp_path):
+    recipe = EnvRecipe("Pendulum-v1", delay={"kind": "lognormal", "median_s": 0.01, "sigma": 1.0})
+    pool = ProcessPool(recipe, 4, TrainingSeeds(0), scratch_dir=str(tmp_path))
+    try:
+        driver = Driver(pool)
+        driver.run(50)
+        time.sleep(0.02)  # some have finished by now and wait to be heard, some still compute
+        outcomes, _ = pool.halt()
+        assert pool.stats().produced == driver.num_steps + len(outcomes.rows)
+        assert len(set(outcomes.rows.tolist())) == len(outcomes.rows)
+    finally:
+        pool.close()

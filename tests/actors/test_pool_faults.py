@@ -27,6 +27,11 @@ def make_pool(kind, kwargs, tmp_path, seeds, num_envs=2, step_timeout_s=10.0):
     return ProcessPool(recipe, num_envs, seeds, scratch_dir=str(tmp_path), step_timeout_s=step_timeout_s)
 
 
+def timeout_for(mode):
+    """Short only where a hang is awaited: on a busy machine any process may stand still for a while."""
+    return 0.5 if mode.startswith("hang") else 10.0
+
+
 # Environment 0 runs seeds 2, 4, … (bad with modulus 2) and environment 1 odd ones (good).
 ONE_BAD = FixedSeeds((2, 3, 4, 5), 2)
 
@@ -36,7 +41,7 @@ CASES = {
     "exit": ("crash", "exit code 9", ""),
     "kill": ("crash", "signal 9, SIGKILL", ""),
     "segv": ("crash", "signal 11, SIGSEGV", ""),
-    "hang": ("hang", "step must return within 0.3 s", ""),
+    "hang": ("hang", "step must return within 0.5 s", ""),
     "nan": ("protocol", "step must return an observation with finite numbers; it returned nan at flat index 1", ""),
     "shape": ("protocol", "shape (2,); it returned shape (2, 1)", ""),
     "dtype": ("protocol", "dtype float32; it returned dtype <U1", ""),
@@ -58,7 +63,7 @@ NOT_INLINE = ("exit", "kill", "segv", "hang", "sys_exit")  # would end or block 
 def test_step_faults(kind, mode, tmp_path):
     fault_kind, text, place = CASES[mode]
     kwargs = {"mode": mode, "after": 3, "bad_modulus": 2}
-    pool = make_pool(kind, kwargs, tmp_path, ONE_BAD, step_timeout_s=0.3)
+    pool = make_pool(kind, kwargs, tmp_path, ONE_BAD, step_timeout_s=timeout_for(mode))
     try:
         driver = Driver(pool)
         driver.until(lambda: len(driver.faults) >= 2)
@@ -85,13 +90,13 @@ def test_step_faults(kind, mode, tmp_path):
     ("mode", "kind", "text"),
     [
         ("raise_reset", "error", "reset raised ValueError: the restart file is empty"),
-        ("hang_reset", "hang", "reset must return within 0.2 s"),
+        ("hang_reset", "hang", "reset must return within 0.5 s"),
         ("shape_reset", "protocol", "reset must return an observation with shape (2,); it returned shape (3,)"),
         ("no_info", "protocol", "reset must return (observation, info dict)"),
     ],
 )
 def test_row_that_always_fails_in_reset_is_retired(mode, kind, text, tmp_path):
-    pool = make_pool("process", {"mode": mode, "bad_modulus": 2}, tmp_path, ONE_BAD, step_timeout_s=0.2)
+    pool = make_pool("process", {"mode": mode, "bad_modulus": 2}, tmp_path, ONE_BAD, step_timeout_s=timeout_for(mode))
     try:
         driver = Driver(pool)
         driver.until(lambda: len(driver.faults) >= MAX_FAILURES)
