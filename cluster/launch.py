@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from distrl.core.config import RunConfig
@@ -31,19 +34,36 @@ def connect(config: RunConfig, address: str | None) -> None:
     if ray.is_initialized():
         return
     if address is not None:
-        ray.init(address=address, namespace="distrl", runtime_env={"working_dir": os.getcwd(), "excludes": ["runs/", ".venv/", ".git/"]}, log_to_driver=True)
+        with _signal_handlers_kept():
+            ray.init(address=address, namespace="distrl", runtime_env={"working_dir": os.getcwd(), "excludes": ["runs/", ".venv/", ".git/"]}, log_to_driver=True)
         return
     # Logical CPUs: on one machine environments may outnumber the cores; the operating system shares them out.
     cpus = config.actors.env_workers * config.actors.envs_per_worker * config.env.cores
-    ray.init(
-        address="local",
-        namespace="distrl",
-        num_cpus=max(int(cpus + 0.999), os.cpu_count() or 1),
-        include_dashboard=False,
-        object_store_memory=256 << 20,
-        log_to_driver=True,
-        logging_level="warning",
-    )
+    with _signal_handlers_kept():
+        ray.init(
+            address="local",
+            namespace="distrl",
+            num_cpus=max(int(cpus + 0.999), os.cpu_count() or 1),
+            include_dashboard=False,
+            object_store_memory=256 << 20,
+            log_to_driver=True,
+            logging_level="warning",
+        )
+
+
+@contextlib.contextmanager
+def _signal_handlers_kept() -> Iterator[None]:
+    """``ray.init`` puts its own SIGTERM handler in place of the caller's, which would end a run without its checkpoint."""
+    if threading.current_thread() is not threading.main_thread():  # then neither Ray nor we may set one
+        yield
+        return
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            if handler not in (None, signal.SIG_DFL):  # without one of the caller's, Ray's is better than dying on the spot
+                signal.signal(number, handler)
 
 
 def run_on_ray(
