@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 export WANDB_ERROR_REPORTING ?= false
 
-.PHONY: help train test check format lint types bench install install-dev clean
+.PHONY: help train test check format lint types bench peers install install-dev clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
@@ -33,7 +33,7 @@ lint: install-dev
 types: install-dev
 	$(BIN)/mypy
 
-bench: install-dev  ## every benchmark of this machine, one JSON line each
+bench: install-dev peers  ## every benchmark of this machine, one JSON line each
 	@for script in benchmarks/pool.py benchmarks/fluids.py benchmarks/slow_envs.py; do $(BIN)/python $$script || exit 1; done
 	@$(BIN)/python -m distrl.learners.bench
 
@@ -54,6 +54,12 @@ $(STAMP): pyproject.toml $(VENV)/constraints.txt
 
 $(DEV_STAMP): $(STAMP)
 	$(PIP) install -q -c $(VENV)/constraints.txt -e '.[dev]'
+	@touch $@
+
+peers: $(VENV)-peers/.installed  ## the peers that benchmarks compare with, in an environment of their own
+$(VENV)-peers/.installed: $(VENV)/constraints.txt
+	$(PYTHON) -m venv $(VENV)-peers
+	$(VENV)-peers/bin/python -m pip --disable-pip-version-check install -q -c $(VENV)/constraints.txt torch stable-baselines3==2.9.2
 	@touch $@
 
 clean:  ## remove the environment and caches, never runs

@@ -8,6 +8,7 @@ from typing import Any
 
 from distrl.actors.fragment_builder import FragmentBuilder
 from distrl.core.contracts import EnvPool, FragmentSink, Policy, Requests, WeightsSource
+from distrl.core.spaces import action_leaf, observation_leaves
 from distrl.core.types import Columns
 
 
@@ -139,8 +140,6 @@ def build_env_worker(
     incarnation: int = 0,
 ) -> EnvWorker:
     """An env worker over a pool, with the builder that suits the pool's hosting."""
-    from distrl.envs.checks import action_leaf, observation_leaves
-
     leaves = observation_leaves(pool.spec.observation_space)
     action = action_leaf(pool.spec.action_space)
     builder = FragmentBuilder(

@@ -33,18 +33,10 @@ import numpy as np
 from distrl.actors.shared_rows import RowLayout, SharedRows
 from distrl.core.errors import ConfigError, EnvironmentFault
 from distrl.core.seeds import EpisodeSeeds
+from distrl.core.spaces import action_leaf, leaves, observation_leaves
 from distrl.core.types import EnvRecipe, EnvSpec
 from distrl.envs import resolve
-from distrl.envs.checks import (
-    action_leaf,
-    describe_exception,
-    leaves,
-    observation_leaves,
-    plain_scalars,
-    unpack_reset,
-    unpack_step,
-    write_observation,
-)
+from distrl.envs.checks import describe_exception, plain_scalars, unpack_reset, unpack_step, write_observation
 
 #: Files whose frames are never the cause of an environment's exception.
 HOST_FILES = ("actors/environment_process.py", "actors/inline_pool.py", "envs/resolve.py", "envs/delay.py")

@@ -17,18 +17,10 @@ from distrl.actors.environment_process import HOST_FILES, core_seconds
 from distrl.core.contracts import Fault, Outcomes, PoolStats, Requests
 from distrl.core.errors import ConfigError, EnvironmentFault
 from distrl.core.seeds import EpisodeSeeds
+from distrl.core.spaces import action_leaf, empty_observation, leaves
 from distrl.core.types import EnvRecipe, EnvSpec
 from distrl.envs import resolve
-from distrl.envs.checks import (
-    action_leaf,
-    describe_exception,
-    empty_observation,
-    leaves,
-    plain_scalars,
-    unpack_reset,
-    unpack_step,
-    write_observation,
-)
+from distrl.envs.checks import describe_exception, plain_scalars, unpack_reset, unpack_step, write_observation
 
 MAX_FAILURES = 5  # failures in a row without a finished step, after which a row is retired
 

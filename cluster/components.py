@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from distrl.core.checkpoint import save_checkpoint
 from distrl.core.config import RunConfig, explain
 from distrl.core.contracts import EnvPool, FragmentSink, WeightsSource
-from distrl.core.checkpoint import save_checkpoint
 from distrl.core.errors import ConfigError
 from distrl.core.policy_file import policy_files
 from distrl.core.seeds import EpisodeSeeds, FixedSeeds, TrainingSeeds

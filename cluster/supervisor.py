@@ -18,10 +18,10 @@ import ray
 
 from distrl.cluster.ray_actors import EnvWorkerActor, EvaluatorActor, LearnerActor, ParameterServerActor
 from distrl.cluster.recorder import Recorder
+from distrl.core.checkpoint import list_checkpoints
 from distrl.core.config import RunConfig
 from distrl.core.errors import DistrlError, RunFailed
 from distrl.core.run_directory import RunDirectory
-from distrl.core.checkpoint import list_checkpoints
 from distrl.core.types import EnvSpec, PolicySpec
 
 _POLL_S = 0.5

@@ -22,6 +22,8 @@ from distrl.core.policy_file import read_policy
 from distrl.core.run_directory import RunDirectory
 from distrl.core.types import ARRAY, Observation
 
+_INLINE_BELOW_S = 2e-4  # a step in a process of its own costs about as much in messages
+
 Show = Callable[[dict[str, Any]], None]
 
 
@@ -101,7 +103,7 @@ def train(
     from distrl import results
     from distrl.cluster import components
     from distrl.cluster.local import check_local, run_local
-    from distrl.envs.describe import describe
+    from distrl.envs.describe import try_environment
 
     algorithm = components.algorithm_model(config)
     if local:
@@ -113,7 +115,7 @@ def train(
         raise ConfigError(f"{run.path} was trained on {run.facts['env_id']}, but the configuration names {config.env.id}: resume it with the former")
     try:
         if local:
-            spec = describe(config.env.recipe())
+            spec = try_environment(config.env.recipe()).spec
             algorithm.policy_spec(spec)  # refuses spaces that the algorithm cannot handle
             run = run or RunDirectory.create(_new_directory(config), config)
             run.begin_session()
@@ -123,15 +125,15 @@ def train(
             from distrl.cluster import launch
 
             with ThreadPoolExecutor(1) as background:  # the environment is tried while Ray starts
-                described = background.submit(describe, config.env.recipe())
+                tried = background.submit(try_environment, config.env.recipe())
                 launch.connect(config, address)
-                spec = described.result()
+                trial = tried.result()
+            spec = trial.spec
             policy = algorithm.policy_spec(spec)
             run = run or RunDirectory.create(_new_directory(config), config)
             run.begin_session()
             show({"phase": "starting", "directory": str(run.path)})
-            timing = None
-            summary = launch.run_on_ray(config, run, spec, policy, inline=_inline(config, timing), show=show, stop=ending.is_set)
+            summary = launch.run_on_ray(config, run, spec, policy, inline=_inline(config, trial.step_s), show=show, stop=ending.is_set)
     finally:
         if not (local or keep_ray or address is not None):
             _end_ray()
@@ -150,7 +152,10 @@ def train(
     return RunResult(run.path, summary)
 
 
-def _inline(config: RunConfig, timing: Any) -> bool:
+def _inline(config: RunConfig, step_s: float | None) -> bool:
+    """Whether environments live in the env worker's process: ``env.hosting``, or by the measured step where that is auto."""
+    if config.env.hosting == "auto":
+        return step_s is not None and step_s < _INLINE_BELOW_S
     return config.env.hosting == "inline"
 
 

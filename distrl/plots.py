@@ -61,8 +61,7 @@ def film(run: RunDirectory, config: RunConfig, path: Path, seed: int | None = No
 
     from distrl.api import load_policy
     from distrl.cluster import components
-    from distrl.envs.offers import renderable
-    from distrl.envs.resolve import make
+    from distrl.envs.resolve import make, renderable
 
     recipe = renderable(config.env.recipe())
     if recipe is None:

@@ -70,7 +70,7 @@ def _row(results: list[Any]) -> dict[str, Any]:
 
 def baseline_module(config: RunConfig) -> Any:
     """The module of open-loop controllers that the environment's class names, or None."""
-    from distrl.envs.offers import baseline_of
+    from distrl.envs.resolve import baseline_of
 
     name = baseline_of(config.env.id)
     return importlib.import_module(name) if name else None

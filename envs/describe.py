@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 
 from distrl.core.errors import ConfigError, DistrlError, EnvironmentFault
+from distrl.core.spaces import action_leaf, leaves
 from distrl.core.types import EnvRecipe, EnvSpec
-from distrl.envs.checks import action_leaf, describe_exception, leaves, unpack_reset, unpack_step, write_observation
+from distrl.envs.checks import describe_exception, unpack_reset, unpack_step, write_observation
 from distrl.envs.light_process import TREE, describe_exit, die_with_parent, kill_tree, light_command, light_environment
 from distrl.envs.resolve import make, pickle_recipe, spec_of
 

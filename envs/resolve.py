@@ -6,6 +6,7 @@ registration needed). What cannot be made is a ConfigError with one sentence tha
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 import inspect
@@ -133,6 +134,14 @@ def _seconds(value: Any) -> float | None:
     elif not isinstance(value, (int, float)):
         value = getattr(value, "seconds_per_step", None)
     return float(value) if isinstance(value, (int, float)) else None
+
+
+def renderable(recipe: EnvRecipe) -> EnvRecipe | None:
+    """The recipe with ``render_mode="rgb_array"``; None where the class does not render rgb arrays."""
+    metadata = getattr(constructor_of(recipe.id), "metadata", None) or {}
+    if "rgb_array" not in metadata.get("render_modes", ()):
+        return None
+    return dataclasses.replace(recipe, kwargs={**recipe.kwargs, "render_mode": "rgb_array"})
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from distrl.core.checkpoint import load_latest, prune_checkpoints, save_checkpoi
 from distrl.core.contracts import Algorithm
 from distrl.core.errors import StorageError
 from distrl.core.experience_log import ExperienceLog, read_log
-from distrl.core.policy_file import policy_files
 from distrl.core.limiter import SamplesPerInsert
+from distrl.core.policy_file import policy_files
 from distrl.core.staleness import StalenessHistogram
 from distrl.core.types import EnvSpec, Fragment, PolicySpec, Weights
 from distrl.learners.randomness import sample_generator, update_generator

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import gymnasium
 import numpy as np
 
 from distrl.core.errors import ConfigError
-from distrl.core.types import ARRAY, ArraySpec, Observation
+from distrl.core.spaces import leaves
+from distrl.core.types import ArraySpec, Observation
 
 
 def observation_leaves(space: gymnasium.Space) -> dict[str, ArraySpec]:
@@ -18,31 +18,19 @@ def observation_leaves(space: gymnasium.Space) -> dict[str, ArraySpec]:
     Raises:
         ConfigError: a leaf that is not a Box of floats.
     """
-    leaves: dict[str, ArraySpec] = {}
-
-    def walk(part: gymnasium.Space, path: str) -> None:
-        children: Iterable[tuple[Any, gymnasium.Space]] = ()
-        if isinstance(part, gymnasium.spaces.Dict):
-            children = part.spaces.items()
-        elif isinstance(part, gymnasium.spaces.Tuple):
-            children = enumerate(part.spaces)
-        elif not isinstance(part, gymnasium.spaces.Box) or not np.issubdtype(part.dtype, np.floating):
+    found = leaves(space)
+    for leaf in found:
+        if not isinstance(leaf.space, gymnasium.spaces.Box) or not np.issubdtype(leaf.space.dtype, np.floating):
             raise ConfigError(
-                f"MLP networks need observations that are Boxes of floats; {path or 'the observation'} is {part}: "
+                f"MLP networks need observations that are Boxes of floats; {leaf.path!r} is {leaf.space}: "
                 "flatten or scale it in a wrapper"
             )
-        else:
-            leaves[path or ARRAY] = ArraySpec(part.shape, str(part.dtype))
-        for name, child in children:
-            walk(child, f"{path}/{name}" if path else str(name))
-
-    walk(space, "")
-    return dict(sorted(leaves.items()))
+    return {leaf.path: leaf.spec for leaf in sorted(found, key=lambda leaf: leaf.path)}
 
 
-def flat_size(leaves: Mapping[str, ArraySpec]) -> int:
+def flat_size(specs: Mapping[str, ArraySpec]) -> int:
     """Numbers in one flattened observation."""
-    return sum(int(np.prod(spec.shape)) for spec in leaves.values())
+    return sum(int(np.prod(spec.shape)) for spec in specs.values())
 
 
 def flatten(observation: Observation, paths: Iterable[str]) -> np.ndarray:

@@ -9,8 +9,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import tempfile
 import time
 import uuid
@@ -20,6 +22,13 @@ from typing import Any
 from distrl.core.config import RunConfig, to_toml
 from distrl.core.errors import ConfigError, StorageError
 from distrl.core.metrics import write_json
+
+_OWNER = "owner"  # file in a scratch folder: process id of the driver
+
+
+def _scratch_base() -> Path:
+    memory = Path("/dev/shm")
+    return memory if os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
 
 
 class RunDirectory:
@@ -75,7 +84,13 @@ class RunDirectory:
         return RunConfig.load(self.path / "config.toml")
 
     def begin_session(self) -> int:
-        """Counts a start or a resume; returns its number, from 0."""
+        """Counts a start or a resume; returns its number, from 0. Removes what killed runs have left in shared memory."""
+        for folder in _scratch_base().glob("distrl-*"):
+            with contextlib.suppress(OSError, ValueError):
+                if not Path(f"/proc/{int((folder / _OWNER).read_text())}").exists():
+                    shutil.rmtree(folder)
+        self.scratch().mkdir(parents=True, exist_ok=True)
+        (self.scratch() / _OWNER).write_text(str(os.getpid()))
         self.facts["sessions"] += 1
         self._save()
         return self.facts["sessions"] - 1
@@ -88,9 +103,7 @@ class RunDirectory:
 
     def scratch(self) -> Path:
         """Node-local folder of this run for shared memory and counters; in memory where the system offers that."""
-        memory = Path("/dev/shm")
-        base = memory if os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
-        return base / f"distrl-{self.id}"
+        return _scratch_base() / f"distrl-{self.id}"
 
     def _save(self) -> None:
         write_json(self.path / "run.json", self.facts)

@@ -7,15 +7,9 @@ import pytest
 from gymnasium import spaces
 
 from distrl.core.errors import ConfigError, EnvironmentFault
+from distrl.core.spaces import action_leaf, observation_leaves
 from distrl.core.types import ARRAY, ArraySpec
-from distrl.envs.checks import (
-    action_leaf,
-    describe_exception,
-    flatten_observation,
-    observation_leaves,
-    plain_scalars,
-    unpack_step,
-)
+from distrl.envs.checks import describe_exception, flatten_observation, plain_scalars, unpack_step
 
 F32 = spaces.Box(-1, 1, (2,), np.float32)
 U8 = spaces.Box(0, 255, (2,), np.uint8)
