@@ -313,7 +313,7 @@ def test_dict_observations_and_matrix_actions():
         (env_spec(action=gymnasium.spaces.Discrete(3)), "continuous action space"),
         (env_spec(action=Box(-np.inf, np.inf, (2,))), "finite"),
         (env_spec(observation=Box(0, 255, (8, 8, 3), np.uint8)), "Boxes of floats"),
-        (env_spec(observation=gymnasium.spaces.Dict({"x": gymnasium.spaces.Discrete(3)})), "x is Discrete"),
+        (env_spec(observation=gymnasium.spaces.Dict({"x": gymnasium.spaces.Discrete(3)})), "'x' is Discrete"),
     ],
 )
 def test_spaces_that_sac_cannot_handle_are_refused(spec, words):
