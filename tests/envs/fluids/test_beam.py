@@ -105,7 +105,7 @@ def test_in_vacuum_the_energy_budget_closes(theta: float) -> None:
 
 
 def test_the_schemes_loss_is_small_and_falls_with_the_time_step() -> None:
-    """At theta = 0.6: under 6 % of the net work in vacuum (in the fluid 0.3 %), halved with the time step."""
+    """At theta = 0.6: under 6 % of the net work in vacuum (in the fluid 0.1 %), halved with the time step."""
     share = []
     for speed in (0.05, 0.025):
         seen = _driven(speed, 0.6)
