@@ -8,6 +8,7 @@ next fragment and its observation the bootstrap row of this one, so a fragment c
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -46,7 +47,7 @@ class FragmentBuilder:
         """
         rows, slots = len(env_index), max_steps + 1
         self._max_steps, self._max_age_s, self._grouped = max_steps, max_age_s, grouped
-        self._origin = {"worker": worker, "incarnation": incarnation}
+        self._origin: dict[str, Any] = {"worker": worker, "incarnation": incarnation}
         self._indices = {"env_index": np.asarray(env_index, np.int32), "agent_index": np.asarray(agent_index, np.int32)}
         # impossible values, so that a slot that was never written shows
         self._columns: Columns = {

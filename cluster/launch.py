@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import threading
@@ -47,7 +48,7 @@ def connect(config: RunConfig, address: str | None) -> None:
             include_dashboard=False,
             object_store_memory=256 << 20,
             log_to_driver=True,
-            logging_level="warning",
+            logging_level=logging.WARNING,
         )
 
 
@@ -76,17 +77,18 @@ def run_on_ray(
     """
     import ray
 
+    from distrl.cluster.ray_actors import start_actor
     from distrl.cluster.supervisor import Supervisor
 
     gpus = 1.0 if config.learner.device != "cpu" and ray.cluster_resources().get("GPU", 0) >= 1 else 0.0
     name = f"supervisor-{run.id}"
-    actor = ray.remote(Supervisor).options(num_cpus=0, name=name).remote(config.model_dump(), str(run.path), spec, policy, inline, gpus)
+    actor = start_actor(Supervisor, config.model_dump(), str(run.path), spec, policy, inline, gpus, name=name)
     ray.get(actor.begin.remote())
     stopping = False
     try:
         while True:
             try:
-                status = ray.get(actor.status.remote())
+                status: dict[str, Any] = ray.get(actor.status.remote())
             except ray.exceptions.RayActorError as error:
                 raise RunFailed(f"the supervisor died: {str(error).splitlines()[0]}. Continue with --resume {run.path}") from None
             if status["phase"] == "failed":

@@ -92,6 +92,12 @@ class RaySink:
             self._bytes -= size
 
 
+def start_actor(kind: type, *arguments: Any, **options: Any) -> Any:
+    """A Ray actor of a plain class. Ray never restarts one: the supervisor does."""
+    remote: Any = ray.remote(kind)
+    return remote.options(max_restarts=0, **{"num_cpus": 0, **options}).remote(*arguments)
+
+
 def _whereabouts() -> dict[str, Any]:
     return {"pid": os.getpid(), "gpu_ids": ray.get_gpu_ids()}
 

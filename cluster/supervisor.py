@@ -16,7 +16,7 @@ from typing import Any
 
 import ray
 
-from distrl.cluster.ray_actors import EnvWorkerActor, EvaluatorActor, LearnerActor, ParameterServerActor
+from distrl.cluster.ray_actors import EnvWorkerActor, EvaluatorActor, LearnerActor, ParameterServerActor, start_actor
 from distrl.cluster.recorder import Recorder
 from distrl.core.checkpoint import list_checkpoints
 from distrl.core.config import RunConfig
@@ -101,7 +101,9 @@ class Supervisor:
     def _execute(self) -> None:
         config = self._config
         self._server = self._start_server()
-        self._learner = ray.remote(LearnerActor).options(num_cpus=0, num_gpus=self._gpus).remote(self._plain, self._spec, str(self._run.path), self._server)
+        self._learner = start_actor(
+            LearnerActor, self._plain, self._spec, str(self._run.path), self._server, num_gpus=self._gpus
+        )
         for number in range(config.actors.env_workers):
             self._workers[number] = self._start_worker(number)
         self._evaluator = self._start_evaluator()
@@ -214,15 +216,17 @@ class Supervisor:
     # -- starting and restarting ---------------------------------------------------------------------------------------------
 
     def _start_server(self) -> Any:
-        return ray.remote(ParameterServerActor).options(num_cpus=0).remote()
+        return start_actor(ParameterServerActor)
 
     def _start_evaluator(self) -> Any:
-        return ray.remote(EvaluatorActor).options(num_cpus=0).remote(self._plain, str(self._run.path), str(self._scratch), self._inline)
+        return start_actor(EvaluatorActor, self._plain, str(self._run.path), str(self._scratch), self._inline)
 
     def _start_worker(self, number: int) -> tuple[Any, int]:
         incarnation = self._run.next_incarnation()
         cpus = self._config.actors.envs_per_worker * self._config.env.cores
-        actor = ray.remote(EnvWorkerActor).options(num_cpus=cpus).remote(self._plain, number, incarnation, str(self._scratch), self._inline)
+        actor = start_actor(
+            EnvWorkerActor, self._plain, number, incarnation, str(self._scratch), self._inline, num_cpus=cpus
+        )
         self._recorder.event("start", role="env_worker", worker=number, incarnation=incarnation)
         return actor, incarnation
 

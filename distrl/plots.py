@@ -69,7 +69,8 @@ def film(run: RunDirectory, config: RunConfig, path: Path, seed: int | None = No
     policy, env = load_policy(run.path), make(recipe)
     try:
         observation, _ = env.reset(seed=components.TEST_SEEDS if seed is None else seed)
-        frames, over = [_even(env.render())], False
+        frames: list[Any] = [_even(env.render())]
+        over = False
         while not over and len(frames) < max_frames:
             observation, _, terminated, truncated, _ = env.step(policy.act(observation))
             over = bool(terminated or truncated)

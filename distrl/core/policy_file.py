@@ -18,7 +18,8 @@ def policy_files(weights: Weights, spec: PolicySpec) -> dict[str, bytes]:
     """File name → content, without pickled code."""
     buffer = io.BytesIO()
     # members of a zip file must not look like folders
-    np.savez(buffer, **{name.replace("/", "|"): array for name, array in weights.items()})
+    members: dict[str, Any] = {name.replace("/", "|"): array for name, array in weights.items()}
+    np.savez(buffer, **members)
     recipe = {"factory": spec.factory, "kwargs": plain(dict(spec.kwargs))}
     return {_WEIGHTS: buffer.getvalue(), _RECIPE: json.dumps(recipe).encode()}
 

@@ -128,6 +128,14 @@ class FinRay(gym.Env[np.ndarray, np.ndarray]):
         self._cycle = np.zeros(5)  # the same, averaged with a memory of one cycle
         self._observation = np.zeros(len(OBSERVATION_NAMES), np.float32)
 
+    @staticmethod
+    def preload() -> None:
+        """Load every kernel before environment processes are forked, so that they share the code instead of each its own."""
+        env = FinRay(fidelity="smoke")
+        env.reset(seed=0)
+        env.step(np.zeros(1, np.float32))
+        env.close()
+
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
