@@ -1,4 +1,6 @@
-"""The one loop over any pool: rows that are ready go through the policy and back, finished steps become fragments and are published."""
+"""The one loop over any pool: rows that are ready go through the policy and back, finished steps become fragments and
+are published.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,9 @@ from distrl.core.types import Columns
 class EnvWorker:
     """Keeps every environment of a pool busy.
 
-    One round (``run_once``): receive whatever is ready, one inference for all rows that want an action, send the actions, then do the
-    bookkeeping while the environments compute. Weights are pulled elsewhere (``pull``), never between a row's outcome and its next
-    action; a worker whose parameter server is away acts on with what it has.
+    One round (``run_once``): receive whatever is ready, one inference for all rows that want an action, send the
+    actions, then do the bookkeeping while the environments compute. Weights are pulled elsewhere (``pull``), never
+    between a row's outcome and its next action; a worker whose parameter server is away acts on with what it has.
     """
 
     def __init__(
@@ -154,4 +156,3 @@ def build_env_worker(
         incarnation=incarnation,
     )
     return EnvWorker(pool, policy, builder, sink, source)
-

@@ -39,7 +39,7 @@ class EpisodeRunner:
     def run(self, act: Act, stop: Callable[[], bool] = lambda: False) -> list[EpisodeResult]:
         """One episode per seed, in the order of the seeds; fewer if ``stop`` became true."""
         num_envs = self._pool.num_envs
-        remaining = np.array([len(self._seeds[env :: num_envs]) for env in range(num_envs)])
+        remaining = np.array([len(self._seeds[env::num_envs]) for env in range(num_envs)])
         returns, lengths = np.zeros(num_envs), np.zeros(num_envs, np.int64)
         order = [list(self._seeds[env::num_envs]) for env in range(num_envs)]
         results: list[EpisodeResult] = []

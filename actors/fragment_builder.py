@@ -1,8 +1,9 @@
 """Requests and outcomes of a pool in, closed fragments out: each step is written once, into preallocated columns.
 
-A row's open fragment lives in slots 0 … T of the columns. A request writes slot t (observation, action, provenance), its outcome
-completes slot t and moves the row's cursor to t + 1. Whenever a row is cut, the slot that is still in flight becomes slot 0 of the
-next fragment and its observation the bootstrap row of this one, so a fragment can be closed at any time without losing a step.
+A row's open fragment lives in slots 0 … T of the columns. A request writes slot t (observation, action, provenance),
+its outcome completes slot t and moves the row's cursor to t + 1. Whenever a row is cut, the slot that is still in
+flight becomes slot 0 of the next fragment and its observation the bootstrap row of this one, so a fragment can be
+closed at any time without losing a step.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ _REQUEST_COLUMNS = ("log_prob", "policy_version", "episode_uid", "step", "seed",
 class FragmentBuilder:
     """Builds the fragments of one pool.
 
-    ``grouped=False`` (process pools): every row closes on its own, at the end of its episode, after ``max_steps`` or ``max_age_s``, and
-    fragments have B = 1. ``grouped=True`` (inline pools, whose rows move in step): all rows close together after ``max_steps`` and
-    fragments are [T, B], with episode ends inside.
+    ``grouped=False`` (process pools): every row closes on its own, at the end of its episode, after ``max_steps`` or
+    ``max_age_s``, and fragments have B = 1. ``grouped=True`` (inline pools, whose rows move in step): all rows close
+    together after ``max_steps`` and fragments are [T, B], with episode ends inside.
     """
 
     def __init__(
@@ -66,15 +67,20 @@ class FragmentBuilder:
         self._episode_return = np.zeros(rows, np.float64)
         self._first_state: Columns = {}  # the policy's state before slot 0, path → [R, …] …
         self._flight_state: Columns = {}  # … and before the newest slot
-        self._finals: list[tuple[int, int, Observation]] = []  # grouped: (t, row, final observation) inside the open fragment
+        self._finals: list[
+            tuple[int, int, Observation]
+        ] = []  # grouped: (t, row, final observation) inside the open fragment
         self._closed: list[Fragment] = []
         self.episodes: list[dict] = []  # finished episodes since the caller last emptied it
 
-    def requested(self, requests: Requests, action: np.ndarray, log_prob: np.ndarray, version: int, state: Columns) -> None:
+    def requested(
+        self, requests: Requests, action: np.ndarray, log_prob: np.ndarray, version: int, state: Columns
+    ) -> None:
         """Record the actions just chosen.
 
         Args:
-            action: [N, …]. log_prob: float32 [N]. version: of the weights that chose. state: the policy's state *before* the
+            action: [N, …]. log_prob: float32 [N]. version: of the weights that chose. state: the policy's state
+            *before* the
                 step, path → [N, …].
         """
         rows = requests.rows
@@ -141,8 +147,8 @@ class FragmentBuilder:
     def flush(self) -> None:
         """Close every open fragment, whatever its length; steps in flight stay open.
 
-        Rows that move in step close as one rectangle. After a failed row has missed a round they are out of step: then each closes
-        on its own, and all are in step again.
+        Rows that move in step close as one rectangle. After a failed row has missed a round they are out of step: then
+        each closes on its own, and all are in step again.
         """
         if self._grouped and (self._cursor == self._cursor[0]).all():
             self._close(np.arange(len(self._cursor)))
@@ -157,7 +163,9 @@ class FragmentBuilder:
 
     def _cut(self, row: int) -> None:
         if self._cursor[row]:
-            self._columns["truncated"][self._cursor[row] - 1, row] |= not self._columns["terminated"][self._cursor[row] - 1, row]
+            self._columns["truncated"][self._cursor[row] - 1, row] |= not self._columns["terminated"][
+                self._cursor[row] - 1, row
+            ]
         self._end_episode(row, {"failed": True})
         self._in_flight[row] = False
 

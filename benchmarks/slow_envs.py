@@ -1,10 +1,12 @@
-"""Sixteen environments with heavy-tailed step times: how busy they are, and what the learner keeps of its speed. One JSON line.
+"""Sixteen environments with heavy-tailed step times: how busy they are, and what the learner keeps of its speed. One
+JSON line.
 
     python benchmarks/slow_envs.py [--seconds 180] [--no-peer]
 
-SlowPendulum is Pendulum-v1 whose step also sleeps a lognormal time (median 50 ms, σ 1). distrl trains SAC (batch 256) on it with as
-many updates as the CPU gives; then the same learner runs alone on the same replay; then Stable-Baselines3's SAC on the same
-environments (``make peers`` installs it), at its best setting there: one update per vector step of SubprocVecEnv(16).
+SlowPendulum is Pendulum-v1 whose step also sleeps a lognormal time (median 50 ms, σ 1). distrl trains SAC (batch 256)
+on it with as many updates as the CPU gives; then the same learner runs alone on the same replay; then
+Stable-Baselines3's SAC on the same environments (``make peers`` installs it), at its best setting there: one update per
+vector step of SubprocVecEnv(16).
 """
 
 from __future__ import annotations
@@ -128,7 +130,14 @@ def measure_sb3(seconds: float) -> dict[str, Any]:
     python = ROOT / ".venv-peers" / "bin" / "python"
     if not python.exists():
         return {"error": "not installed: make peers"}
-    command = [python, ROOT / "benchmarks" / "peers" / "sb3_slow.py", str(seconds), str(NUM_ENVS), str(MEDIAN_S), str(SIGMA)]
+    command = [
+        python,
+        ROOT / "benchmarks" / "peers" / "sb3_slow.py",
+        str(seconds),
+        str(NUM_ENVS),
+        str(MEDIAN_S),
+        str(SIGMA),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     if done.returncode:
         return {"error": done.stderr.strip().splitlines()[-1]}
@@ -150,13 +159,19 @@ def main() -> None:
     try:
         out = folder / "run"
         found = measure_distrl(out, options.seconds)
-        alone = subprocess.run([sys.executable, __file__, "--learner-alone", out], capture_output=True, text=True, check=True)
+        alone = subprocess.run(
+            [sys.executable, __file__, "--learner-alone", out], capture_output=True, text=True, check=True
+        )
         found["updates_per_s_alone"] = float(alone.stdout.strip().splitlines()[-1])
         found["updates_ratio"] = found["updates_per_s"] / found["updates_per_s_alone"]
         peer = {} if options.no_peer else measure_sb3(options.peer_seconds)
         if "env_steps_per_s" in peer:
             found["env_steps_ratio_to_sb3"] = found["env_steps_per_s"] / peer["env_steps_per_s"]
-        print(json.dumps({"benchmark": "slow_envs", "cores": os.cpu_count(), "seconds": options.seconds, **found, "sb3": peer}))
+        print(
+            json.dumps(
+                {"benchmark": "slow_envs", "cores": os.cpu_count(), "seconds": options.seconds, **found, "sb3": peer}
+            )
+        )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

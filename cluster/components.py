@@ -1,6 +1,7 @@
-"""The parts of a run, each built from the configuration: the one place that knows which class plays which role. No Ray here.
+"""The parts of a run, each built from the configuration: the one place that knows which class plays which role. No Ray
+here.
 
-    EnvPool → EnvWorker → (sink) Learner → (publish) ParameterServer → (pull) EnvWorker, Evaluator
+EnvPool → EnvWorker → (sink) Learner → (publish) ParameterServer → (pull) EnvWorker, Evaluator
 """
 
 from __future__ import annotations
@@ -45,7 +46,14 @@ def algorithm_model(config: RunConfig) -> Any:
 
 
 def build_pool(
-    config: RunConfig, recipe: EnvRecipe, num_envs: int, seeds: EpisodeSeeds, scratch: Path, *, inline: bool, nice: int = 0
+    config: RunConfig,
+    recipe: EnvRecipe,
+    num_envs: int,
+    seeds: EpisodeSeeds,
+    scratch: Path,
+    *,
+    inline: bool,
+    nice: int = 0,
 ) -> EnvPool:
     """Environments, in processes of their own or in this one."""
     if inline:
@@ -54,17 +62,34 @@ def build_pool(
         return InlinePool(recipe, num_envs, seeds)
     from distrl.actors.process_pool import ProcessPool
 
-    return ProcessPool(recipe, num_envs, seeds, scratch_dir=str(scratch), step_timeout_s=config.actors.step_timeout_s, nice=nice)
+    return ProcessPool(
+        recipe, num_envs, seeds, scratch_dir=str(scratch), step_timeout_s=config.actors.step_timeout_s, nice=nice
+    )
 
 
 def build_training_pool(config: RunConfig, worker: int, incarnation: int, scratch: Path, *, inline: bool) -> EnvPool:
     """The pool of one env worker's life."""
     seeds = TrainingSeeds(config.run.seed, worker, incarnation)
-    return build_pool(config, config.env.recipe(), config.actors.envs_per_worker, seeds, scratch / f"worker-{incarnation}", inline=inline)
+    return build_pool(
+        config,
+        config.env.recipe(),
+        config.actors.envs_per_worker,
+        seeds,
+        scratch / f"worker-{incarnation}",
+        inline=inline,
+    )
 
 
 def build_worker(
-    config: RunConfig, pool: EnvPool, policy: PolicySpec, sink: FragmentSink, source: WeightsSource, *, worker: int, incarnation: int, timed: bool
+    config: RunConfig,
+    pool: EnvPool,
+    policy: PolicySpec,
+    sink: FragmentSink,
+    source: WeightsSource,
+    *,
+    worker: int,
+    incarnation: int,
+    timed: bool,
 ) -> EnvWorker:
     """The loop over a pool. ``timed=False`` leaves out everything that a clock decides."""
     from distrl.actors.env_worker import build_env_worker
@@ -83,7 +108,7 @@ def build_worker(
 
 
 def build_learner(config: RunConfig, spec: EnvSpec, run_directory: Path, publish: Publish) -> Learner:
-    """The learner with its algorithm and replay, restored from the run directory where there is something to restore."""
+    """The learner with its algorithm and replay, restored from the run directory where it holds a checkpoint."""
     import torch
 
     from distrl.core.limiter import SamplesPerInsert
@@ -96,7 +121,13 @@ def build_learner(config: RunConfig, spec: EnvSpec, run_directory: Path, publish
     algorithm = options.build(spec, device, config.run.seed)
     replay = Replay(config.replay.capacity, n_step=options.n_step, gamma=options.gamma)
     limiter = SamplesPerInsert(config.replay.samples_per_insert, config.replay.min_size, options.batch_size)
-    settings = LearnerSettings(options.batch_size, config.learner.publish_period, config.checkpoint.period, config.checkpoint.keep, config.run.seed)
+    settings = LearnerSettings(
+        options.batch_size,
+        config.learner.publish_period,
+        config.checkpoint.period,
+        config.checkpoint.keep,
+        config.run.seed,
+    )
     return Learner(algorithm, replay, limiter, run_directory, publish, settings, spec, device)
 
 
@@ -111,21 +142,39 @@ def pick_device(requested: str) -> str:
     if requested == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if requested.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"learner.device = {requested!r} needs a GPU that PyTorch can use, and this process sees none; use auto or cpu")
+        raise ConfigError(
+            f"learner.device = {requested!r} needs a GPU that PyTorch can use, and this process sees none; use auto "
+            "or cpu"
+        )
     return requested
 
 
-def evaluation_runner(config: RunConfig, first_seed: int, episodes: int, num_envs: int, scratch: Path, *, inline: bool, nice: int = 0) -> EpisodeRunner:
+def evaluation_runner(
+    config: RunConfig, first_seed: int, episodes: int, num_envs: int, scratch: Path, *, inline: bool, nice: int = 0
+) -> EpisodeRunner:
     """Environments for ``episodes`` deterministic episodes on the seeds from ``first_seed`` on."""
     from distrl.actors.evaluator import EpisodeRunner
 
     num_envs = min(num_envs, episodes)
     seeds = tuple(range(first_seed, first_seed + episodes))
     recipe = dataclasses.replace(config.env.recipe(), delay=None)  # artificial step times are the training's
-    pool = build_pool(config, recipe, num_envs, FixedSeeds(seeds, num_envs), scratch / f"evaluation-{os.getpid()}", inline=inline, nice=nice)
+    pool = build_pool(
+        config,
+        recipe,
+        num_envs,
+        FixedSeeds(seeds, num_envs),
+        scratch / f"evaluation-{os.getpid()}",
+        inline=inline,
+        nice=nice,
+    )
     return EpisodeRunner(pool, seeds)
 
 
 def save_best(directory: Path, version: int, weights: Weights, policy: PolicySpec, return_mean: float | None) -> None:
     """Keep the best policy so far as ``checkpoints/best``."""
-    save_checkpoint(directory / "checkpoints", "best", policy_files(weights, policy), {"num_updates": version, "return_mean": return_mean})
+    save_checkpoint(
+        directory / "checkpoints",
+        "best",
+        policy_files(weights, policy),
+        {"num_updates": version, "return_mean": return_mean},
+    )

@@ -1,4 +1,6 @@
-"""A configuration in, a finished run on Ray out: the driver's side. Connects, starts the supervisor, shows progress, passes on Ctrl-C."""
+"""A configuration in, a finished run on Ray out: the driver's side. Connects, starts the supervisor, shows progress,
+passes on Ctrl-C.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from distrl.core.errors import RunFailed
 from distrl.core.run_directory import RunDirectory
 from distrl.core.types import EnvSpec, PolicySpec
 
-# What Ray and the numerical libraries read when their processes start: one thread each, no idle workers, no usage report.
+# What Ray and the numerical libraries read when their processes start: one thread each, no idle workers, no usage
+# report.
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "RAY_prestart_worker_first_driver": "0",
@@ -36,7 +39,12 @@ def connect(config: RunConfig, address: str | None) -> None:
         return
     if address is not None:
         with _signal_handlers_kept():
-            ray.init(address=address, namespace="distrl", runtime_env={"working_dir": os.getcwd(), "excludes": ["runs/", ".venv/", ".git/"]}, log_to_driver=True)
+            ray.init(
+                address=address,
+                namespace="distrl",
+                runtime_env={"working_dir": os.getcwd(), "excludes": ["runs/", ".venv/", ".git/"]},
+                log_to_driver=True,
+            )
         return
     # Logical CPUs: on one machine environments may outnumber the cores; the operating system shares them out.
     cpus = config.actors.env_workers * config.actors.envs_per_worker * config.env.cores
@@ -54,7 +62,7 @@ def connect(config: RunConfig, address: str | None) -> None:
 
 @contextlib.contextmanager
 def _signal_handlers_kept() -> Iterator[None]:
-    """``ray.init`` puts its own SIGTERM handler in place of the caller's, which would end a run without its checkpoint."""
+    """``ray.init`` puts its own SIGTERM handler in place of the caller's; it would end a run without a checkpoint."""
     if threading.current_thread() is not threading.main_thread():  # then neither Ray nor we may set one
         yield
         return
@@ -63,12 +71,22 @@ def _signal_handlers_kept() -> Iterator[None]:
         yield
     finally:
         for number, handler in kept.items():
-            if handler not in (None, signal.SIG_DFL):  # without one of the caller's, Ray's is better than dying on the spot
+            if handler not in (
+                None,
+                signal.SIG_DFL,
+            ):  # without one of the caller's, Ray's is better than dying on the spot
                 signal.signal(number, handler)
 
 
 def run_on_ray(
-    config: RunConfig, run: RunDirectory, spec: EnvSpec, policy: PolicySpec, *, inline: bool, show: Callable[[dict[str, Any]], None], stop: Callable[[], bool]
+    config: RunConfig,
+    run: RunDirectory,
+    spec: EnvSpec,
+    policy: PolicySpec,
+    *,
+    inline: bool,
+    show: Callable[[dict[str, Any]], None],
+    stop: Callable[[], bool],
 ) -> dict[str, Any]:
     """Train until ``run.steps`` (or ``stop``) on the Ray that is connected; returns the summary.
 
@@ -90,7 +108,9 @@ def run_on_ray(
             try:
                 status: dict[str, Any] = ray.get(actor.status.remote())
             except ray.exceptions.RayActorError as error:
-                raise RunFailed(f"the supervisor died: {str(error).splitlines()[0]}. Continue with --resume {run.path}") from None
+                raise RunFailed(
+                    f"the supervisor died: {str(error).splitlines()[0]}. Continue with --resume {run.path}"
+                ) from None
             if status["phase"] == "failed":
                 raise RunFailed(status["failure"])
             if status["phase"] == "ended":

@@ -1,6 +1,7 @@
-"""A whole run in one process, without Ray: environments, learner and evaluator take turns, and the same seed gives the same run.
+"""A whole run in one process, without Ray: environments, learner and evaluator take turns, and the same seed gives the
+same run.
 
-    worker.run_once → learner.receive → learner.update … → publish → worker.pull
+worker.run_once → learner.receive → learner.update … → publish → worker.pull
 """
 
 from __future__ import annotations
@@ -26,14 +27,25 @@ def check_local(config: RunConfig) -> None:
         ConfigError: naming the key.
     """
     if config.replay.samples_per_insert is None:
-        raise ConfigError('replay.samples_per_insert = "unlimited" lets speed decide how often is updated; --local needs a number, such as 256')
+        raise ConfigError(
+            'replay.samples_per_insert = "unlimited" lets speed decide how often is updated; --local needs a number, '
+            "such as 256"
+        )
     if config.run.wall_limit_s is not None:
         raise ConfigError("run.wall_limit_s lets speed decide where the run ends; --local needs run.steps instead")
     if config.env.hosting == "process":
-        raise ConfigError('env.hosting = "process" lets speed decide the order of arrival; --local hosts inline: use inline or auto')
+        raise ConfigError(
+            'env.hosting = "process" lets speed decide the order of arrival; --local hosts inline: use inline or auto'
+        )
     for key in ("fragment_max_age_s", "pull_period_s"):
-        if key in config.actors.model_fields_set and getattr(config.actors, key) != type(config.actors).model_fields[key].default:
-            raise ConfigError(f"actors.{key} lets speed decide how fragments are cut or weights pulled; --local does without: remove it")
+        if (
+            key in config.actors.model_fields_set
+            and getattr(config.actors, key) != type(config.actors).model_fields[key].default
+        ):
+            raise ConfigError(
+                f"actors.{key} lets speed decide how fragments are cut or weights pulled; --local does without: "
+                "remove it"
+            )
 
 
 class _DirectSink:
@@ -49,7 +61,13 @@ class _DirectSink:
         """Nothing is ever under way."""
 
 
-def run_local(config: RunConfig, run: RunDirectory, spec: EnvSpec, show: Callable[[dict[str, Any]], None], stop: Callable[[], bool]) -> dict[str, Any]:
+def run_local(
+    config: RunConfig,
+    run: RunDirectory,
+    spec: EnvSpec,
+    show: Callable[[dict[str, Any]], None],
+    stop: Callable[[], bool],
+) -> dict[str, Any]:
     """Train until ``run.steps`` (or ``stop``); returns the summary.
 
     Every env worker is one loop over its own InlinePool; they take turns, round by round.
@@ -64,8 +82,12 @@ def run_local(config: RunConfig, run: RunDirectory, spec: EnvSpec, show: Callabl
     for number in range(config.actors.env_workers):
         incarnation = run.next_incarnation()
         pool = components.build_training_pool(config, number, incarnation, scratch, inline=True)
-        workers[incarnation] = components.build_worker(config, pool, policy, sink, server, worker=number, incarnation=incarnation, timed=False)
-    runner = components.evaluation_runner(config, components.SELECTION_SEEDS, config.evaluation.episodes, config.evaluation.envs, scratch, inline=True)
+        workers[incarnation] = components.build_worker(
+            config, pool, policy, sink, server, worker=number, incarnation=incarnation, timed=False
+        )
+    runner = components.evaluation_runner(
+        config, components.SELECTION_SEEDS, config.evaluation.episodes, config.evaluation.envs, scratch, inline=True
+    )
     evaluator = policy.build(seed=0, deterministic=True)
     started, started_cpu, shown = time.monotonic(), time.process_time(), 0.0
 
@@ -82,7 +104,9 @@ def run_local(config: RunConfig, run: RunDirectory, spec: EnvSpec, show: Callabl
         evaluator.load(weights)
         results = runner.run(act_with(evaluator, config.evaluation.envs))
         returns = [result.episode_return for result in results]
-        if recorder.evaluated(recorder.env_steps, version, [r.seed for r in results], returns, [r.length for r in results]):
+        if recorder.evaluated(
+            recorder.env_steps, version, [r.seed for r in results], returns, [r.length for r in results]
+        ):
             components.save_best(run.path, version, weights, policy, recorder.best_return)
 
     try:
@@ -125,4 +149,3 @@ def run_local(config: RunConfig, run: RunDirectory, spec: EnvSpec, show: Callabl
         runner.close()
         for worker in workers.values():
             worker.close()
-

@@ -1,6 +1,8 @@
-"""The components as Ray actors: each wraps a plain class, runs its loop in a thread, and answers the supervisor on its main thread.
+"""The components as Ray actors: each wraps a plain class, runs its loop in a thread, and answers the supervisor on its
+main thread.
 
-    EnvWorkerActor ──receive(fragment)──► LearnerActor ──publish──► ParameterServerActor ◄──pull_if_newer── EnvWorkerActor, EvaluatorActor
+EnvWorkerActor ──receive(fragment)──► LearnerActor ──publish──► ParameterServerActor ◄──pull_if_newer── EnvWorkerActor,
+EvaluatorActor
 """
 
 from __future__ import annotations
@@ -62,7 +64,10 @@ class RaySink:
         self._acknowledged(0.0)
         while self._bytes > self._max_bytes:
             self._notice.waiting(
-                lambda: f"{self._bytes / 1e6:.0f} MB of fragments are not acknowledged by the learner (actors.max_unacknowledged_mb)"
+                lambda: (
+                    f"{self._bytes / 1e6:.0f} MB of fragments are not acknowledged by the learner "
+                    "(actors.max_unacknowledged_mb)"
+                )
             )
             self._acknowledged(1.0)
         self._notice.over()
@@ -138,7 +143,9 @@ class EnvWorkerActor(_LoopActor):
         name = f"env worker {self._identity['worker']}"
         self._sink = RaySink(learner, self._config.actors.max_unacknowledged_mb * 1e6, name)
         self._source = RaySource(server)
-        self._worker = components.build_worker(self._config, self._pool, policy, self._sink, self._source, timed=True, **self._identity)
+        self._worker = components.build_worker(
+            self._config, self._pool, policy, self._sink, self._source, timed=True, **self._identity
+        )
 
         def body() -> None:
             self._worker.run(self._stop, self._config.actors.pull_period_s, wait_for_weights)

@@ -1,4 +1,6 @@
-"""Reports of the components in, the run directory's metrics, timing and event files and the totals out: their sole writer."""
+"""Reports of the components in, the run directory's metrics, timing and event files and the totals out: their sole
+writer.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,15 @@ class Recorder:
         self._record_period = record_period
         self._workers: dict[int, dict[str, Any]] = {}  # incarnation → newest report of this session
         self._live: set[int] = set()
-        self._learner: dict[str, Any] = {"updates": 0, "secured": {}, "rejected": {}, "unsampled": 0, "evicted": 0, "duplicates": 0, "metrics": {}}
+        self._learner: dict[str, Any] = {
+            "updates": 0,
+            "secured": {},
+            "rejected": {},
+            "unsampled": 0,
+            "evicted": 0,
+            "duplicates": 0,
+            "metrics": {},
+        }
         self._updates_at_start: int | None = None
         self._last_recorded = -1
         self._first_step_s: float | None = None
@@ -48,10 +58,12 @@ class Recorder:
         self._before: dict[str, float] = totals[-1] if totals else {}
         self.env_cores = env_cores
 
-    # -- what components report ----------------------------------------------------------------------------------------------
+    # -- what components report ----------------------------------------------------------------------------------------
 
     def began(self, learner: dict[str, Any]) -> None:
-        """The learner is up: what it secured in earlier sessions counts as produced then (what was not, died with that session)."""
+        """The learner is up: what it secured in earlier sessions counts as produced then (what was not, died with that
+        session).
+        """
         self._learner = learner
         self._updates_at_start = learner["updates"]
         self._produced_before = {int(key): value for key, value in learner["secured"].items()}
@@ -71,7 +83,7 @@ class Recorder:
             self.event("fault", incarnation=incarnation, **fault)
 
     def worker_ended(self, incarnation: int, produced: int | None = None) -> None:
-        """A worker's life is over. ``produced``: what its environments counted, where it could not report that itself."""
+        """A worker's life is over. ``produced``: what its environments counted, if it could not report that."""
         self._live.discard(incarnation)
         if produced is not None:
             report = self._workers.setdefault(incarnation, {})
@@ -83,27 +95,39 @@ class Recorder:
         due = self.env_steps // self._record_period
         if due > self._last_recorded and report["metrics"]:
             self._last_recorded = due
-            self._metrics.write({"kind": "learner", "env_steps": self.env_steps, "updates": report["updates"], **report["metrics"]})
+            self._metrics.write(
+                {"kind": "learner", "env_steps": self.env_steps, "updates": report["updates"], **report["metrics"]}
+            )
 
-    def evaluated(self, env_steps: int, updates: int, seeds: list[int], returns: list[float], lengths: list[int]) -> bool:
+    def evaluated(
+        self, env_steps: int, updates: int, seeds: list[int], returns: list[float], lengths: list[int]
+    ) -> bool:
         """An evaluation; returns whether it is the best so far."""
         finite = [value for value in returns if np.isfinite(value)]
         mean = float(np.mean(finite)) if finite else None
         best = mean is not None and (self.best_return is None or mean > self.best_return)
         if best:
             self.best_return = mean
-        record = {"kind": "evaluation", "env_steps": env_steps, "updates": updates, "return_mean": mean, "returns": returns}
+        record = {
+            "kind": "evaluation",
+            "env_steps": env_steps,
+            "updates": updates,
+            "return_mean": mean,
+            "returns": returns,
+        }
         record |= {"lengths": lengths, "seeds": seeds, "best": best}
         self.evaluations.append(record)
         self._metrics.write(record)
-        self._timing.write({"kind": "evaluation", "wall_s": self.total_wall_s, "env_steps": env_steps, "return_mean": mean})
+        self._timing.write(
+            {"kind": "evaluation", "wall_s": self.total_wall_s, "env_steps": env_steps, "return_mean": mean}
+        )
         return best
 
     def event(self, kind: str, **facts: Any) -> None:
         """Something that happened once."""
         self._events.write({"kind": kind, "time_s": time.time(), **facts})
 
-    # -- what the run has come to ---------------------------------------------------------------------------------------------
+    # -- what the run has come to --------------------------------------------------------------------------------------
 
     @property
     def wall_s(self) -> float:
@@ -133,7 +157,10 @@ class Recorder:
 
     def totals(self) -> dict[str, Any]:
         """The measured totals over all sessions."""
-        sums = {name: self._before.get(name, 0.0) + sum(report.get(name, 0.0) for report in self._workers.values()) for name in _POOL_TOTALS}
+        sums = {
+            name: self._before.get(name, 0.0) + sum(report.get(name, 0.0) for report in self._workers.values())
+            for name in _POOL_TOTALS
+        }
         learner_cpu_s = self._before.get("learner_cpu_s", 0.0) + self._learner.get("cpu_s", 0.0)
         update_wall_s = self._before.get("update_wall_s", 0.0) + self._learner.get("training_s", 0.0)
         return {**sums, "learner_cpu_s": learner_cpu_s, "update_wall_s": update_wall_s, "wall_s": self.total_wall_s}

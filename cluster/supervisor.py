@@ -1,7 +1,7 @@
 """Starts every component of a run on Ray, watches, restarts what dies, and ends it: the only one that restarts.
 
-    start: ParameterServer, Learner, EnvWorkers, Evaluator in parallel → wire → loop: collect reports, evaluate, restart
-    end:   env workers flush → learner does the updates it owes → checkpoint → summary
+start: ParameterServer, Learner, EnvWorkers, Evaluator in parallel → wire → loop: collect reports, evaluate, restart
+end:   env workers flush → learner does the updates it owes → checkpoint → summary
 """
 
 from __future__ import annotations
@@ -32,10 +32,13 @@ _DEATHS = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError)
 class Supervisor:
     """One run. A named Ray actor; it neither calls ``ray.init`` nor installs signal handlers.
 
-    ``begin`` returns at once; ``status`` tells the driver how far the run is; ``stop`` ends it early, with a checkpoint.
+    ``begin`` returns at once; ``status`` tells the driver how far the run is; ``stop`` ends it early, with a
+    checkpoint.
     """
 
-    def __init__(self, config: dict[str, Any], directory: str, spec: EnvSpec, policy: PolicySpec, inline: bool, gpus: float):
+    def __init__(
+        self, config: dict[str, Any], directory: str, spec: EnvSpec, policy: PolicySpec, inline: bool, gpus: float
+    ):
         self._config = RunConfig.validated(config)
         self._plain = config
         self._run = RunDirectory.open(Path(directory))
@@ -52,7 +55,7 @@ class Supervisor:
         self._pids: dict[str, int] = {}
         self._gpu_ids: dict[str, list[int]] = {}
 
-    # -- asked by the driver -------------------------------------------------------------------------------------------------
+    # -- asked by the driver -------------------------------------------------------------------------------------------
 
     def begin(self) -> int:
         """Start the run in a thread; returns the process id."""
@@ -63,13 +66,20 @@ class Supervisor:
     def status(self) -> dict[str, Any]:
         """How far the run is; ``summary`` or ``failure`` once it has ended."""
         status = self._recorder.status() if self._phase != "starting" else {}
-        return {**status, "phase": self._phase, "failure": self._failure, "summary": self._summary, "pids": dict(self._pids), "gpu_ids": dict(self._gpu_ids)}
+        return {
+            **status,
+            "phase": self._phase,
+            "failure": self._failure,
+            "summary": self._summary,
+            "pids": dict(self._pids),
+            "gpu_ids": dict(self._gpu_ids),
+        }
 
     def stop(self) -> None:
         """End the run now, with a checkpoint; ``status`` tells when it has."""
         self._stop.set()
 
-    # -- the run -------------------------------------------------------------------------------------------------------------
+    # -- the run -------------------------------------------------------------------------------------------------------
 
     def _guarded(self) -> None:
         try:
@@ -80,10 +90,15 @@ class Supervisor:
         except ray.exceptions.RayTaskError as error:
             self._fail(str(error.cause) if isinstance(error.cause, DistrlError) else str(error))
         except _DEATHS as error:
-            self._fail(f"the learner died: {str(error).splitlines()[0]}. Everything secured is in {self._run.path}: continue with --resume")
+            self._fail(
+                f"the learner died: {str(error).splitlines()[0]}. Everything secured is in {self._run.path}: continue "
+                "with --resume"
+            )
         except Exception as error:  # noqa: BLE001  a fault of our own must end the run too, not leave it waiting
             traceback.print_exc()
-            self._fail(f"{type(error).__name__}: {error} (a defect of distrl; its traceback is in the supervisor's log)")
+            self._fail(
+                f"{type(error).__name__}: {error} (a defect of distrl; its traceback is in the supervisor's log)"
+            )
         finally:
             self._recorder.close()
             shutil.rmtree(self._scratch, ignore_errors=True)
@@ -107,7 +122,9 @@ class Supervisor:
         for number in range(config.actors.env_workers):
             self._workers[number] = self._start_worker(number)
         self._evaluator = self._start_evaluator()
-        fresh = not list_checkpoints(self._run.path / "checkpoints")  # then a policy that can act untrained need not wait
+        fresh = not list_checkpoints(
+            self._run.path / "checkpoints"
+        )  # then a policy that can act untrained need not wait
         if fresh:
             self._wire_workers(wait_for_weights=False)
         first, notes = ray.get(self._learner.ready.remote())
@@ -150,7 +167,7 @@ class Supervisor:
         """One report of everybody; who is dead is started again."""
         asked = {number: actor.report.remote() for number, (actor, _) in self._workers.items()}
         for number, reference in asked.items():
-            actor, incarnation = self._workers[number]
+            _, incarnation = self._workers[number]
             try:
                 report = ray.get(reference)
             except _DEATHS as error:
@@ -213,7 +230,7 @@ class Supervisor:
         ray.wait([self._evaluator.stop.remote()], timeout=10)
         self._summary = self._recorder.summary()
 
-    # -- starting and restarting ---------------------------------------------------------------------------------------------
+    # -- starting and restarting ---------------------------------------------------------------------------------------
 
     def _start_server(self) -> Any:
         return start_actor(ParameterServerActor)
@@ -239,7 +256,9 @@ class Supervisor:
         self._recorder.worker_ended(incarnation, self._counted(incarnation))
         self._fruitless[number] = self._fruitless.get(number, 0) + 1
         if self._fruitless[number] > _RESTARTS_WITHOUT_STEP:
-            raise RunFailed(f"env worker {number} died {self._fruitless[number]} times in a row without finishing a step: {cause}")
+            raise RunFailed(
+                f"env worker {number} died {self._fruitless[number]} times in a row without finishing a step: {cause}"
+            )
         actor, new = self._workers[number] = self._start_worker(number)
         self._recorder.event("restart", role="env_worker", worker=number, incarnation=new, cause=cause)
         actor.start.remote(self._policy, self._learner, self._server, True)

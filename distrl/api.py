@@ -72,7 +72,10 @@ def load_policy(run_dir: Path | str) -> LoadedPolicy:
                 return LoadedPolicy(read_policy(load_checkpoint(path)[0]))
             except StorageError as error:
                 complaints.append(str(error))
-    raise StorageError(f"{run.path} holds no policy that can be read" + (f": {'; '.join(complaints)}" if complaints else " yet: it has no checkpoint"))
+    raise StorageError(
+        f"{run.path} holds no policy that can be read"
+        + (f": {'; '.join(complaints)}" if complaints else " yet: it has no checkpoint")
+    )
 
 
 def train(
@@ -97,8 +100,8 @@ def train(
         stop: setting it ends the run with a checkpoint.
 
     Raises:
-        ConfigError: refused before anything starts. EnvironmentFault: the environment is broken. RunFailed: it ended early;
-        continue it with ``resume``.
+        ConfigError: refused before anything starts. EnvironmentFault: the environment is broken. RunFailed: it ended
+        early; continue it with ``resume``.
     """
     from distrl import results
     from distrl.cluster import components
@@ -112,7 +115,10 @@ def train(
     ending = stop or threading.Event()
     run = RunDirectory.open(Path(resume)) if resume else None
     if run is not None and run.facts["env_id"] != config.env.id:
-        raise ConfigError(f"{run.path} was trained on {run.facts['env_id']}, but the configuration names {config.env.id}: resume it with the former")
+        raise ConfigError(
+            f"{run.path} was trained on {run.facts['env_id']}, but the configuration names {config.env.id}: resume it "
+            "with the former"
+        )
     try:
         if local:
             spec = try_environment(config.env.recipe()).spec
@@ -133,7 +139,9 @@ def train(
             run = run or RunDirectory.create(_new_directory(config), config)
             run.begin_session()
             show({"phase": "starting", "directory": str(run.path)})
-            summary = launch.run_on_ray(config, run, spec, policy, inline=_inline(config, trial.step_s), show=show, stop=ending.is_set)
+            summary = launch.run_on_ray(
+                config, run, spec, policy, inline=_inline(config, trial.step_s), show=show, stop=ending.is_set
+            )
     finally:
         if not (local or keep_ray or address is not None):
             _end_ray()
@@ -153,7 +161,9 @@ def train(
 
 
 def _inline(config: RunConfig, step_s: float | None) -> bool:
-    """Whether environments live in the env worker's process: ``env.hosting``, or by the measured step where that is auto."""
+    """Whether environments live in the env worker's process: ``env.hosting``, or by the measured step where that is
+    auto.
+    """
     if config.env.hosting == "auto":
         return step_s is not None and step_s < _INLINE_BELOW_S
     return config.env.hosting == "inline"
@@ -173,4 +183,4 @@ def _end_ray() -> None:
         ray.shutdown()
 
 
-__all__ = ["LoadedPolicy", "RunResult", "load_policy", "train", "RunFailed"]
+__all__ = ["LoadedPolicy", "RunFailed", "RunResult", "load_policy", "train"]

@@ -1,4 +1,6 @@
-"""An environment's open-loop controllers in, the table of a grid search over them out: shipped, found again by the settings' hash."""
+"""An environment's open-loop controllers in, the table of a grid search over them out: shipped, found again by the
+settings' hash.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,12 @@ TABLES = "baselines"  # folder beside distrl.envs' modules
 def settings_hash(config: RunConfig) -> str:
     """Names everything about the environment that decides what a controller reaches."""
     recipe = config.env.recipe()
-    decisive = {"id": recipe.id, "kwargs": dict(recipe.kwargs), "fidelity": recipe.fidelity, "max_episode_steps": recipe.max_episode_steps}
+    decisive = {
+        "id": recipe.id,
+        "kwargs": dict(recipe.kwargs),
+        "fidelity": recipe.fidelity,
+        "max_episode_steps": recipe.max_episode_steps,
+    }
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -53,7 +60,10 @@ def search(config: RunConfig, episodes: int, show: Callable[[int, int, dict[str,
 
     module = results.baseline_module(config)
     if module is None:
-        raise ConfigError(f"{config.env.id} names no baseline controllers: an environment class does so with an attribute baseline = 'package.module'")
+        raise ConfigError(
+            f"{config.env.id} names no baseline controllers: an environment class does so with an attribute baseline "
+            "= 'package.module'"
+        )
     kwargs = {**config.env.kwargs, **({"fidelity": config.env.fidelity} if config.env.fidelity else {})}
     candidates = module.baseline_candidates(kwargs)
     table = []
@@ -61,13 +71,23 @@ def search(config: RunConfig, episodes: int, show: Callable[[int, int, dict[str,
         runs = results.evaluate_controllers(config, candidates, components.SELECTION_SEEDS, episodes, Path(scratch))
         for number, (params, found) in enumerate(zip(candidates, runs, strict=True)):
             returns = [result.episode_return for result in found]
-            entry = {"params": params, "return_mean": float(np.mean(returns)), "returns": returns, "info": found[-1].info}
+            entry = {
+                "params": params,
+                "return_mean": float(np.mean(returns)),
+                "returns": returns,
+                "info": found[-1].info,
+            }
             table.append(entry)
             show(number + 1, len(candidates), entry)
     table.sort(key=lambda entry: -entry["return_mean"] if np.isfinite(entry["return_mean"]) else np.inf)
     recipe = config.env.recipe()
     return {
-        "env": {"id": recipe.id, "kwargs": dict(recipe.kwargs), "fidelity": recipe.fidelity, "max_episode_steps": recipe.max_episode_steps},
+        "env": {
+            "id": recipe.id,
+            "kwargs": dict(recipe.kwargs),
+            "fidelity": recipe.fidelity,
+            "max_episode_steps": recipe.max_episode_steps,
+        },
         "settings_hash": settings_hash(config),
         "episodes": episodes,
         "table": table,

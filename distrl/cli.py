@@ -16,7 +16,12 @@ from rich.table import Table
 from distrl.core.config import RunConfig, apply_override, read_toml
 from distrl.core.errors import DistrlError
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__.split(":")[0] if __doc__ else None)
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help=__doc__.split(":")[0] if __doc__ else None,
+)
 console = Console()
 
 RunArgument = Annotated[Path, typer.Argument(help="A run directory.", show_default=False)]
@@ -24,14 +29,23 @@ RunArgument = Annotated[Path, typer.Argument(help="A run directory.", show_defau
 
 @app.command()
 def train(
-    preset: Annotated[str | None, typer.Argument(help="A preset (fin-ray, fin-ray-full, sac …) or a TOML file.", show_default=False)] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override any key of the configuration; repeatable.")] = None,
+    preset: Annotated[
+        str | None, typer.Argument(help="A preset (fin-ray, fin-ray-full, sac …) or a TOML file.", show_default=False)
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override any key of the configuration; repeatable."),
+    ] = None,
     env_workers: Annotated[int | None, typer.Option(help="actors.env_workers")] = None,
     steps: Annotated[int | None, typer.Option(help="run.steps: env steps in all.")] = None,
     seed: Annotated[int | None, typer.Option(help="run.seed")] = None,
     out: Annotated[Path | None, typer.Option(help="run.out: the run directory.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Continue this run directory, with its own configuration.")] = None,
-    local: Annotated[bool, typer.Option("--local", help="Everything in one process, without Ray; deterministic.")] = False,
+    resume: Annotated[
+        Path | None, typer.Option(help="Continue this run directory, with its own configuration.")
+    ] = None,
+    local: Annotated[
+        bool, typer.Option("--local", help="Everything in one process, without Ray; deterministic.")
+    ] = False,
     address: Annotated[str | None, typer.Option(help="A Ray cluster; without it Ray runs on this machine.")] = None,
 ) -> None:
     """Train a policy and show what it learned."""
@@ -42,7 +56,9 @@ def train(
         from distrl.core.run_directory import RunDirectory
 
         if preset is not None:
-            raise typer.BadParameter("--resume continues with the run's own configuration: leave out the preset (--set still applies)")
+            raise typer.BadParameter(
+                "--resume continues with the run's own configuration: leave out the preset (--set still applies)"
+            )
         data = read_toml(RunDirectory.open(resume).path / "config.toml")
     elif preset is None:
         raise typer.BadParameter("name a preset or a TOML file, or continue a run with --resume DIR")
@@ -83,14 +99,25 @@ def show_summary(summary: dict[str, Any]) -> None:
     rows = summary.get("comparison", [])
     if rows:
         names = [name for name in rows[0] if name not in ("who", "return_mean", "return_std", "episodes", "diverged")]
-        table = Table("", "return", "± std", *(name.removeprefix("episode_") for name in names), "diverged", title=f"{rows[0]['episodes']} episodes on held-out seeds")
+        table = Table(
+            "",
+            "return",
+            "± std",
+            *(name.removeprefix("episode_") for name in names),
+            "diverged",
+            title=f"{rows[0]['episodes']} episodes on held-out seeds",
+        )
         for row in rows:
             numbers = [row["return_mean"], row["return_std"], *(row.get(name) for name in names)]
-            table.add_row(row["who"], *("–" if value is None else f"{value:.3f}" for value in numbers), str(row["diverged"]))
+            table.add_row(
+                row["who"], *("–" if value is None else f"{value:.3f}" for value in numbers), str(row["diverged"])
+            )
         console.print(table)
     console.print(
-        f"{summary['env_steps']} env steps, {summary['updates']} updates in {summary['wall_s']:.0f} s · environments busy "
-        f"{summary['env_busy_fraction']:.0%} · {summary['updates_per_s']:.1f} updates/s · staleness {summary['staleness_mean']:.0f} updates "
+        f"{summary['env_steps']} env steps, {summary['updates']} updates in {summary['wall_s']:.0f} s · environments "
+        "busy "
+        f"{summary['env_busy_fraction']:.0%} · {summary['updates_per_s']:.1f} updates/s · staleness "
+        "{summary['staleness_mean']:.0f} updates "
         f"· {summary['core_hours']:.3f} core-hours"
     )
 
@@ -98,7 +125,9 @@ def show_summary(summary: dict[str, Any]) -> None:
 @app.command()
 def evaluate(
     run: RunArgument,
-    episodes: Annotated[int, typer.Option(min=1, help="Deterministic episodes, each on a seed of its own that training never saw.")] = 8,
+    episodes: Annotated[
+        int, typer.Option(min=1, help="Deterministic episodes, each on a seed of its own that training never saw.")
+    ] = 8,
     video: Annotated[Path | None, typer.Option(help="Also write a film of the first one (.mp4 or .gif).")] = None,
 ) -> None:
     """Evaluate the best policy of a run on held-out seeds."""
@@ -116,7 +145,12 @@ def evaluate(
         shutil.rmtree(directory.scratch(), ignore_errors=True)
     table = Table("seed", "return", "length", "")
     for result in found:
-        table.add_row(str(result.seed), f"{result.episode_return:.3f}", str(result.length), "diverged" if result.info.get("diverged") else str(result.info.get("failed", "")))
+        table.add_row(
+            str(result.seed),
+            f"{result.episode_return:.3f}",
+            str(result.length),
+            "diverged" if result.info.get("diverged") else str(result.info.get("failed", "")),
+        )
     console.print(table)
     console.print(f"mean return {mean_return(found):.3f} over {len(found)} episodes")
     if video is not None:
@@ -127,9 +161,15 @@ def evaluate(
 @app.command()
 def baseline(
     env: Annotated[str, typer.Argument(help="A preset, a TOML file or an environment id.", show_default=False)],
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override any key of the configuration; repeatable.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override any key of the configuration; repeatable."),
+    ] = None,
     episodes: Annotated[int, typer.Option(min=1, help="Episodes of each candidate, on the same seeds.")] = 2,
-    out: Annotated[Path | None, typer.Option(help="Where the table goes; by default beside the environments, where `distrl train` finds it.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where the table goes; by default beside the environments, where `distrl train` finds it."),
+    ] = None,
 ) -> None:
     """Search an environment's open-loop controllers (for the fin ray: sinusoids) and store the table."""
     from distrl import baseline as search
@@ -145,7 +185,9 @@ def baseline(
     search.store(document, path)
     table = Table("parameters", "return", title=f"best of {len(document['table'])}")
     for entry in document["table"][:10]:
-        table.add_row(", ".join(f"{name} {value:g}" for name, value in entry["params"].items()), f"{entry['return_mean']:.3f}")
+        table.add_row(
+            ", ".join(f"{name} {value:g}" for name, value in entry["params"].items()), f"{entry['return_mean']:.3f}"
+        )
     console.print(table)
     console.print(f"stored in {path}")
 
@@ -155,7 +197,11 @@ def config_for_env(name: str, overrides: list[str]) -> RunConfig:
     from distrl.core.config import presets_directory
 
     known = name.endswith(".toml") or (presets_directory() / f"{name}.toml").exists()
-    data = read_toml(name) if known or ("/" not in name and ":" not in name and "-v" not in name) else {"env": {"id": name}}
+    data = (
+        read_toml(name)
+        if known or ("/" not in name and ":" not in name and "-v" not in name)
+        else {"env": {"id": name}}
+    )
     for override in overrides:
         apply_override(data, override)
     return RunConfig.validated(data)
@@ -171,9 +217,13 @@ def envs() -> None:
         for number, (fidelity, seconds) in enumerate((entry.fidelities or {"": None}).items()):
             cost = "" if seconds is None else f"{seconds:.3g}"
             first = number == 0
-            table.add_row(entry.id if first else "", fidelity, cost, (entry.problem or entry.description) if first else "")
+            table.add_row(
+                entry.id if first else "", fidelity, cost, (entry.problem or entry.description) if first else ""
+            )
     console.print(table)
-    console.print("Any Gymnasium id and any package.module:Class can be trained as well: distrl train sac --set env.id=…")
+    console.print(
+        "Any Gymnasium id and any package.module:Class can be trained as well: distrl train sac --set env.id=…"
+    )
 
 
 @app.command()

@@ -24,18 +24,26 @@ class Check:
 def checks() -> Iterator[Check]:
     """Every check, cheap ones first."""
     version = ".".join(map(str, sys.version_info[:3]))
-    yield Check(sys.version_info >= (3, 11), "Python", version if sys.version_info >= (3, 11) else f"{version}; 3.11 or newer is needed")
+    yield Check(
+        sys.version_info >= (3, 11),
+        "Python",
+        version if sys.version_info >= (3, 11) else f"{version}; 3.11 or newer is needed",
+    )
     for package, wanted in (("ray", "2.60."), ("torch", "2."), ("gymnasium", "1."), ("numba", "0.")):
         try:
             found = metadata.version(package)
         except metadata.PackageNotFoundError:
             yield Check(False, package, "not installed: pip install distrl brings it")
             continue
-        yield Check(found.startswith(wanted), package, found if found.startswith(wanted) else f"{found}; {wanted}x was tested")
+        yield Check(
+            found.startswith(wanted), package, found if found.startswith(wanted) else f"{found}; {wanted}x was tested"
+        )
     yield _gpu()
     yield Check(True, "cores", str(os.cpu_count()))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    yield Check(memory >= 2, "memory", f"{memory:.1f} GiB" + ("" if memory >= 2 else "; Ray and a learner need about 1.5 GiB"))
+    yield Check(
+        memory >= 2, "memory", f"{memory:.1f} GiB" + ("" if memory >= 2 else "; Ray and a learner need about 1.5 GiB")
+    )
     yield _room("disk here", Path.cwd(), 1.0)
     yield _room("shared memory", Path("/dev/shm"), 0.5)
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -60,4 +68,8 @@ def _room(what: str, path: Path, needed_gib: float) -> Check:
         return Check(False, what, f"{path} does not exist")
     free = shutil.disk_usage(path).free / 2**30
     good = free >= needed_gib and os.access(path, os.W_OK)
-    return Check(good, what, f"{free:.1f} GiB free in {path}" + ("" if good else f"; {needed_gib} GiB and write access are needed"))
+    return Check(
+        good,
+        what,
+        f"{free:.1f} GiB free in {path}" + ("" if good else f"; {needed_gib} GiB and write access are needed"),
+    )

@@ -13,11 +13,14 @@ from distrl.core.types import Weights
 class ParameterServer:
     """Holds the newest weights of one policy.
 
-    A version is the number of updates behind the weights; it never decreases, so a late or repeated publication changes nothing.
+    A version is the number of updates behind the weights; it never decreases, so a late or repeated publication changes
+    nothing.
     """
 
     def __init__(self, version: int = -1):
-        """``version``: the version that a resumed run continues from; nothing can be pulled before the first publication."""
+        """``version``: the version that a resumed run continues from; nothing can be pulled before the first
+        publication.
+        """
         self._lock = threading.Lock()
         self._version = version
         self._weights: Weights | None = None

@@ -30,13 +30,37 @@ def learning_curve(directory: Path, summary: dict[str, Any]) -> Path:
 
     figure, (by_steps, by_time) = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, constrained_layout=True)
     if episodes:
-        by_steps.plot([e["env_steps"] for e in episodes], [e["return"] for e in episodes], ".", ms=3, color=_TRAINING, label="training episodes")
+        by_steps.plot(
+            [e["env_steps"] for e in episodes],
+            [e["return"] for e in episodes],
+            ".",
+            ms=3,
+            color=_TRAINING,
+            label="training episodes",
+        )
     recent = [(record["wall_s"], record["recent_return"]) for record in status if record["recent_return"] is not None]
     if recent:
         by_time.plot(*zip(*recent, strict=True), "-", lw=1, color=_TRAINING, label="training, last 20 episodes")
-    by_steps.plot([e["env_steps"] for e in evaluations], [e["return_mean"] for e in evaluations], "o-", ms=4, color=_POLICY, label="evaluation, held-out seeds")
-    by_time.plot([e["wall_s"] for e in timed], [e["return_mean"] for e in timed], "o-", ms=4, color=_POLICY, label="evaluation, held-out seeds")
-    references = (("baseline_return", "best baseline", _BASELINE, "--"), ("nothing_return", "doing nothing", _NOTHING, ":"))
+    by_steps.plot(
+        [e["env_steps"] for e in evaluations],
+        [e["return_mean"] for e in evaluations],
+        "o-",
+        ms=4,
+        color=_POLICY,
+        label="evaluation, held-out seeds",
+    )
+    by_time.plot(
+        [e["wall_s"] for e in timed],
+        [e["return_mean"] for e in timed],
+        "o-",
+        ms=4,
+        color=_POLICY,
+        label="evaluation, held-out seeds",
+    )
+    references = (
+        ("baseline_return", "best baseline", _BASELINE, "--"),
+        ("nothing_return", "doing nothing", _NOTHING, ":"),
+    )
     for axes in (by_steps, by_time):
         for key, label, color, style in references:
             if summary.get(key) is not None:
@@ -54,8 +78,12 @@ def learning_curve(directory: Path, summary: dict[str, Any]) -> Path:
     return path
 
 
-def film(run: RunDirectory, config: RunConfig, path: Path, seed: int | None = None, max_frames: int = 600) -> Path | None:
-    """One episode of the best policy as a film, with its middle frame beside it; None where the environment cannot render."""
+def film(
+    run: RunDirectory, config: RunConfig, path: Path, seed: int | None = None, max_frames: int = 600
+) -> Path | None:
+    """One episode of the best policy as a film, with its middle frame beside it; None where the environment cannot
+    render.
+    """
     import imageio
     from gymnasium.error import DependencyNotInstalled
 

@@ -52,18 +52,32 @@ class Progress:
 
     def _line(self, status: dict[str, Any]) -> str:
         return (
-            f"{status['session_s']:5.0f} s  {status['env_steps']}/{self._steps} env steps ({status['env_steps_per_s']:.1f}/s)  {status['updates']} updates  "
-            f"busy {status['busy']:.0%}  staleness {status['staleness_mean']:.0f}  return {_number(status['recent_return'])}  "
+            f"{status['session_s']:5.0f} s  {status['env_steps']}/{self._steps} env steps "
+            "({status['env_steps_per_s']:.1f}/s)  {status['updates']} updates  "
+            f"busy {status['busy']:.0%}  staleness {status['staleness_mean']:.0f}  return "
+            "{_number(status['recent_return'])}  "
             f"evaluation {_number(status['evaluation'])} (best {_number(status['best'])})"
             + (f"  faults {status['faults']}" if status["faults"] else "")
         )
 
     def _table(self, status: dict[str, Any]) -> Table:
         table = Table.grid(padding=(0, 2))
-        table.add_row("env steps", ProgressBar(self._steps, min(status["env_steps"], self._steps), width=40), f"{status['env_steps']} of {self._steps}")
-        table.add_row("environments", f"{status['num_envs']} busy {status['busy']:.1%}", f"{status['env_steps_per_s']:.1f} env steps/s")
+        table.add_row(
+            "env steps",
+            ProgressBar(self._steps, min(status["env_steps"], self._steps), width=40),
+            f"{status['env_steps']} of {self._steps}",
+        )
+        table.add_row(
+            "environments",
+            f"{status['num_envs']} busy {status['busy']:.1%}",
+            f"{status['env_steps_per_s']:.1f} env steps/s",
+        )
         table.add_row("learner", f"{status['updates']} updates", f"staleness {status['staleness_mean']:.0f} updates")
-        table.add_row("return", f"{_number(status['recent_return'])} training", f"{_number(status['evaluation'])} held out, best {_number(status['best'])}")
+        table.add_row(
+            "return",
+            f"{_number(status['recent_return'])} training",
+            f"{_number(status['evaluation'])} held out, best {_number(status['best'])}",
+        )
         table.add_row("", sparkline(self._history[-40:]), f"{status['session_s']:.0f} s")
         return table
 

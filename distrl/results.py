@@ -86,7 +86,7 @@ def evaluate_controller(config: RunConfig, params: dict[str, Any], episodes: int
 def evaluate_controllers(
     config: RunConfig, candidates: list[dict[str, Any]], first_seed: int, episodes: int, scratch: Path
 ) -> Iterator[list[Any]]:
-    """Episodes of one baseline controller after another, all on the same seeds, as many at a time as there are cores."""
+    """Episodes of one baseline controller after another, all on the same seeds, as many at once as there are cores."""
     from distrl.cluster import components
     from distrl.core.types import ARRAY
 
@@ -101,7 +101,9 @@ def evaluate_controllers(
             def act(requests: Any, controllers: list[Any] = controllers) -> np.ndarray:
                 for row in requests.rows[requests.is_first]:
                     controllers[row].reset()
-                return np.stack([controllers[row].act(requests.observation[ARRAY][k]) for k, row in enumerate(requests.rows)])
+                return np.stack(
+                    [controllers[row].act(requests.observation[ARRAY][k]) for k, row in enumerate(requests.rows)]
+                )
 
             yield runner.run(act)
     finally:

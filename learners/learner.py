@@ -1,4 +1,5 @@
-"""Fragments in, published weights out: secures what arrives, fills the replay, updates when the limiter allows, checkpoints.
+"""Fragments in, published weights out: secures what arrives, fills the replay, updates when the limiter allows,
+checkpoints.
 
 ``receive`` may run in another thread than ``update``: appending to the log and filling the replay overlap the update.
 """
@@ -33,7 +34,9 @@ Publish = Callable[[int, Weights], Any]
 
 @dataclass
 class LearnerSettings:
-    """Attributes: batch_size: transitions an update samples. publish_period, checkpoint_period: in updates. keep: checkpoints kept."""
+    """Attributes: batch_size: transitions an update samples. publish_period, checkpoint_period: in updates. keep:
+    checkpoints kept.
+    """
 
     batch_size: int
     publish_period: int
@@ -64,7 +67,8 @@ class Learner:
     ):
         """
         Raises:
-            StorageError: the run directory cannot be written, or a resume finds only damaged checkpoints or other spaces.
+            StorageError: the run directory cannot be written, or a resume finds only damaged checkpoints or other
+            spaces.
         """
         self._algorithm, self._replay, self._limiter = algorithm, replay, limiter
         self._publish, self._settings, self._device = publish, settings, torch.device(device)
@@ -77,10 +81,12 @@ class Learner:
         self.num_updates = 0
         self.metrics: dict[str, float] = {}
         self.update_s = 0.0
-        self._next_step: OrderedDict[tuple[int, int], int] = OrderedDict()  # (episode, agent) → the step that must come next
+        self._next_step: OrderedDict[tuple[int, int], int] = (
+            OrderedDict()
+        )  # (episode, agent) → the step that must come next
         self.notes: list[str] = self._restore()
 
-    # -- the experience side -------------------------------------------------------------------------------------------------
+    # -- the experience side -------------------------------------------------------------------------------------------
 
     def receive(self, fragment: Fragment) -> int:
         """Secure one fragment, then make it sampleable; returns the learner's version. Returning acknowledges.
@@ -115,7 +121,7 @@ class Learner:
         self._replay.add(fragment)
         self._limiter.inserted(fragment.num_transitions)
 
-    # -- the gradient side ---------------------------------------------------------------------------------------------------
+    # -- the gradient side ---------------------------------------------------------------------------------------------
 
     def update(self) -> bool:
         """One update if the limiter allows it; returns whether there was one."""
@@ -125,7 +131,9 @@ class Learner:
         number = self.num_updates
         batch = self._replay.sample(self._settings.batch_size, sample_generator(self._settings.seed, number))
         self._limiter.sampled()
-        gradients, metrics = self._algorithm.gradients(batch, update_generator(self._settings.seed, number, self._device))
+        gradients, metrics = self._algorithm.gradients(
+            batch, update_generator(self._settings.seed, number, self._device)
+        )
         self._algorithm.apply(gradients)
         self.metrics = metrics
         self.num_updates = number + 1
@@ -140,7 +148,7 @@ class Learner:
         """Offer the policy's weights to the parameter server."""
         self._publish(self.num_updates, self._algorithm.policy_weights())
 
-    # -- what outlives the process -------------------------------------------------------------------------------------------
+    # -- what outlives the process -------------------------------------------------------------------------------------
 
     def checkpoint(self) -> Path:
         """Write models, optimizers and counters; the experience is referred to by its position in the log.
@@ -156,7 +164,11 @@ class Learner:
                 "log_records": self._log.num_records,
                 "ledger": self.ledger.state(),
                 "spaces": self._spaces,
-                "staleness": {"counts": self.staleness.counts.tolist(), "total": self.staleness.total, "sum": self.staleness.sum},
+                "staleness": {
+                    "counts": self.staleness.counts.tolist(),
+                    "total": self.staleness.total,
+                    "sum": self.staleness.sum,
+                },
             }
             sampled = self._replay.sampled_state()
         files = policy_files(self._algorithm.policy_weights(), self._algorithm.policy_spec())
@@ -171,18 +183,23 @@ class Learner:
         found = load_latest(self._directory / "checkpoints")
         notes: list[str] = []
         if self._log.num_bytes_cut:
-            notes.append(f"the log ended in a torn record of {self._log.num_bytes_cut} bytes, which was never acknowledged and was cut off")
+            notes.append(
+                f"the log ended in a torn record of {self._log.num_bytes_cut} bytes, which was never acknowledged and "
+                "was cut off"
+            )
         records = 0
         if found:
             path, files, meta, complaints = found
             notes += [f"{complaint}; continuing from {path.name}" for complaint in complaints]
             if meta["spaces"] != self._spaces:
                 raise StorageError(
-                    f"this run was trained on {meta['spaces']}, but the environment now has {self._spaces}: resume it with the environment it began with"
+                    f"this run was trained on {meta['spaces']}, but the environment now has {self._spaces}: resume it "
+                    "with the environment it began with"
                 )
             if meta["log_records"] > self._log.num_records:
                 raise StorageError(
-                    f"checkpoint {path.name} refers to {meta['log_records']} fragments, but the experience log holds only {self._log.num_records}: "
+                    f"checkpoint {path.name} refers to {meta['log_records']} fragments, but the experience log holds "
+                    "only {self._log.num_records}: "
                     "restore the log from a copy, or remove the checkpoint to continue from an older one"
                 )
             state = torch.load(io.BytesIO(files["learner.pt"]), map_location=self._device, weights_only=False)
@@ -205,7 +222,9 @@ class Learner:
                 self._replay.restore_sampled(state["sampled"])
             ledger = Ledger.from_state(meta["ledger"])
             self.ledger.duplicates, self.ledger.rejected = ledger.duplicates, ledger.rejected
-            notes.append(f"continues from checkpoint {path.name} with {self._limiter.num_inserted} transitions from the log")
+            notes.append(
+                f"continues from checkpoint {path.name} with {self._limiter.num_inserted} transitions from the log"
+            )
         return notes
 
     def report(self) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""Stable-Baselines3's SAC on the slow environments, one update per vector step: seconds, environments, median and σ in, one JSON line out."""
+"""Stable-Baselines3's SAC on the slow environments, one update per vector step: seconds, environments, median and σ in,
+one JSON line out.
+"""
 
 import json
 import sys

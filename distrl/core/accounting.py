@@ -65,7 +65,8 @@ class Ledger:
 
         Args:
             produced: incarnation → steps its environments finished.
-            live: incarnations that are still running: what they have not delivered is queued. What a dead one has not delivered
+            live: incarnations that are still running: what they have not delivered is queued. What a dead one has not
+            delivered
                 is lost with it, as ``rejected["worker_died"]``.
             unsampled: stored and not yet sampled. evicted: overwritten unsampled.
         """

@@ -47,7 +47,8 @@ def save_checkpoint(directory: Path, name: str, files: Mapping[str, bytes], meta
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise StorageError(
-            f"checkpoint {final} cannot be written: {error.strerror or error}. Earlier checkpoints are untouched; make room and use --resume"
+            f"checkpoint {final} cannot be written: {error.strerror or error}. Earlier checkpoints are untouched; "
+            "make room and use --resume"
         ) from error
     return final
 
@@ -62,7 +63,9 @@ def load_checkpoint(path: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
         document = json.loads((path / META).read_bytes())
         files = {name: (path / name).read_bytes() for name in document["sha256"]}
         facts = json.dumps(document["meta"], sort_keys=True) + json.dumps(document["sha256"], sort_keys=True)
-        damaged = [name for name, content in files.items() if hashlib.sha256(content).hexdigest() != document["sha256"][name]]
+        damaged = [
+            name for name, content in files.items() if hashlib.sha256(content).hexdigest() != document["sha256"][name]
+        ]
         if hashlib.sha256(facts.encode()).hexdigest() != document["seal"]:
             damaged.append(META)
     except (OSError, ValueError, KeyError) as error:
@@ -78,7 +81,8 @@ def list_checkpoints(directory: Path) -> list[Path]:
 
 
 def load_latest(directory: Path) -> tuple[Path, dict[str, bytes], dict[str, Any], list[str]] | None:
-    """The newest checkpoint that is whole: (path, files, meta, what was wrong with newer ones), or None where none was ever written.
+    """The newest checkpoint that is whole: (path, files, meta, what was wrong with newer ones), or None where none was
+    ever written.
 
     Raises:
         StorageError: there are checkpoints, and every one is damaged.

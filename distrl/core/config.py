@@ -1,7 +1,7 @@
 """A preset or TOML file plus overrides in, a validated ``RunConfig`` out; an unknown key names the nearest known one.
 
-Every field states its bounds and, in one sentence, what it decides. ``algorithm.*`` and ``env.kwargs`` are open: the algorithm's own
-model validates the first (distrl.learners.registry), the environment the second.
+Every field states its bounds and, in one sentence, what it decides. ``algorithm.*`` and ``env.kwargs`` are open: the
+algorithm's own model validates the first (distrl.learners.registry), the environment the second.
 """
 
 from __future__ import annotations
@@ -25,16 +25,24 @@ class _Section(BaseModel):
 class RunSection(_Section):
     """How long a run lasts and where it leaves its results."""
 
-    steps: int = Field(100_000, ge=1, description="Env steps after which the run ends, over all environments and resumes.")
+    steps: int = Field(
+        100_000, ge=1, description="Env steps after which the run ends, over all environments and resumes."
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="Decides every random number of the run.")
-    out: str | None = Field(None, description="The run directory; without it a new one under runs/ named after the preset and the time.")
-    wall_limit_s: float | None = Field(None, gt=0, description="Wall seconds after which the run ends even if steps are missing.")
+    out: str | None = Field(
+        None, description="The run directory; without it a new one under runs/ named after the preset and the time."
+    )
+    wall_limit_s: float | None = Field(
+        None, gt=0, description="Wall seconds after which the run ends even if steps are missing."
+    )
 
 
 class DelaySection(_Section):
     """Artificial step times, for tests and benchmarks of asynchrony."""
 
-    kind: Literal["constant", "lognormal"] = Field("lognormal", description="The distribution that step times are drawn from.")
+    kind: Literal["constant", "lognormal"] = Field(
+        "lognormal", description="The distribution that step times are drawn from."
+    )
     median_s: float = Field(0.05, ge=0, description="Median of the added sleep in seconds.")
     sigma: float = Field(1.0, ge=0, le=4, description="Standard deviation of its logarithm; 0 makes it constant.")
 
@@ -43,16 +51,27 @@ class EnvSection(_Section):
     """Which environment, and how it is hosted."""
 
     id: str = Field(description="A Gymnasium id, a distrl/… id, or package.module:Class.")
-    kwargs: dict[str, Any] = Field(default_factory=dict, description="Passed to the environment's constructor, which validates them.")
-    fidelity: str | None = Field(None, description="Level of detail, one of those that `distrl envs` lists for the environment.")
+    kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="Passed to the environment's constructor, which validates them."
+    )
+    fidelity: str | None = Field(
+        None, description="Level of detail, one of those that `distrl envs` lists for the environment."
+    )
     hosting: Literal["process", "inline", "auto"] = Field(
         "auto",
-        description="process: one process per environment, a slow one delays nobody; inline: in the env worker's process, for cheap "
+        description="process: one process per environment, a slow one delays nobody; inline: in the env worker's "
+        "process, for cheap "
         "environments; auto: inline when a measured step takes less than 0.2 ms, else process.",
     )
     delay: DelaySection | None = Field(None, description="Adds artificial step times.")
-    max_episode_steps: int | None = Field(None, ge=1, description="A time limit in env steps, on top of the environment's own.")
-    cores: float = Field(1.0, gt=0, description="Cores that one environment uses: what is asked of a Ray cluster, and what core-hours count.")
+    max_episode_steps: int | None = Field(
+        None, ge=1, description="A time limit in env steps, on top of the environment's own."
+    )
+    cores: float = Field(
+        1.0,
+        gt=0,
+        description="Cores that one environment uses: what is asked of a Ray cluster, and what core-hours count.",
+    )
 
     def recipe(self) -> EnvRecipe:
         """What travels to the environment processes."""
@@ -63,14 +82,27 @@ class EnvSection(_Section):
 class ActorsSection(_Section):
     """How many environments there are and how their steps become fragments."""
 
-    env_workers: int = Field(1, ge=1, le=10_000, description="EnvWorker actors; environments = env_workers × envs_per_worker.")
+    env_workers: int = Field(
+        1, ge=1, le=10_000, description="EnvWorker actors; environments = env_workers × envs_per_worker."
+    )
     envs_per_worker: int = Field(4, ge=1, le=4096, description="Environments each env worker hosts.")
-    fragment_steps: int = Field(50, ge=1, le=100_000, description="A fragment is published after so many steps of one environment.")
-    fragment_max_age_s: float = Field(5.0, gt=0, description="… or once its first step is so old, so that a slow environment delays nobody.")
-    pull_period_s: float = Field(0.5, gt=0, description="How often an env worker asks for newer weights, in the background.")
-    step_timeout_s: float = Field(1800.0, gt=0, description="A step or reset longer than this is a hang: the environment process is restarted.")
+    fragment_steps: int = Field(
+        50, ge=1, le=100_000, description="A fragment is published after so many steps of one environment."
+    )
+    fragment_max_age_s: float = Field(
+        5.0, gt=0, description="… or once its first step is so old, so that a slow environment delays nobody."
+    )
+    pull_period_s: float = Field(
+        0.5, gt=0, description="How often an env worker asks for newer weights, in the background."
+    )
+    step_timeout_s: float = Field(
+        1800.0, gt=0, description="A step or reset longer than this is a hang: the environment process is restarted."
+    )
     max_unacknowledged_mb: float = Field(
-        256.0, gt=0, description="Memory for fragments that the learner has not acknowledged; an env worker waits only when it is full."
+        256.0,
+        gt=0,
+        description="Memory for fragments that the learner has not acknowledged; an env worker waits only when it is "
+        "full.",
     )
 
 
@@ -94,7 +126,8 @@ class ReplaySection(_Section):
     samples_per_insert: float | None = Field(
         256.0,
         gt=0,
-        description="How often each transition is sampled on average: batch size × updates per env step. The learner waits when ahead. "
+        description="How often each transition is sampled on average: batch size × updates per env step. The learner "
+        "waits when ahead. "
         'With "unlimited" it updates as fast as it can.',
     )
 
@@ -108,18 +141,27 @@ class ReplaySection(_Section):
     @model_validator(mode="after")
     def _fits(self) -> ReplaySection:
         if self.min_size > self.capacity:
-            raise ValueError(f"replay.min_size ({self.min_size}) must not exceed replay.capacity ({self.capacity}): learning would never start")
+            raise ValueError(
+                f"replay.min_size ({self.min_size}) must not exceed replay.capacity ({self.capacity}): learning would "
+                "never start"
+            )
         return self
 
 
 class LearnerSection(_Section):
     """Where updates run and how often their result is published."""
 
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto takes a GPU when there is one, else the CPU.")
-    threads: int = Field(1, ge=1, le=256, description="CPU threads of the learner; the other cores are the environments'.")
+    device: str = Field(
+        "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto takes a GPU when there is one, else the CPU."
+    )
+    threads: int = Field(
+        1, ge=1, le=256, description="CPU threads of the learner; the other cores are the environments'."
+    )
     publish_period: int = Field(50, ge=1, description="Updates between two publications of the policy's weights.")
     finish_updates: bool = Field(
-        True, description="After the last env step, do the updates that samples_per_insert still owes, so that runs of different speed compare."
+        True,
+        description="After the last env step, do the updates that samples_per_insert still owes, so that runs of "
+        "different speed compare.",
     )
 
 
@@ -127,15 +169,23 @@ class EvaluationSection(_Section):
     """Deterministic episodes on held-out seeds beside the training."""
 
     period: int = Field(5000, ge=1, description="Env steps between two evaluations.")
-    episodes: int = Field(4, ge=1, le=1000, description="Episodes of each evaluation while training; always the same seeds.")
-    final_episodes: int = Field(8, ge=1, le=1000, description="Episodes of the final evaluation, on seeds never used before it.")
-    envs: int = Field(1, ge=1, le=64, description="Environments that run them side by side, at lower priority than the env workers'.")
+    episodes: int = Field(
+        4, ge=1, le=1000, description="Episodes of each evaluation while training; always the same seeds."
+    )
+    final_episodes: int = Field(
+        8, ge=1, le=1000, description="Episodes of the final evaluation, on seeds never used before it."
+    )
+    envs: int = Field(
+        1, ge=1, le=64, description="Environments that run them side by side, at lower priority than the env workers'."
+    )
 
 
 class CheckpointSection(_Section):
     """What a resume starts from."""
 
-    period: int = Field(5000, ge=1, description="Updates between two checkpoints; also written at the end and on Ctrl-C.")
+    period: int = Field(
+        5000, ge=1, description="Updates between two checkpoints; also written at the end and on Ctrl-C."
+    )
     keep: int = Field(3, ge=1, le=1000, description="Checkpoints kept beside the best policy.")
 
 
@@ -203,7 +253,14 @@ def known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
     keys = []
     for name, field in model.model_fields.items():
         path = f"{prefix}.{name}" if prefix else name
-        section = next((kind for kind in _alternatives(field.annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+        section = next(
+            (
+                kind
+                for kind in _alternatives(field.annotation)
+                if isinstance(kind, type) and issubclass(kind, BaseModel)
+            ),
+            None,
+        )
         keys += known_keys(section, path) if section else [path]
     return keys
 
@@ -231,7 +288,8 @@ def read_toml(source: str | Path) -> dict[str, Any]:
         if str(source) not in presets:
             near = difflib.get_close_matches(str(source), presets, n=1, cutoff=0.0)
             raise ConfigError(
-                f"there is no preset {str(source)!r}; did you mean {near[0]!r}? The presets are {', '.join(presets)}; a file of your own ends in .toml"
+                f"there is no preset {str(source)!r}; did you mean {near[0]!r}? The presets are {', '.join(presets)}; "
+                "a file of your own ends in .toml"
             )
         path = presets_directory() / f"{source}.toml"
     try:

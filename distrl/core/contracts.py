@@ -66,12 +66,12 @@ class EnvPool(Protocol):
             outcomes, requests, faults = pool.recv(timeout_s)   # whatever is ready, first ready first served
             pool.send(actions_for(requests), requests.rows)     # sets those going again
 
-    A row that ends appears in ``outcomes`` (with its final observation) as soon as its step is over, and in ``requests`` (with
-    ``is_first``) when its reset is: a slow reset holds up neither its last transition nor anybody else. ``recv`` blocks
-    until at least one row is ready or ``timeout_s`` has passed (then everything is empty).
+    A row that ends appears in ``outcomes`` (with its final observation) as soon as its step is over, and in
+    ``requests`` (with ``is_first``) when its reset is: a slow reset holds up neither its last transition nor anybody
+    else. ``recv`` blocks until at least one row is ready or ``timeout_s`` has passed (then everything is empty).
 
-    ``faults`` names rows whose environment raised, hung or died. What the row had finished has been delivered before; the
-    episode is cut there, and the pool starts the row again by itself (it comes back with ``is_first``).
+    ``faults`` names rows whose environment raised, hung or died. What the row had finished has been delivered before;
+    the episode is cut there, and the pool starts the row again by itself (it comes back with ``is_first``).
     """
 
     spec: EnvSpec
@@ -85,7 +85,8 @@ class EnvPool(Protocol):
     def send(self, actions: np.ndarray, rows: np.ndarray) -> None: ...
 
     def halt(self) -> tuple[Outcomes, Requests]:
-        """Stop computing, at once: steps under way are abandoned (they were never produced), what had finished is returned.
+        """Stop computing, at once: steps under way are abandoned (they were never produced), what had finished is
+        returned.
 
         Only ``stats`` and ``close`` may follow.
         """
@@ -114,7 +115,8 @@ class Fault:
 
 @dataclass
 class PoolStats:
-    """Totals over a pool's environments since it started, counted where the steps happen, so that a kill cannot hide them.
+    """Totals over a pool's environments since it started, counted where the steps happen, so that a kill cannot hide
+    them.
 
     Attributes:
         produced: steps finished (int). resets: episodes begun (int).
@@ -135,7 +137,7 @@ class PoolStats:
 class Policy(Protocol):
     """Maps observations to actions; holds weights, no recurrent state (the env worker does).
 
-        action, log_prob, state = policy.step(observation, state, is_first, mask)
+    action, log_prob, state = policy.step(observation, state, is_first, mask)
     """
 
     ready: bool  # whether ``step`` may be called: weights are loaded, or none are needed yet

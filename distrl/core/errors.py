@@ -2,7 +2,9 @@
 
 
 class DistrlError(Exception):
-    """Base of every error that distrl raises on purpose. The command line prints it as one sentence, without a traceback."""
+    """Base of every error that distrl raises on purpose. The command line prints it as one sentence, without a
+    traceback.
+    """
 
 
 class ConfigError(DistrlError):

@@ -5,9 +5,9 @@ A log is a folder of segment files ``00000000.log, 00000001.log, …``. A segmen
     magic "DXL1" | length of the payload, u64 | CRC-32 of the payload, u32 | payload
     payload = length of the header, u32 | header (JSON: columns with dtype and shape, policy, worker) | raw arrays
 
-A record is complete or it is not there: a torn tail (the process died while writing) is cut off when the log is opened to append,
-and a reader stops in front of it. ``append`` hands the bytes to the operating system before it returns, so they survive the death of
-the process; ``sync`` makes them survive a loss of power.
+A record is complete or it is not there: a torn tail (the process died while writing) is cut off when the log is opened
+to append, and a reader stops in front of it. ``append`` hands the bytes to the operating system before it returns, so
+they survive the death of the process; ``sync`` makes them survive a loss of power.
 """
 
 from __future__ import annotations
@@ -97,7 +97,8 @@ def read_log(directory: Path | str, start: int = 0) -> Iterator[tuple[int, Fragm
             number += 1
         if end < segment.stat().st_size and index < len(segments) - 1:
             raise StorageError(
-                f"the experience log is damaged: {segment} has no valid record at byte {end} although later segments follow; "
+                f"the experience log is damaged: {segment} has no valid record at byte {end} although later segments "
+                "follow; "
                 f"the {number} fragments before it were read. Restore that file from a copy to read the rest"
             )
 
@@ -133,7 +134,9 @@ class ExperienceLog:
                 self.num_bytes_cut = segments[-1].stat().st_size - self._end
             self._open()
         except OSError as error:
-            raise StorageError(f"the experience log cannot be written in {self._directory}: {error.strerror or error}") from error
+            raise StorageError(
+                f"the experience log cannot be written in {self._directory}: {error.strerror or error}"
+            ) from error
 
     def _open(self) -> None:
         path = self._directory / f"{self._index:08d}.log"
@@ -164,7 +167,8 @@ class ExperienceLog:
             self._file.truncate(self._end)
             self._file.seek(self._end)
             raise StorageError(
-                f"the experience log in {self._directory} cannot take another {len(record)} bytes: {error.strerror or error}. "
+                f"the experience log in {self._directory} cannot take another {len(record)} bytes: "
+                "{error.strerror or error}. "
                 "Everything before is secured; make room and continue with --resume"
             ) from error
         self._end += len(record)

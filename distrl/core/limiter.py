@@ -14,8 +14,9 @@ class SamplesPerInsert:
 
         sampled + batch_size ≤ samples_per_insert · (inserted − min_size) + batch_size
 
-    so that the ratio of samples to inserts beyond the first ``min_size`` approaches ``samples_per_insert`` from below and one
-    update is due as soon as the replay is warm. ``samples_per_insert = None`` removes the bound (the learner runs as fast as it can).
+    so that the ratio of samples to inserts beyond the first ``min_size`` approaches ``samples_per_insert`` from below
+    and one update is due as soon as the replay is warm. ``samples_per_insert = None`` removes the bound (the learner
+    runs as fast as it can).
 
     One lock; ``inserted`` may be called from another thread than the rest.
     """
@@ -50,10 +51,13 @@ class SamplesPerInsert:
     def waits_for(self) -> str:
         """What is missing for the next update, as one sentence."""
         if self.num_inserted < max(self.min_size, 1):
-            return f"the replay holds {self.num_inserted} of the {self.min_size} transitions that learning starts with (replay.min_size)"
+            return f"the replay holds {self.num_inserted} of the {self.min_size} transitions that learning starts "
+            "with (replay.min_size)"
         assert self.samples_per_insert is not None
         missing = self.num_sampled / self.samples_per_insert + self.min_size - self.num_inserted
-        return f"the learner is {missing:.0f} transitions ahead of replay.samples_per_insert = {self.samples_per_insert:g}"
+        return (
+            f"the learner is {missing:.0f} transitions ahead of replay.samples_per_insert = {self.samples_per_insert:g}"
+        )
 
     def wait(self, timeout_s: float) -> bool:
         """Block until an update is allowed or the time is over; returns whether it is allowed."""

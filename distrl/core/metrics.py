@@ -1,4 +1,4 @@
-"""Records in, JSON lines on disk out: deterministic quantities, measured times and events each in a file of their own."""
+"""Records in, JSON lines on disk out: deterministic quantities, measured times and events in a file each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights and the recipe of a policy in, the two files of a checkpoint that ``load_policy`` reads out; and back again."""
+"""Weights and the recipe of a policy in, the two files of a checkpoint for ``load_policy`` out; and back again."""
 
 from __future__ import annotations
 

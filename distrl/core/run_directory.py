@@ -1,10 +1,10 @@
 """Where a run leaves everything: names of the files, who began it, and which worker lives it has had.
 
-    run.json            id, version, environment, sessions          summary.json       the totals at the end
-    config.toml         the whole configuration                     log/               every fragment, in order of arrival
-    metrics.jsonl       deterministic quantities                    checkpoints/       what a resume starts from, and best/
-    timing.jsonl        measured ones                               media/             curves and films
-    events.jsonl        starts, faults, restarts, checkpoints
+run.json            id, version, environment, sessions          summary.json       the totals at the end
+config.toml         the whole configuration                     log/               every fragment, in order of arrival
+metrics.jsonl       deterministic quantities                    checkpoints/       what a resume starts from, and best/
+timing.jsonl        measured ones                               media/             curves and films
+events.jsonl        starts, faults, restarts, checkpoints
 """
 
 from __future__ import annotations
@@ -53,8 +53,16 @@ class RunDirectory:
                 (path / folder).mkdir(parents=True, exist_ok=True)
             (path / "config.toml").write_text(to_toml(config))
         except OSError as error:
-            raise StorageError(f"the run directory {path} cannot be written: {error.strerror}; choose another with --out") from error
-        facts = {"id": uuid.uuid4().hex[:12], "created_s": time.time(), "env_id": config.env.id, "sessions": 0, "incarnations": 0}
+            raise StorageError(
+                f"the run directory {path} cannot be written: {error.strerror}; choose another with --out"
+            ) from error
+        facts = {
+            "id": uuid.uuid4().hex[:12],
+            "created_s": time.time(),
+            "env_id": config.env.id,
+            "sessions": 0,
+            "incarnations": 0,
+        }
         run = RunDirectory(path, facts)
         run._save()
         return run
@@ -84,7 +92,7 @@ class RunDirectory:
         return RunConfig.load(self.path / "config.toml")
 
     def begin_session(self) -> int:
-        """Counts a start or a resume; returns its number, from 0. Removes what killed runs have left in shared memory."""
+        """Counts a start or a resume; returns its number, from 0. Removes what killed runs left in shared memory."""
         for folder in _scratch_base().glob("distrl-*"):
             with contextlib.suppress(OSError, ValueError):
                 if not Path(f"/proc/{int((folder / _OWNER).read_text())}").exists():

@@ -1,4 +1,6 @@
-"""Policy versions in, a histogram of staleness out: the learner's version minus the transition's, in updates, on arrival."""
+"""Policy versions in, a histogram of staleness out: the learner's version minus the transition's, in updates, on
+arrival.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""What flows between the rooms: array specs of spaces, the columns of a fragment, and the recipe of a policy (numpy only).
+"""What flows between the rooms: array specs of spaces, the columns of a fragment, and the recipe of a policy (numpy
+only).
 
-A *row* is one (environment, agent) pair; a single-agent environment is the case of one row. A *fragment* is T consecutive
-steps of B rows plus the bootstrap row, stored as named columns (one numpy array each, time first), never as one Python
-object per step. The same columns travel from the fragment builder through the log into the replay.
+A *row* is one (environment, agent) pair; a single-agent environment is the case of one row. A *fragment* is T
+consecutive steps of B rows plus the bootstrap row, stored as named columns (one numpy array each, time first), never as
+one Python object per step. The same columns travel from the fragment builder through the log into the replay.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ OBSERVATION = "observation/"  # prefix of the observation columns, [T + 1, B, �
 FINAL = "final_observation/"  # prefix of the sparse final observations, [K, …]
 STATE = "state/"  # prefix of the policy's recurrent state at the fragment's start, [B, …]
 
-#: The fixed columns of every fragment: name → (dtype, leading axes). ``action`` has the shape of the action space behind [T, B].
+#: The fixed columns of every fragment: name → (dtype, leading axes). ``action`` has the shape of the action space
+#: behind [T, B].
 COLUMNS: dict[str, tuple[str, str]] = {
     "reward": ("float32", "TB"),
     "terminated": ("bool", "TB"),  # the episode ended by its own rules: the value of what follows is zero
@@ -35,7 +37,10 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "fidelity": ("int16", "TB"),  # index into EnvSpec.fidelities
     "env_index": ("int32", "B"),  # which environment of the worker
     "agent_index": ("int32", "B"),  # which agent of the environment
-    "final_index": ("int32", "K"),  # [K, 2]: the (t, b) whose next observation is final_observation/…[k], not observation[t + 1, b]
+    "final_index": (
+        "int32",
+        "K",
+    ),  # [K, 2]: the (t, b) whose next observation is final_observation/…[k], not observation[t + 1, b]
 }
 
 Columns = dict[str, np.ndarray]
@@ -94,11 +99,12 @@ class EnvRecipe:
 class Fragment:
     """T consecutive steps of B rows of one policy, plus the bootstrap row.
 
-    The next observation of step (t, b) is ``observation[t + 1, b]``, unless ``final_index`` names (t, b): then it is that
-    final observation, and ``observation[t + 1, b]`` already belongs to the next episode.
+    The next observation of step (t, b) is ``observation[t + 1, b]``, unless ``final_index`` names (t, b): then it is
+    that final observation, and ``observation[t + 1, b]`` already belongs to the next episode.
 
     Attributes:
-        columns: ``COLUMNS``, ``action`` [T, B, …], ``observation/<path>`` [T + 1, B, …], ``final_observation/<path>`` [K, …]
+        columns: ``COLUMNS``, ``action`` [T, B, …], ``observation/<path>`` [T + 1, B, …], ``final_observation/<path>``
+        [K, …]
             and ``state/<path>`` [B, …].
         policy_id: whose rows these are.
         worker, incarnation: the env worker that made it, and how often that worker had been restarted.

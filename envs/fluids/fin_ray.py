@@ -130,7 +130,9 @@ class FinRay(gym.Env[np.ndarray, np.ndarray]):
 
     @staticmethod
     def preload() -> None:
-        """Load every kernel before environment processes are forked, so that they share the code instead of each its own."""
+        """Load every kernel before environment processes are forked, so that they share the code instead of each its
+        own.
+        """
         env = FinRay(fidelity="smoke")
         env.reset(seed=0)
         env.step(np.zeros(1, np.float32))

@@ -61,8 +61,10 @@ def test_the_same_seed_gives_the_same_metrics_byte_for_byte(finished, tmp_path):
 
 def test_a_run_leaves_what_a_person_looks_at(finished):
     summary = json.loads((finished.directory / "summary.json").read_text())
-    wanted = "env_steps updates wall_s env_busy_fraction env_cpu_share updates_per_s staleness_mean staleness_p95 transitions_produced"
-    wanted += " transitions_trained transitions_queued transitions_evicted transitions_rejected final_return_mean baseline_return core_hours"
+    wanted = "env_steps updates wall_s env_busy_fraction env_cpu_share updates_per_s staleness_mean staleness_p95 "
+    "transitions_produced"
+    wanted += " transitions_trained transitions_queued transitions_evicted transitions_rejected final_return_mean "
+    "baseline_return core_hours"
     assert set(wanted.split()) <= set(summary)
     assert summary["env_steps"] == 600
     assert summary["updates"] == 251  # (600 − 100) · 16 / 32, and the one that is due with min_size
@@ -133,13 +135,15 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path):
 def test_a_resume_refuses_what_does_not_fit(tmp_path):
     out = tmp_path / "run"
     interrupted(out, 300)
-    with pytest.raises(ConfigError, match="was trained on Pendulum-v1, but the configuration names MountainCarContinuous-v0"):
+    with pytest.raises(
+        ConfigError, match="was trained on Pendulum-v1, but the configuration names MountainCarContinuous-v0"
+    ):
         distrl.train(small(out, "env.id=MountainCarContinuous-v0"), local=True, resume=out)
     with pytest.raises(DistrlError, match="does not fit the configuration: the state needs 'actor'"):
         distrl.train(small(out, "algorithm.hidden=[8]"), local=True, resume=out)
     for path in list_checkpoints(out / "checkpoints"):
         (path / "learner.pt").write_bytes(b"damaged")
-    with pytest.raises(StorageError, match="no checkpoint .* can be read"):
+    with pytest.raises(StorageError, match=r"no checkpoint .* can be read"):
         distrl.train(small(out), local=True, resume=out)
 
 

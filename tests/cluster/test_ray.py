@@ -46,7 +46,13 @@ def slow(out, *overrides):
 def a_ray_with_one_logical_gpu(tmp_path_factory):
     os.environ["OMP_NUM_THREADS"] = "1"
     ray.init(
-        address="local", namespace="distrl", num_cpus=8, num_gpus=1, include_dashboard=False, object_store_memory=128 << 20, log_to_driver=True
+        address="local",
+        namespace="distrl",
+        num_cpus=8,
+        num_gpus=1,
+        include_dashboard=False,
+        object_store_memory=128 << 20,
+        log_to_driver=True,
     )
     yield
     ray.shutdown()
@@ -105,14 +111,19 @@ def test_a_killed_env_worker_is_replaced_and_nobody_else_is_disturbed(tmp_path):
     restarts = [event for event in read_json_lines(tmp_path / "run" / "events.jsonl") if event["kind"] == "restart"]
     assert [(event["role"], event["worker"]) for event in restarts] == [("env_worker", 0)]
     assert balanced(result.summary)
-    uids = {(int(f.columns["episode_uid"][0, 0]), int(f.columns["step"][0, 0])) for _, f in read_log(tmp_path / "run" / "log")}
+    uids = {
+        (int(f.columns["episode_uid"][0, 0]), int(f.columns["step"][0, 0]))
+        for _, f in read_log(tmp_path / "run" / "log")
+    }
     assert len(uids) == sum(1 for _ in read_log(tmp_path / "run" / "log"))
 
 
 def test_a_killed_environment_process_costs_its_own_episode(tmp_path):
     def kill(status):
         worker = status["pids"]["env_worker_1"]
-        environments = [pid for pid in descendants(worker) if not os.path.exists(f"/proc/{pid}/task/{worker}") and pid != worker]
+        environments = [
+            pid for pid in descendants(worker) if not os.path.exists(f"/proc/{pid}/task/{worker}") and pid != worker
+        ]
         os.kill(max(environments), signal.SIGKILL)
 
     result = run(slow(tmp_path / "run", "run.steps=2000"), Watcher(300, kill))
@@ -138,7 +149,7 @@ def test_a_dead_learner_ends_the_run_with_a_sentence_and_resume_continues_it(tmp
     def kill(status):
         os.kill(status["pids"]["learner"], signal.SIGKILL)
 
-    with pytest.raises(RunFailed, match="the learner died: .*--resume"):
+    with pytest.raises(RunFailed, match=r"the learner died: .*--resume"):
         run(slow(tmp_path / "run", "run.steps=2500"), Watcher(800, kill))
     secured = sum(fragment.num_transitions for _, fragment in read_log(tmp_path / "run" / "log"))
     assert secured > 500
@@ -165,10 +176,11 @@ def test_stopping_leaves_a_checkpoint_and_no_process(tmp_path):
 
 def test_a_full_disk_stops_the_run_with_its_cause(tmp_path):
     def fill(status):
-        # a log folder that is gone refuses writes as a full disk does; root may write anywhere, so permissions would not
+        # a log folder that is gone refuses writes as a full disk does; root may write anywhere, so permissions would
+        # not
         path = tmp_path / "run" / "checkpoints"
         path.rename(tmp_path / "run" / "away")
         path.write_text("")
 
-    with pytest.raises(RunFailed, match="the learner: checkpoint .* cannot be written: Not a directory"):
+    with pytest.raises(RunFailed, match=r"the learner: checkpoint .* cannot be written: Not a directory"):
         run(slow(tmp_path / "run", "run.steps=100000", "checkpoint.period=50"), Watcher(200, fill))

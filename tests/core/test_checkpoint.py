@@ -37,14 +37,14 @@ def test_none_readable_is_an_error_and_none_written_is_not(tmp_path):
     assert load_latest(tmp_path) is None
     save_checkpoint(tmp_path, "0000000001", {"a.bin": b"x"}, {})
     (tmp_path / "0000000001" / "a.bin").write_bytes(b"y")
-    with pytest.raises(StorageError, match="no checkpoint .* can be read"):
+    with pytest.raises(StorageError, match=r"no checkpoint .* can be read"):
         load_latest(tmp_path)
 
 
 def test_an_interrupted_write_leaves_nothing_that_looks_like_a_checkpoint(tmp_path, monkeypatch):
     save_checkpoint(tmp_path, "0000000001", {"a.bin": b"x"}, {})
     monkeypatch.setattr("os.replace", lambda *names: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(StorageError, match="No space left.*untouched"):
+    with pytest.raises(StorageError, match=r"No space left.*untouched"):
         save_checkpoint(tmp_path, "0000000002", {"a.bin": b"x"}, {})
     assert [path.name for path in list_checkpoints(tmp_path)] == ["0000000001"]
 

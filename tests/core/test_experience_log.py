@@ -86,7 +86,7 @@ def test_a_failed_write_changes_nothing(tmp_path, monkeypatch):
 
     real = log._file
     log._file = FullDisk(real)
-    with pytest.raises(StorageError, match="No space left on device.*--resume"):
+    with pytest.raises(StorageError, match=r"No space left on device.*--resume"):
         log.append(fragment(steps=3))
     log._file = real
     log.append(fragment(steps=3, episode_uid=5))
