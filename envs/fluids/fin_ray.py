@@ -126,13 +126,12 @@ class FinRay(gym.Env[np.ndarray, np.ndarray]):
         self._gust_waves = np.zeros((3, _GUST_WAVES))  # amplitude, angular frequency per interval, phase
         self._loads = np.zeros(5)  # thrust, lift, root power, muscle power, muscle power spent of the last interval
         self._cycle = np.zeros(5)  # the same, averaged with a memory of one cycle
+        self._sums = np.zeros(2)  # C_T and C_P over the episode so far
         self._observation = np.zeros(len(OBSERVATION_NAMES), np.float32)
 
     @staticmethod
     def preload() -> None:
-        """Load every kernel before environment processes are forked, so that they share the code instead of each its
-        own.
-        """
+        """Load every kernel before environment processes are forked, so that they share the code."""
         env = FinRay(fidelity="smoke")
         env.reset(seed=0)
         env.step(np.zeros(1, np.float32))
@@ -157,6 +156,7 @@ class FinRay(gym.Env[np.ndarray, np.ndarray]):
             [amplitude, 2 * math.pi * CONTROL_INTERVAL / periods, random.uniform(0, 2 * math.pi, _GUST_WAVES)]
         )
         self._steps = 0
+        self._sums = np.zeros(2)
         self._playable = True
         self._observation = self._observe()
         return self._observation.copy(), {"frequency": self._frequency}
@@ -177,6 +177,11 @@ class FinRay(gym.Env[np.ndarray, np.ndarray]):
             info = {"C_T": 0.0, "C_P": 0.0, "C_P_net": 0.0, "efficiency": 0.0, "diverged": True, "divergence": outcome}
             return self._observation.copy(), DIVERGED_REWARD, True, truncated, info
         reward, info = self._account(loads)
+        self._sums = self._sums + (info["C_T"], info["C_P"])
+        if truncated:
+            thrust, power = self._sums / self._steps
+            ratio = float(thrust / max(power, _SMALLEST_POWER))
+            info |= {"episode_C_T": float(thrust), "episode_C_P": float(power), "episode_efficiency": ratio}
         self._observation = self._observe()
         return self._observation.copy(), reward, False, truncated, info
 
@@ -265,6 +270,7 @@ class FinRay(gym.Env[np.ndarray, np.ndarray]):
             "gust_waves": self._gust_waves,
             "loads": self._loads,
             "cycle": self._cycle,
+            "sums": self._sums,
             "observation": self._observation,
             "state": np.frombuffer(json.dumps(state).encode(), np.uint8),
         }
@@ -301,6 +307,7 @@ class FinRay(gym.Env[np.ndarray, np.ndarray]):
         self.np_random.bit_generator.state = state["random"]
         self._steps, self._playable, self._rate = state["steps"], state["playable"], state["rate"]
         self._gust_waves, self._loads, self._cycle = arrays["gust_waves"], arrays["loads"], arrays["cycle"]
+        self._sums = arrays["sums"]
         self._observation = arrays["observation"]
         return self._observation.copy()
 

@@ -17,6 +17,9 @@ AMPLITUDES = (0.7, 1.4, 2.1, 2.4, 2.7, 3.0)
 PHASES_DEGREES = (*range(0, 30, 30), *range(30, 151, 15), *range(180, 360, 30))
 FREQUENCIES = (0.4, 0.6, 0.8, 1.0, 1.2)  # U/L, tried when the root is held and so sets none
 
+NAME = "sinusoid"  # what one controller is called in tables
+NOTHING: dict[str, float] = {"amplitude": 0.0, "phase": 0.0}  # the parameters of doing nothing
+
 _SINE = OBSERVATION_NAMES.index("sin_phase")
 _COSINE = OBSERVATION_NAMES.index("cos_phase")
 _FREQUENCY = OBSERVATION_NAMES.index("root_frequency")
@@ -59,7 +62,7 @@ class Sinusoid:
 
 def baseline_candidates(env_kwargs: dict[str, Any]) -> list[dict[str, float]]:
     """Parameters of every sinusoid worth trying for an environment's options; doing nothing comes first."""
-    candidates: list[dict[str, float]] = [{"amplitude": 0.0, "phase": 0.0}]
+    candidates: list[dict[str, float]] = [NOTHING]
     if env_kwargs.get("root", "both") == "held":
         # Nothing else keeps time there, so the phase only shifts the start.
         return candidates + [
