@@ -29,14 +29,17 @@ _ENVIRONMENT = {
 }
 
 
-def connect(config: RunConfig, address: str | None) -> None:
-    """Start Ray on this machine, or connect to the cluster at ``address`` (shipping the working directory)."""
+def connect(config: RunConfig, address: str | None) -> bool:
+    """Start Ray on this machine, or connect to the cluster at ``address`` (shipping the working directory).
+
+    Returns whether it did; False where this process was connected already.
+    """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import ray
 
     if ray.is_initialized():
-        return
+        return False
     if address is not None:
         with _signal_handlers_kept():
             ray.init(
@@ -45,7 +48,7 @@ def connect(config: RunConfig, address: str | None) -> None:
                 runtime_env={"working_dir": os.getcwd(), "excludes": ["runs/", ".venv/", ".git/"]},
                 log_to_driver=True,
             )
-        return
+        return True
     # Logical CPUs: on one machine environments may outnumber the cores; the operating system shares them out.
     cpus = config.actors.env_workers * config.actors.envs_per_worker * config.env.cores
     with _signal_handlers_kept():
@@ -58,6 +61,14 @@ def connect(config: RunConfig, address: str | None) -> None:
             log_to_driver=True,
             logging_level=logging.WARNING,
         )
+    return True
+
+
+def disconnect() -> None:
+    """Leave Ray; what ``connect`` has started on this machine ends."""
+    import ray
+
+    ray.shutdown()
 
 
 @contextlib.contextmanager

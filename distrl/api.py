@@ -113,6 +113,7 @@ def train(
         check_local(config)
     started = time.monotonic()
     ending = stop or threading.Event()
+    connected = False
     run = RunDirectory.open(Path(resume)) if resume else None
     if run is not None and run.facts["env_id"] != config.env.id:
         raise ConfigError(
@@ -132,7 +133,7 @@ def train(
 
             with ThreadPoolExecutor(1) as background:  # the environment is tried while Ray starts
                 tried = background.submit(try_environment, config.env.recipe())
-                launch.connect(config, address)
+                connected = launch.connect(config, address)
                 trial = tried.result()
             spec = trial.spec
             policy = algorithm.policy_spec(spec)
@@ -143,8 +144,8 @@ def train(
                 config, run, spec, policy, inline=_inline(config, trial.step_s), show=show, stop=ending.is_set
             )
     finally:
-        if not (local or keep_ray or address is not None):
-            _end_ray()
+        if connected and not keep_ray:
+            launch.disconnect()
         if run is not None:
             shutil.rmtree(run.scratch(), ignore_errors=True)
     summary["session_s"] = time.monotonic() - started
@@ -174,13 +175,6 @@ def _new_directory(config: RunConfig) -> Path:
         return Path(config.run.out)
     name = config.env.id.split("/")[-1].split(":")[-1]
     return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-
-
-def _end_ray() -> None:
-    import ray
-
-    if ray.is_initialized():
-        ray.shutdown()
 
 
 __all__ = ["LoadedPolicy", "RunFailed", "RunResult", "load_policy", "train"]
