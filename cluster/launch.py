@@ -45,7 +45,7 @@ def connect(config: RunConfig, address: str | None) -> bool:
             ray.init(
                 address=address,
                 namespace="distrl",
-                runtime_env={"working_dir": os.getcwd(), "excludes": ["runs/", ".venv/", ".git/"]},
+                runtime_env={"working_dir": os.getcwd(), "excludes": ["runs/", ".venv*/", ".git/"]},
                 log_to_driver=True,
             )
         return True

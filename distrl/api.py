@@ -114,7 +114,7 @@ def train(
     started = time.monotonic()
     ending = stop or threading.Event()
     connected = False
-    run = RunDirectory.open(Path(resume)) if resume else None
+    run = RunDirectory.open(Path(resume).absolute()) if resume else None
     if run is not None and run.facts["env_id"] != config.env.id:
         raise ConfigError(
             f"{run.path} was trained on {run.facts['env_id']}, but the configuration names {config.env.id}: resume it "
@@ -172,9 +172,9 @@ def _inline(config: RunConfig, step_s: float | None) -> bool:
 
 def _new_directory(config: RunConfig) -> Path:
     if config.run.out is not None:
-        return Path(config.run.out)
+        return Path(config.run.out).absolute()  # actors may have another working directory
     name = config.env.id.split("/")[-1].split(":")[-1]
-    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return Path("runs").absolute() / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 __all__ = ["LoadedPolicy", "RunFailed", "RunResult", "load_policy", "train"]

@@ -117,7 +117,7 @@ def show_summary(summary: dict[str, Any]) -> None:
         f"{summary['env_steps']} env steps, {summary['updates']} updates in {summary['wall_s']:.0f} s · environments "
         "busy "
         f"{summary['env_busy_fraction']:.0%} · {summary['updates_per_s']:.1f} updates/s · staleness "
-        "{summary['staleness_mean']:.0f} updates "
+        f"{summary['staleness_mean']:.0f} updates "
         f"· {summary['core_hours']:.3f} core-hours"
     )
 

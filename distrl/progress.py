@@ -53,9 +53,9 @@ class Progress:
     def _line(self, status: dict[str, Any]) -> str:
         return (
             f"{status['session_s']:5.0f} s  {status['env_steps']}/{self._steps} env steps "
-            "({status['env_steps_per_s']:.1f}/s)  {status['updates']} updates  "
+            f"({status['env_steps_per_s']:.1f}/s)  {status['updates']} updates  "
             f"busy {status['busy']:.0%}  staleness {status['staleness_mean']:.0f}  return "
-            "{_number(status['recent_return'])}  "
+            f"{_number(status['recent_return'])}  "
             f"evaluation {_number(status['evaluation'])} (best {_number(status['best'])})"
             + (f"  faults {status['faults']}" if status["faults"] else "")
         )

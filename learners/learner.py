@@ -199,7 +199,7 @@ class Learner:
             if meta["log_records"] > self._log.num_records:
                 raise StorageError(
                     f"checkpoint {path.name} refers to {meta['log_records']} fragments, but the experience log holds "
-                    "only {self._log.num_records}: "
+                    f"only {self._log.num_records}: "
                     "restore the log from a copy, or remove the checkpoint to continue from an older one"
                 )
             state = torch.load(io.BytesIO(files["learner.pt"]), map_location=self._device, weights_only=False)

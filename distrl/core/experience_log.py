@@ -168,7 +168,7 @@ class ExperienceLog:
             self._file.seek(self._end)
             raise StorageError(
                 f"the experience log in {self._directory} cannot take another {len(record)} bytes: "
-                "{error.strerror or error}. "
+                f"{error.strerror or error}. "
                 "Everything before is secured; make room and continue with --resume"
             ) from error
         self._end += len(record)
