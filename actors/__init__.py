@@ -1,1 +1,10 @@
-"""..."""
+"""Where environments live: pools, the env worker's loop over a pool, fragments, the evaluator. No torch, no Ray here.
+
+process_pool, inline_pool     environments behind one contract: recv what is ready, send actions
+row_processes, fork_server,   what a process pool is made of: starting, watching and restarting processes,
+environment_process,          the loop inside one of them,
+shared_rows                   and the shared memory between
+env_worker                    the loop over any pool
+fragment_builder              steps in, fragments out
+evaluator                     deterministic episodes on fixed seeds
+"""

@@ -1,1 +1,1 @@
-"""..."""
+"""Presets of whole runs, as TOML: data, no logic. ``distrl train NAME`` runs presets/NAME.toml."""

@@ -1,0 +1,107 @@
+"""Every example runs as it stands, the README's among them; and what the pages name is there."""
+
+import importlib
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def example(folder, name, *arguments):
+    """The output of an example that runs in ``folder``."""
+    command = [sys.executable, str(ROOT / "examples" / name), *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory):
+    """(Folder that it ran in, its output.)"""
+    folder = tmp_path_factory.mktemp("quickstart")
+    return folder, example(folder, "quickstart.py")
+
+
+def test_quickstart(quickstart):
+    folder, output = quickstart
+    assert re.search(r"-?\d+ on held-out seeds", output)
+    assert len(list(folder.glob("runs/*/learning_curve.png"))) == 1
+
+
+def test_load_and_act(quickstart):
+    folder, _ = quickstart
+    (run,) = folder.glob("runs/*")
+    first = example(folder, "load_and_act.py", run, 5)
+    assert re.search(r"return -\d+\.\d in 200 steps from seed 5", first)
+    assert example(folder, "load_and_act.py", run, 5) == first
+
+
+def test_an_environment_of_your_own(tmp_path):
+    output = example(tmp_path, "own_environment.py", "--steps", 1000)
+    assert re.search(r"mean return -\d+\.\d on held-out seeds", output)
+
+
+def test_the_example_in_the_readme_is_the_quickstart():
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    source = (ROOT / "examples" / "quickstart.py").read_text()
+    assert source.endswith("\n\n" + block)
+    assert len([line for line in block.splitlines() if line]) <= 10
+
+
+def test_every_example_is_tested():
+    names = {path.name for path in (ROOT / "examples").glob("*.py")}
+    assert names == {name for name in names if f'"{name}"' in Path(__file__).read_text()}
+
+
+# -- what the pages say ------------------------------------------------------------------------------------------------
+
+PAGES = ["README.md", "docs/architecture.md", "docs/environments.md", "docs/configuration.md"]
+
+
+def test_the_readme_names_the_two_commands():
+    readme = (ROOT / "README.md").read_text()
+    assert "make train" in readme
+    assert "make test" in readme
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text())
+    missing = [link for link in links if "://" not in link and not ((ROOT / page).parent / link).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_and_names_that_a_page_mentions_exist(page):
+    """A page refers to code as `folder/file.py` `Name.attribute` or `folder/file.py` `one`, `another`."""
+    text = " ".join((ROOT / page).read_text().split())
+    named = re.findall(r"`([\w/]+\.py)`((?:,? `[A-Za-z_][\w.]*`)*)", text)
+    assert named or page == "README.md"
+    for file, names in named:
+        candidates = [ROOT / file, ROOT / "distrl" / file]
+        assert any(path.exists() for path in candidates), f"{page} mentions {file}"
+        parts = Path(file).with_suffix("").parts
+        if not names or parts[0] in ("docs", "tests", "examples"):
+            continue
+        module = importlib.import_module(".".join(parts if parts[0] == "distrl" else ("distrl", *parts)))
+        for name in re.findall(r"`([\w.]+)`", names):
+            value = module
+            for part in name.split("."):
+                assert hasattr(value, part), f"{page} mentions {name} in {file}"
+                value = getattr(value, part)
+
+
+def test_the_configuration_page_is_up_to_date():
+    spec = importlib.util.spec_from_file_location("make_configuration", ROOT / "docs" / "make_configuration.py")
+    maker = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(maker)
+    assert maker.PAGE.read_text() == maker.page(), "run: python docs/make_configuration.py"
