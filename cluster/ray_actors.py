@@ -7,6 +7,7 @@ EvaluatorActor
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -179,9 +180,14 @@ class LearnerActor(_LoopActor):
         super().__init__()
         self._config = RunConfig.validated(config)
         self._server = server
-        self._learner = components.build_learner(self._config, spec, Path(directory), self._publish)
         self._finish = threading.Event()
         self._begun_s: float | None = None
+        self._refusal: DistrlError | None = None
+        try:
+            self._learner = components.build_learner(self._config, spec, Path(directory), self._publish)
+        except DistrlError as error:  # raised here, Ray would bury its sentence in the report of a dead actor
+            self._refusal = error
+            return
         self._learner.publish()
 
     def _publish(self, version: int, weights: Weights) -> None:
@@ -193,7 +199,13 @@ class LearnerActor(_LoopActor):
         self._learner.publish()
 
     def ready(self) -> tuple[dict[str, Any], list[str]]:
-        """The first report, and what the user should know about a resume."""
+        """The first report, and what the user should know about a resume.
+
+        Raises:
+            DistrlError: why there can be no learner.
+        """
+        if self._refusal is not None:
+            raise self._refusal
         return self.report(), self._learner.notes
 
     def start(self) -> int:
@@ -280,7 +292,7 @@ class EvaluatorActor:
         self._policy.load(weights)
         results = self._runner.run(act_with(self._policy, self._num_envs))
         mean = mean_return(results)
-        if self._best is None or mean > self._best:
+        if math.isfinite(mean) and (self._best is None or mean > self._best):
             self._best = mean
             save_best(self._directory, version, weights, self._spec, mean)
         return {

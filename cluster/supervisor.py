@@ -85,10 +85,10 @@ class Supervisor:
         try:
             self._execute()
             self._phase = "ended"
+        except ray.exceptions.RayTaskError as error:  # it is also of the cause's type, but words it as a traceback
+            self._fail(str(error.cause) if isinstance(error.cause, DistrlError) else str(error))
         except DistrlError as error:
             self._fail(str(error))
-        except ray.exceptions.RayTaskError as error:
-            self._fail(str(error.cause) if isinstance(error.cause, DistrlError) else str(error))
         except _DEATHS as error:
             self._fail(
                 f"the learner died: {str(error).splitlines()[0]}. Everything secured is in {self._run.path}: continue "

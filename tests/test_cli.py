@@ -163,7 +163,7 @@ def test_a_run_from_end_to_end(command, tmp_path):
 
     code, out, _ = command("train", "sac", "--local", "--out", "first")
     assert code == 1
-    assert "already holds a run: continue it with --resume first" in out
+    assert re.search(r"already holds a run: continue it with --resume \S*first", out)
 
     code, out, _ = command("train", "--resume", "first", "--local", "--steps", 500)
     assert code == 0
@@ -252,3 +252,13 @@ def test_after_sigkill_nothing_runs_on_and_resume_continues_with_what_was_secure
         json.loads(line)["text"] for line in (directory / "events.jsonl").read_text().splitlines() if '"note"' in line
     ]
     assert any(note.endswith(f"with {kept} transitions from the log") for note in notes)
+
+    for path in checkpoints(directory):
+        (path / "learner.pt").write_bytes(b"damaged")
+    refused, output = start(directory, "--resume", directory, "--steps", kept + 200)
+    assert refused.wait(90) == 1
+    said = " ".join(output.read_text().split())
+    assert "distrl: no checkpoint in" in said
+    assert "the checksum of learner.pt differs" in said
+    assert "Traceback" not in said
+    assert secured(directory) == summary["env_steps"]
