@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from distrl.core.config import RunConfig
-from distrl.core.errors import RunFailed
+from distrl.core.errors import ConfigError, RunFailed
 from distrl.core.run_directory import RunDirectory
 from distrl.core.types import EnvSpec, PolicySpec
 
@@ -62,6 +62,20 @@ def connect(config: RunConfig, address: str | None) -> bool:
             logging_level=logging.WARNING,
         )
     return True
+
+
+def check_device(config: RunConfig) -> None:
+    """Refuse a GPU that the connected Ray does not have.
+
+    Raises:
+        ConfigError: ``learner.device`` asks for one.
+    """
+    import ray
+
+    if config.learner.device.startswith("cuda") and ray.cluster_resources().get("GPU", 0) < 1:
+        raise ConfigError(
+            f"learner.device = {config.learner.device!r} needs a GPU, and this Ray has none; use auto or cpu"
+        )
 
 
 def disconnect() -> None:

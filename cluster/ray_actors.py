@@ -21,6 +21,7 @@ import ray
 from distrl.cluster import components
 from distrl.cluster.components import save_best
 from distrl.core.config import RunConfig
+from distrl.core.contracts import EnvPool
 from distrl.core.errors import DistrlError, RunFailed
 from distrl.core.limiter import WaitNotice
 from distrl.core.types import EnvSpec, Fragment, PolicySpec, Weights
@@ -137,10 +138,19 @@ class EnvWorkerActor(_LoopActor):
         super().__init__()
         self._config = RunConfig.validated(config)
         self._identity = {"worker": worker, "incarnation": incarnation}
-        self._pool = components.build_training_pool(self._config, worker, incarnation, Path(scratch), inline=inline)
+        self._refusal: DistrlError | None = None
+        try:
+            self._pool = self._host(worker, incarnation, scratch, inline)
+        except DistrlError as error:  # raised here, Ray would bury its sentence in the report of a dead actor
+            self._refusal = error
+
+    def _host(self, worker: int, incarnation: int, scratch: str, inline: bool) -> EnvPool:
+        return components.build_training_pool(self._config, worker, incarnation, Path(scratch), inline=inline)
 
     def start(self, policy: PolicySpec, learner: Any, server: Any, wait_for_weights: bool) -> int:
         """Begin to act, see ``EnvWorker.run``; returns the process id."""
+        if self._refusal is not None:
+            return os.getpid()  # the next report tells
         name = f"env worker {self._identity['worker']}"
         self._sink = RaySink(learner, self._config.actors.max_unacknowledged_mb * 1e6, name)
         self._source = RaySource(server)
@@ -160,7 +170,13 @@ class EnvWorkerActor(_LoopActor):
         self._source.server = server
 
     def report(self) -> dict[str, Any]:
-        """See ``EnvWorker.report``; ``failure`` where the loop has ended in one."""
+        """See ``EnvWorker.report``; ``failure`` where the loop has ended in one.
+
+        Raises:
+            DistrlError: why there are no environments.
+        """
+        if self._refusal is not None:
+            raise self._refusal
         return self._worker.report() | {"failure": self._failure, "cpu_s": time.process_time(), **_whereabouts()}
 
     def stop(self, timeout_s: float) -> dict[str, Any]:

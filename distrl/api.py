@@ -122,6 +122,7 @@ def train(
         )
     try:
         if local:
+            components.pick_device(config.learner.device)
             spec = try_environment(config.env.recipe()).spec
             algorithm.policy_spec(spec)  # refuses spaces that the algorithm cannot handle
             run = run or RunDirectory.create(_new_directory(config), config)
@@ -135,6 +136,7 @@ def train(
                 tried = background.submit(try_environment, config.env.recipe())
                 connected = launch.connect(config, address)
                 trial = tried.result()
+            launch.check_device(config)
             spec = trial.spec
             policy = algorithm.policy_spec(spec)
             run = run or RunDirectory.create(_new_directory(config), config)

@@ -20,7 +20,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help=__doc__.split(":")[0] if __doc__ else None,
+    help="Asynchronous reinforcement learning for expensive environments, on Ray or in one process.",
 )
 console = Console()
 
@@ -52,6 +52,10 @@ def train(
     from distrl import api
     from distrl.progress import Progress
 
+    if local and address is not None:
+        raise typer.BadParameter("--local runs in one process, --address on a Ray cluster: give one of them")
+    if resume is not None and out is not None:
+        raise typer.BadParameter("--resume continues in its own directory: leave out --out")
     if resume is not None:
         from distrl.core.run_directory import RunDirectory
 
@@ -77,8 +81,14 @@ def train(
         result = api.train(config, resume=resume, local=local, address=address, show=progress.show, stop=stop)
     show_summary(result.summary)
     if result.summary["interrupted"]:
-        console.print(f"stopped with a checkpoint; continue with: distrl train --resume {result.directory}")
-    console.print(f"everything is in {result.directory}: summary.json, learning_curve.png, media/")
+        say(f"stopped with a checkpoint; continue with: distrl train --resume {result.directory}")
+    else:
+        say(f"everything is in {result.directory}: summary.json, learning_curve.png, media/")
+
+
+def say(text: str) -> None:
+    """One line, never wrapped: it may hold a command to copy."""
+    console.print(text, soft_wrap=True, highlight=False)
 
 
 def _stop_on_signals(stop: threading.Event) -> None:
@@ -113,12 +123,10 @@ def show_summary(summary: dict[str, Any]) -> None:
                 row["who"], *("–" if value is None else f"{value:.3f}" for value in numbers), str(row["diverged"])
             )
         console.print(table)
-    console.print(
-        f"{summary['env_steps']} env steps, {summary['updates']} updates in {summary['wall_s']:.0f} s · environments "
-        "busy "
-        f"{summary['env_busy_fraction']:.0%} · {summary['updates_per_s']:.1f} updates/s · staleness "
-        f"{summary['staleness_mean']:.0f} updates "
-        f"· {summary['core_hours']:.3f} core-hours"
+    say(
+        f"{summary['env_steps']} env steps, {summary['updates']} updates in {summary['wall_s']:.0f} s · "
+        f"environments busy {summary['env_busy_fraction']:.0%} · {summary['updates_per_s']:.1f} updates/s · "
+        f"staleness {summary['staleness_mean']:.0f} updates · {summary['core_hours']:.3f} core-hours"
     )
 
 
@@ -155,7 +163,11 @@ def evaluate(
     console.print(f"mean return {mean_return(found):.3f} over {len(found)} episodes")
     if video is not None:
         written = plots.film(directory, config, video)
-        console.print(f"film: {written}" if written else f"no film: {config.env.id} does not render rgb arrays")
+        say(
+            f"film: {written}"
+            if written
+            else f"no film: {config.env.id} renders no rgb arrays, or its renderer is missing"
+        )
 
 
 @app.command()
@@ -189,7 +201,7 @@ def baseline(
             ", ".join(f"{name} {value:g}" for name, value in entry["params"].items()), f"{entry['return_mean']:.3f}"
         )
     console.print(table)
-    console.print(f"stored in {path}")
+    say(f"stored in {path}")
 
 
 def config_for_env(name: str, overrides: list[str]) -> RunConfig:

@@ -38,7 +38,7 @@ class Progress:
         if status["phase"] != self._phase if "phase" in status else False:
             self._phase = status["phase"]
             where = f" in {status['directory']}" if "directory" in status else ""
-            self._console.print(f"{self._phase}{where} …", highlight=False)
+            self._console.print(f"{self._phase}{where} …", highlight=False, soft_wrap=True)
         if "env_steps" not in status:
             return
         value = status["evaluation"]
@@ -48,7 +48,7 @@ class Progress:
             self._live.update(self._table(status))
         elif time.monotonic() - self._printed > _LINE_PERIOD_S:
             self._printed = time.monotonic()
-            self._console.print(self._line(status), highlight=False)
+            self._console.print(self._line(status), highlight=False, soft_wrap=True)
 
     def _line(self, status: dict[str, Any]) -> str:
         return (

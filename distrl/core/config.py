@@ -30,7 +30,8 @@ class RunSection(_Section):
     )
     seed: int = Field(0, ge=0, lt=2**31, description="Decides every random number of the run.")
     out: str | None = Field(
-        None, description="The run directory; without it a new one under runs/ named after the preset and the time."
+        None,
+        description="The run directory; without it a new one under runs/ named after the environment and the time.",
     )
     wall_limit_s: float | None = Field(
         None, gt=0, description="Wall seconds after which the run ends even if steps are missing."
@@ -65,12 +66,12 @@ class EnvSection(_Section):
     )
     delay: DelaySection | None = Field(None, description="Adds artificial step times.")
     max_episode_steps: int | None = Field(
-        None, ge=1, description="A time limit in env steps, on top of the environment's own."
+        None, ge=1, description="A time limit in env steps, in place of a registered one."
     )
     cores: float = Field(
         1.0,
         gt=0,
-        description="Cores that one environment uses: what is asked of a Ray cluster, and what core-hours count.",
+        description="Cores that one environment uses: what is asked of a Ray cluster, and no effect on one machine.",
     )
 
     def recipe(self) -> EnvRecipe:

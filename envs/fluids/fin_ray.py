@@ -177,7 +177,7 @@ class FinRay(gym.Env[np.ndarray, np.ndarray]):
             info = {"C_T": 0.0, "C_P": 0.0, "C_P_net": 0.0, "efficiency": 0.0, "diverged": True, "divergence": outcome}
             return self._observation.copy(), DIVERGED_REWARD, True, truncated, info
         reward, info = self._account(loads)
-        self._sums = self._sums + (info["C_T"], info["C_P"])
+        self._sums = self._sums + np.array([info["C_T"], info["C_P"]])
         if truncated:
             thrust, power = self._sums / self._steps
             ratio = float(thrust / max(power, _SMALLEST_POWER))
