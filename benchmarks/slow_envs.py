@@ -61,11 +61,12 @@ def measure_distrl(out: Path, seconds: float) -> dict[str, Any]:
     import psutil
 
     from distrl.api import train
+    from distrl.core.experience_log import read_log
     from distrl.core.metrics import read_json_lines
 
     memory: dict[str, float] = {}
     environment_pss: list[float] = []
-    clock: dict[str, Any] = {"start": time.monotonic(), "reached": None, "first": None, "rates": []}
+    clock: dict[str, Any] = {"start": time.monotonic(), "reached": None, "rates": []}
 
     def pss_mb(process: psutil.Process) -> float:
         try:
@@ -77,28 +78,25 @@ def measure_distrl(out: Path, seconds: float) -> dict[str, Any]:
         if "env_steps" not in status:
             return
         now = time.monotonic() - clock["start"]
-        if clock["first"] is None and status["env_steps"] > 0:
-            clock["first"] = now
         clock["rates"].append((now, status["env_steps"], status["updates"]))
         if clock["reached"] is None and status["recent_return"] is not None and status["recent_return"] > TARGET:
             clock["reached"] = now
         if not memory and now > 0.5 * seconds:
             processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
-            names = {process.pid: " ".join(process.cmdline())[:60] for process in processes}
-            environments = {child.pid for child in processes if "environment" in names[child.pid]}
-            environment_pss.extend(pss_mb(process) for process in processes if process.pid in environments)
+            environment_pss.extend(pss_mb(child) for child in processes if child.name() == "distrl-child")
             memory["all_mb"] = sum(pss_mb(process) for process in processes)
 
     result = train(config(out, seconds), show=look)
     summary = result.summary
     trained = [sample for sample in clock["rates"] if sample[2] > 0]
     (t0, s0, u0), (t1, s1, u1) = trained[0], trained[-1]
+    first_step = min(float(fragment.columns["end_s"].min()) for _, fragment in read_log(out / "log"))
     episodes = [record for record in read_json_lines(out / "metrics.jsonl") if record["kind"] == "episode"]
     return {
         "env_busy_fraction": summary["env_busy_fraction"],
         "env_steps_per_s": (s1 - s0) / (t1 - t0),
         "updates_per_s": (u1 - u0) / (t1 - t0),
-        "first_env_step_s": clock["first"],
+        "first_env_step_s": first_step - psutil.Process().create_time(),  # from the start of this process
         "time_to_minus_300_s": clock["reached"],
         "last_20_return": statistics.fmean(record["return"] for record in episodes[-20:]),
         "final_return_mean": summary["final_return_mean"],
