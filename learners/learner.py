@@ -112,9 +112,10 @@ class Learner:
     def _insert(self, fragment: Fragment) -> None:
         columns = fragment.columns
         for row in range(fragment.num_rows):
-            key = (int(columns["episode_uid"][-1, row]), int(columns["agent_index"][row]))
-            self._next_step[key] = int(columns["step"][-1, row]) + 1
-            self._next_step.move_to_end(key)
+            for t in (0, -1):  # a rectangle may begin in one episode and end in another
+                key = (int(columns["episode_uid"][t, row]), int(columns["agent_index"][row]))
+                self._next_step[key] = int(columns["step"][t, row]) + 1
+                self._next_step.move_to_end(key)
         while len(self._next_step) > 100_000:  # far more episodes than can be on their way twice
             self._next_step.popitem(last=False)
         self.ledger.secured[fragment.incarnation] += fragment.num_transitions

@@ -107,3 +107,14 @@ def test_a_log_that_lost_its_end_is_noticed(tmp_path):
         file.truncate(segment.stat().st_size - 10)
     with pytest.raises(StorageError, match="refers to 8 fragments, but the experience log holds only 7"):
         make(tmp_path)
+
+
+def test_a_rectangle_that_ends_in_another_episode_is_recognised_as_well(tmp_path):
+    learner = make(tmp_path)
+    rectangle = fragment(6, rows=2, episode_uid=10)
+    rectangle.columns["terminated"][3] = True
+    rectangle.columns["episode_uid"][4:] += 50
+    rectangle.columns["step"][4:] -= 4
+    for _ in range(2):
+        learner.receive(rectangle)
+    assert (learner.report()["inserted"], learner.report()["duplicates"]) == (12, 12)
