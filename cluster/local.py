@@ -75,7 +75,7 @@ def run_local(
     check_local(config)
     server = ParameterServer()
     learner = components.build_learner(config, spec, run.path, server.publish)
-    recorder = Recorder(run.path, config.env.cores, max(config.evaluation.period // 10, 1))
+    recorder = Recorder(run.path, max(config.evaluation.period // 10, 1))
     sink, scratch = _DirectSink(learner.receive), run.scratch()
     workers = {}
     policy = learner.policy_spec()

@@ -25,7 +25,7 @@ class Recorder:
         best_return: of the evaluations, or None.
     """
 
-    def __init__(self, directory: Path, env_cores: float, record_period: int):
+    def __init__(self, directory: Path, record_period: int):
         """``record_period``: env steps between two records of the learner's metrics."""
         self._metrics = JsonLines(directory / "metrics.jsonl")
         self._timing = JsonLines(directory / "timing.jsonl")
@@ -56,7 +56,6 @@ class Recorder:
         self.best_return: float | None = max(finite, default=None)
         totals = [record for record in read_json_lines(directory / "timing.jsonl") if record["kind"] == "totals"]
         self._before: dict[str, float] = totals[-1] if totals else {}
-        self.env_cores = env_cores
 
     # -- what components report ----------------------------------------------------------------------------------------
 

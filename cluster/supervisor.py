@@ -44,7 +44,7 @@ class Supervisor:
         self._run = RunDirectory.open(Path(directory))
         self._spec, self._policy, self._inline, self._gpus = spec, policy, inline, gpus
         self._scratch = self._run.scratch()
-        self._recorder = Recorder(self._run.path, self._config.env.cores, max(self._config.evaluation.period // 10, 1))
+        self._recorder = Recorder(self._run.path, max(self._config.evaluation.period // 10, 1))
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._failure: str | None = None
@@ -82,9 +82,10 @@ class Supervisor:
     # -- the run -------------------------------------------------------------------------------------------------------
 
     def _guarded(self) -> None:
+        ended = "failed"
         try:
             self._execute()
-            self._phase = "ended"
+            ended = "ended"
         except ray.exceptions.RayTaskError as error:  # it is also of the cause's type, but words it as a traceback
             self._fail(str(error.cause) if isinstance(error.cause, DistrlError) else str(error))
         except DistrlError as error:
@@ -102,31 +103,29 @@ class Supervisor:
         finally:
             self._recorder.close()
             shutil.rmtree(self._scratch, ignore_errors=True)
+            self._phase = ended  # last: the driver ends this process once it reads that
 
     def _fail(self, message: str) -> None:
         self._failure = message
         self._recorder.event("failed", message=message)
         for actor in [*(actor for actor, _ in self._workers.values()), *self._others()]:
             ray.kill(actor)
-        self._phase = "failed"
 
     def _others(self) -> list[Any]:
         return [getattr(self, name) for name in ("_evaluator", "_learner", "_server") if hasattr(self, name)]
 
     def _execute(self) -> None:
-        config = self._config
         self._server = self._start_server()
+        for number in range(self._config.actors.env_workers):  # before the learner, whose import of torch takes seconds
+            self._workers[number] = self._start_worker(number)
         self._learner = start_actor(
             LearnerActor, self._plain, self._spec, str(self._run.path), self._server, num_gpus=self._gpus
         )
-        for number in range(config.actors.env_workers):
-            self._workers[number] = self._start_worker(number)
-        self._evaluator = self._start_evaluator()
-        fresh = not list_checkpoints(
-            self._run.path / "checkpoints"
-        )  # then a policy that can act untrained need not wait
+        # in a new run, a policy that can act untrained does not wait for the learner
+        fresh = not list_checkpoints(self._run.path / "checkpoints")
         if fresh:
             self._wire_workers(wait_for_weights=False)
+        self._evaluator = self._start_evaluator()
         first, notes = ray.get(self._learner.ready.remote())
         for note in notes:
             self._recorder.event("note", text=note)
