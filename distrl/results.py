@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,13 @@ def evaluate(run: RunDirectory, config: RunConfig, episodes: int, first_seed: in
 
 def final_evaluation(run: RunDirectory, config: RunConfig) -> dict[str, Any]:
     """The summary's last entries: the policy, the best baseline and doing nothing, each on the same test seeds."""
+    try:
+        return _compare(run, config)
+    finally:
+        shutil.rmtree(run.scratch(), ignore_errors=True)
+
+
+def _compare(run: RunDirectory, config: RunConfig) -> dict[str, Any]:
     from distrl.actors.evaluator import mean_return
 
     episodes = config.evaluation.final_episodes

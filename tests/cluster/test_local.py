@@ -13,6 +13,7 @@ from distrl.core.config import RunConfig
 from distrl.core.errors import ConfigError, DistrlError, StorageError
 from distrl.core.experience_log import read_log
 from distrl.core.metrics import read_json_lines
+from distrl.core.run_directory import RunDirectory
 
 
 def small(out, *overrides):
@@ -183,3 +184,7 @@ def test_a_broken_environment_is_refused_before_anything_starts(tmp_path):
 def test_load_policy_says_what_is_missing(tmp_path):
     with pytest.raises(ConfigError, match="is not a run directory"):
         api.load_policy(tmp_path)
+
+
+def test_nothing_is_left_in_shared_memory(finished):
+    assert not RunDirectory.open(finished.directory).scratch().exists()
