@@ -43,7 +43,6 @@ class Recorder:
             "duplicates": 0,
             "metrics": {},
         }
-        self._updates_at_start: int | None = None
         self._last_recorded = -1
         self._first_step_s: float | None = None
         self._produced_before: dict[int, int] = {}
@@ -64,7 +63,6 @@ class Recorder:
         session).
         """
         self._learner = learner
-        self._updates_at_start = learner["updates"]
         self._produced_before = {int(key): value for key, value in learner["secured"].items()}
         self._last_recorded = self.env_steps // self._record_period
 

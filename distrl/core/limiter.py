@@ -66,11 +66,7 @@ class SamplesPerInsert:
 
 
 class WaitNotice:
-    """Says what a loop waits for, once every ``period_s`` of uninterrupted waiting.
-
-    Attributes:
-        total_s: seconds waited in all.
-    """
+    """Says what a loop waits for, once every ``period_s`` of uninterrupted waiting."""
 
     def __init__(self, who: str, say: Callable[[str], None] = print, period_s: float = 60.0):
         self._who = who
@@ -78,7 +74,6 @@ class WaitNotice:
         self._period_s = period_s
         self._since: float | None = None
         self._said = 0
-        self.total_s = 0.0
 
     def waiting(self, what: Callable[[], str]) -> None:
         """Called in each round of a wait; ``what`` gives the cause in words."""
@@ -92,6 +87,4 @@ class WaitNotice:
 
     def over(self) -> None:
         """The wait has ended (harmless where there was none)."""
-        if self._since is not None:
-            self.total_s += time.monotonic() - self._since
-            self._since = None
+        self._since = None

@@ -9,7 +9,7 @@ one Python object per step. The same columns travel from the fragment builder th
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -134,10 +134,6 @@ class Fragment:
     def nbytes(self) -> int:
         """Bytes of all columns."""
         return sum(array.nbytes for array in self.columns.values())
-
-    def observation_paths(self) -> Iterator[str]:
-        """The paths behind ``observation/``."""
-        return (name[len(OBSERVATION) :] for name in self.columns if name.startswith(OBSERVATION))
 
 
 def import_path(path: str) -> Any:

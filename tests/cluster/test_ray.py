@@ -9,37 +9,17 @@ import ray
 
 from distrl.api import train
 from distrl.cluster.launch import connect
-from distrl.core.config import RunConfig
 from distrl.core.errors import RunFailed
 from distrl.core.experience_log import read_log
 from distrl.core.metrics import read_json_lines
-from tests.cluster.test_local import balanced
+from tests.cluster.test_local import balanced, small
 from tests.fakes.processes import alive, descendants, wait_until
 
 
 def slow(out, *overrides):
     """A Pendulum whose steps take 5 ms in the median."""
-    return RunConfig.load(
-        "sac",
-        [
-            f"run.out={out}",
-            "run.steps=1500",
-            "env.max_episode_steps=50",
-            "env.delay={kind='lognormal', median_s=0.005, sigma=1.0}",
-            "actors.envs_per_worker=2",
-            "actors.env_workers=2",
-            "actors.fragment_steps=10",
-            "algorithm.hidden=[16]",
-            "algorithm.batch_size=32",
-            "replay.min_size=100",
-            "replay.samples_per_insert=16",
-            "evaluation.period=500",
-            "evaluation.episodes=2",
-            "evaluation.final_episodes=2",
-            "checkpoint.period=200",
-            *overrides,
-        ],
-    )
+    delay = "env.delay={kind='lognormal', median_s=0.005, sigma=1.0}"
+    return small(out, "run.steps=1500", delay, "evaluation.period=500", "checkpoint.period=200", *overrides)
 
 
 @pytest.fixture(scope="module", autouse=True)
