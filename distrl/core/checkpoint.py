@@ -102,7 +102,7 @@ def prune_checkpoints(directory: Path, keep: int) -> None:
     """Remove all numbered checkpoints but the last ``keep``, and what unfinished writes have left."""
     for path in list_checkpoints(directory)[:-keep]:
         shutil.rmtree(path, ignore_errors=True)
-    for path in directory.glob(".tmp-*"):
+    for path in directory.glob(".tmp-[0-9]*"):  # never the best one, which the evaluator may be writing right now
         shutil.rmtree(path, ignore_errors=True)
 
 
