@@ -58,3 +58,13 @@ def test_the_last_k_are_kept_beside_the_best(tmp_path):
     assert [path.name for path in list_checkpoints(tmp_path)] == ["0000000003", "0000000004"]
     assert load_checkpoint(tmp_path / "best")[1] == {"first": False}
     assert not list(tmp_path.glob(".tmp-*"))
+
+
+def test_pruning_leaves_alone_what_another_process_is_writing(tmp_path):
+    # the evaluator writes the best policy while the learner prunes its own numbered checkpoints
+    unfinished_best, left_behind = tmp_path / ".tmp-best-4711", tmp_path / ".tmp-0000000003-4711"
+    unfinished_best.mkdir()
+    left_behind.mkdir()
+    prune_checkpoints(tmp_path, keep=2)
+    assert unfinished_best.exists()
+    assert not left_behind.exists()
