@@ -87,9 +87,13 @@ def select(requests: Requests, positions: np.ndarray) -> Requests:
         rows=requests.rows[positions],
         observation={path: array[positions].copy() for path, array in requests.observation.items()},
         is_first=requests.is_first[positions],
+        step=requests.step[positions],
+        episode_return=requests.episode_return[positions],
         episode_uid=requests.episode_uid[positions],
         seed=requests.seed[positions],
         fidelity=requests.fidelity[positions],
+        step=requests.step[positions],
+        episode_return=requests.episode_return[positions],
         mask=None if requests.mask is None else requests.mask[positions],
     )
 

@@ -77,6 +77,8 @@ class InlinePool:
         self._failures = [0] * num_envs
         self._cause = EnvironmentFault("no environment was started.", "error")
         self._held: list[Fault] = []
+        self._steps = np.zeros(num_envs, np.int32)  # of the running episode
+        self._returns = np.zeros(num_envs, np.float64)
         self._episode_uid = np.zeros(num_envs, np.uint64)
         self._seed = np.zeros(num_envs, np.int64)
         self._fidelity = np.full(num_envs, resolve.fidelity_index(self._envs[0], self.spec), np.int16)
@@ -141,6 +143,8 @@ class InlinePool:
             rows=asking,
             observation={path: array[asking] for path, array in self._observation.items()},
             is_first=is_first,
+            step=self._steps[asking],
+            episode_return=self._returns[asking],
             episode_uid=self._episode_uid[asking],
             seed=self._seed[asking],
             fidelity=self._fidelity[asking],
@@ -211,6 +215,7 @@ class InlinePool:
         self._episode_uid[row] = self._seeds.episode_uid(row, episode)
         begin, core = time.monotonic(), core_seconds()
         write_observation(unpack_reset(self._envs[row].reset(seed=seed)), self._next_targets[row], "reset")
+        self._steps[row], self._returns[row] = 0, 0.0
         self._reset_s += time.monotonic() - begin
         self._core_s += core_seconds() - core
         self._resets += 1
@@ -225,6 +230,8 @@ class InlinePool:
         observation, reward, terminated, truncated, info = unpack_step(result)
         targets = self._final_targets if terminated or truncated else self._next_targets
         write_observation(observation, targets[row], "step")
+        self._steps[row] += 1
+        self._returns[row] += np.float32(reward)
         self._produced += 1
         self._step_s += wall
         self._core_s += core

@@ -172,6 +172,8 @@ class ProcessPool:
             rows=rows,
             observation=_gather(self._shared.next, rows),
             is_first=is_first,
+            step=self._processes.steps[rows],
+            episode_return=self._processes.returns[rows],
             episode_uid=records["episode_uid"].copy(),
             seed=records["seed"].copy(),
             fidelity=records["fidelity"].copy(),

@@ -67,7 +67,8 @@ class RowProcesses:
         processes.go(rows)
 
     Attributes:
-        spec: of the environments. server: the fork server.
+        spec: of the environments. server: the fork server. pids: of each row's process, 0 where there is none.
+        steps: int32 [rows], steps of the running episode that were in batches. returns: float64 [rows], their rewards.
     """
 
     spec: EnvSpec
@@ -91,6 +92,8 @@ class RowProcesses:
         self._deadline = np.full(num_rows, np.inf)  # time.monotonic() when the row has taken too long
         self._doom: list[tuple[str, str] | None] = [None] * num_rows  # why a row's process has been killed by us
         self._delivered = [0] * num_rows  # steps in batches so far, to compare with what the process has counted
+        self.steps = np.zeros(num_rows, np.int32)  # delivered steps of each row's running episode, …
+        self.returns = np.zeros(num_rows, np.float64)  # … and the sum of their rewards
         self._start_at = np.full(num_rows, -np.inf)  # time.monotonic() when a row that is gone starts again
         self._next_check = 0.0
         self._cause = EnvironmentFault("no environment was started.", "error")
@@ -258,6 +261,7 @@ class RowProcesses:
                 return True
             if what == b"R":
                 self._batch.first.append(row)
+                self.steps[row], self.returns[row] = 0, 0.0
                 self._await(row)
                 return True
             if what == b"E":
@@ -288,6 +292,8 @@ class RowProcesses:
 
     def _step_done(self, row: int) -> None:
         self._batch.stepped.append(row)
+        self.steps[row] += 1
+        self.returns[row] += np.float32(self._shared.records["reward"][row])
         self._delivered[row] += 1
         self._failures[row] = 0
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -21,7 +22,7 @@ class Outcomes:
         final_observation: path → [K, …]: the last observation of each row that ended, in the order of ``ended``.
         ended: int64 [K], positions in ``rows`` where terminated or truncated.
         start_s, end_s: float64 [S], Unix time around the step. core_s: float32 [S], CPU seconds.
-        attempt: int16 [S].
+        attempt: int16 [S]: 0, or how often the step had been begun before.
         info: one dict of plain scalars for each entry of ``ended``.
     """
 
@@ -46,6 +47,8 @@ class Requests:
         rows: int64 [N].
         observation: path → [N, …]; valid until the next ``recv``.
         is_first: bool [N]: the observation opens a new episode.
+        step: int32 [N]: index of the step that is asked for in its episode; 0 where ``is_first``.
+        episode_return: float64 [N]: sum of the episode's rewards so far, as they were in ``Outcomes``.
         episode_uid: uint64 [N]. seed: int64 [N]. fidelity: int16 [N]. All constant within an episode.
         mask: bool [N, actions] of allowed actions, or None.
     """
@@ -53,6 +56,8 @@ class Requests:
     rows: np.ndarray
     observation: Observation
     is_first: np.ndarray
+    step: np.ndarray
+    episode_return: np.ndarray
     episode_uid: np.ndarray
     seed: np.ndarray
     fidelity: np.ndarray
@@ -70,8 +75,13 @@ class EnvPool(Protocol):
     ``requests`` (with ``is_first``) when its reset is: a slow reset holds up neither its last transition nor anybody
     else. ``recv`` blocks until at least one row is ready or ``timeout_s`` has passed (then everything is empty).
 
-    ``faults`` names rows whose environment raised, hung or died. What the row had finished has been delivered before;
-    the episode is cut there, and the pool starts the row again by itself (it comes back with ``is_first``).
+    ``faults`` names rows whose environment raised, hung or died. What the row had finished has been delivered before.
+    With ``cut`` the episode ends there, and the pool starts the row again by itself (it comes back with ``is_first``).
+    Without, nothing changes for the caller: an action that was in flight still is, and its outcome comes; or the row
+    was between episodes.
+
+    A row whose episode began in an earlier life of the env worker appears in its first request with ``is_first``
+    False and ``step`` > 0.
     """
 
     spec: EnvSpec
@@ -102,9 +112,10 @@ class Fault:
 
     Attributes:
         row: the row that failed.
-        kind: ``error`` (it raised), ``protocol`` (outside its spaces, NaN), ``hang``, ``crash`` (its process died).
+        kind: ``error`` (it raised), ``crash`` (its process died), ``divergence`` (not finite), ``hang``, ``memory``,
+            ``disk`` (full), ``protocol`` (outside its spaces).
         message: one sentence with the cause.
-        cut: whether a running episode was cut (False: it failed in reset).
+        cut: whether a running episode was cut (False: it failed in reset, or its episode goes on).
     """
 
     row: int
@@ -120,6 +131,9 @@ class PoolStats:
 
     Attributes:
         produced: steps finished (int). resets: episodes begun (int).
+        recomputed: steps computed again to continue an episode (int); not in ``produced``, never delivered.
+        snapshots: taken (int). snapshot_s: wall seconds that they took.
+        diverged: episodes that ended with a true ``diverged`` in ``info``: the environment's own guard (int).
         step_s: wall seconds inside ``step``. reset_s: wall seconds inside ``reset``. core_s: CPU seconds of both.
         lifetime_s: wall seconds since each environment was constructed, summed.
         process_starts: environment processes started, restarts included.
@@ -132,6 +146,10 @@ class PoolStats:
     core_s: float
     lifetime_s: float
     process_starts: int
+    recomputed: int = 0
+    snapshots: int = 0
+    snapshot_s: float = 0.0
+    diverged: int = 0
 
 
 class Policy(Protocol):
@@ -178,16 +196,30 @@ class Algorithm(Protocol):
     def load_state(self, state: dict[str, Any]) -> None: ...
 
 
+class Receipt(NamedTuple):
+    """The learner's answer to a fragment, which is secured once ``secured ≥ records``.
+
+    Attributes:
+        version: of the learner. records: of the log up to this fragment, itself included.
+        secured: records of the log that survive what ``run.sync`` says they must.
+    """
+
+    version: int
+    records: int
+    secured: int
+
+
 class FragmentSink(Protocol):
     """Where an env worker publishes.
 
-    ``publish`` returns at once unless the stated memory bound is reached (then it waits and says so).
+    ``publish`` returns at once unless the stated memory bound is reached (then it waits and says so). ``secured`` is
+    called, in the publisher's thread and within a later call, once the fragment is in the experience log.
     """
 
-    def publish(self, fragment: Fragment) -> None: ...
+    def publish(self, fragment: Fragment, secured: Callable[[], None]) -> None: ...
 
     def flush(self, timeout_s: float) -> None:
-        """Wait until everything published is acknowledged."""
+        """Wait until everything published is secured."""
 
 
 class WeightsSource(Protocol):

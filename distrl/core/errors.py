@@ -15,7 +15,7 @@ class EnvironmentFault(DistrlError):
     """An environment raised, returned something outside its spaces, hung or died.
 
     Attributes:
-        kind: one of ``error``, ``protocol``, ``hang``, ``crash``: what an outcome table groups by.
+        kind: of a Fault (core/contracts.py): what an outcome table groups by.
     """
 
     def __init__(self, message: str, kind: str = "error"):

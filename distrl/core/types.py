@@ -95,6 +95,18 @@ class EnvRecipe:
     max_episode_steps: int | None = None
 
 
+@dataclass(frozen=True)
+class Cursor:
+    """How far an environment's newest episode is known to be committed.
+
+    Attributes:
+        episode_uid: of that episode. step: index of its newest committed step.
+    """
+
+    episode_uid: int
+    step: int
+
+
 @dataclass
 class Fragment:
     """T consecutive steps of B rows of one policy, plus the bootstrap row.

@@ -81,6 +81,7 @@ class Driver:
             if not first:
                 self.open[row].next_observation = observation
                 step = self.open.pop(row).step + 1
+            assert int(requests.step[position]) == step
             self.requested[row] = (
                 observation, int(requests.episode_uid[position]), int(requests.seed[position]), step,
             )  # fmt: skip
