@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from distrl.cli_log import log_app
 from distrl.core.config import RunConfig, apply_override, read_toml
 from distrl.core.errors import DistrlError
 
@@ -22,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Asynchronous reinforcement learning for expensive environments, on Ray or in one process.",
 )
+app.add_typer(log_app, name="log")
 console = Console()
 
 RunArgument = Annotated[Path, typer.Argument(help="A run directory.", show_default=False)]
@@ -256,7 +258,8 @@ def doctor() -> None:
 def main() -> None:
     """Entry point: what goes wrong is one sentence, not a traceback."""
     try:
-        app(standalone_mode=False)
+        if code := app(standalone_mode=False):  # click returns the code of an Exit here, and raises none
+            sys.exit(code)
     except DistrlError as error:
         console.print(f"[red]distrl:[/red] {error}", soft_wrap=True, highlight=False)
         sys.exit(1)

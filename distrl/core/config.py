@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from distrl.core.errors import ConfigError
 from distrl.core.types import EnvRecipe
@@ -131,6 +131,16 @@ class ReplaySection(_Section):
         "waits when ahead. "
         'With "unlimited" it updates as fast as it can.',
     )
+
+    warm_start: list[str] = Field(
+        default_factory=list,
+        description="Run directories whose logs fill the replay before the first update, in this order.",
+    )
+
+    @field_validator("warm_start")
+    @classmethod
+    def _absolute(cls, sources: list[str]) -> list[str]:
+        return [str(Path(source).absolute()) for source in sources]  # a resume may begin in another folder
 
     @model_validator(mode="before")
     @classmethod

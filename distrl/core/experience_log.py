@@ -65,7 +65,8 @@ def decode(payload: bytes) -> Fragment:
     return Fragment(columns, header["policy_id"], header["worker"], header["incarnation"])
 
 
-def _segments(directory: Path) -> list[Path]:
+def segments(directory: Path) -> list[Path]:
+    """The files of a log, in order."""
     return sorted(directory.glob("[0-9]*.log"))
 
 
@@ -118,9 +119,9 @@ def _walk(
     ``damage`` is called, in order too, with a sentence for whatever is missing before or between records; ``torn`` with
     one for a torn end.
     """
-    segments = [(segment, segment.stat().st_size) for segment in _segments(directory)]
+    files = [(segment, segment.stat().st_size) for segment in segments(directory)]
     expected = 0
-    for segment, size in segments:
+    for segment, size in files:
         number = int(segment.stem)
         if number != expected:
             damage(f"{directory} lacks the segments {expected:08d}.log to {number - 1:08d}.log")
@@ -131,7 +132,7 @@ def _walk(
                 damage(f"{segment} is damaged in the {begin - position} bytes from byte {position} on")
             position = end
             yield segment, end, payload
-        if position < size and segment != segments[-1][0]:
+        if position < size and segment != files[-1][0]:
             damage(f"{segment} is damaged in its last {size - position} bytes, from byte {position} on")
         elif position < size:
             torn(
@@ -241,13 +242,13 @@ class ExperienceLog:
         last, end = None, 0
         for last, end, _ in _walk(self._directory, refuse):  # noqa: B007
             self.num_records += 1
-        segments = _segments(self._directory)
-        if not segments:
+        files = segments(self._directory)
+        if not files:
             return 0, 0
-        if last != segments[-1]:
+        if last != files[-1]:
             end = 0
-        self.num_bytes_cut = segments[-1].stat().st_size - end
-        return int(segments[-1].stem), end
+        self.num_bytes_cut = files[-1].stat().st_size - end
+        return int(files[-1].stem), end
 
     def _open(self, index: int, end: int) -> None:
         path = self._directory / f"{index:08d}.log"

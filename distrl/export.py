@@ -1,0 +1,239 @@
+"""An experience log in, a Parquet file or a Minari dataset out: what other tools read."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distrl.core.errors import ConfigError, StorageError
+from distrl.core.experience_log import read_log
+from distrl.core.log_facts import FILE
+from distrl.core.spaces import leaves
+from distrl.core.types import COLUMNS, OBSERVATION, Fragment, Observation
+from distrl.experience import OpenLog, next_observation, trajectories
+
+_ROW_GROUP_BYTES = 32 << 20
+
+#: Columns of a step that go into a Minari episode's infos.
+INFOS = (
+    "episode_uid",
+    "agent_index",
+    "step",
+    "policy_version",
+    "log_prob",
+    "start_s",
+    "end_s",
+    "core_s",
+    "attempt",
+    "fidelity",
+)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Attributes: path: what was written, the file or the dataset's folder. what: it in one phrase."""
+
+    path: Path
+    what: str
+
+
+def to_parquet(log: OpenLog, out: Path) -> Exported:
+    """One row per transition of the log, in order of arrival; the schema is in docs/experience.md.
+
+    The log is streamed: a row group of at least 32 MB is in memory, never the whole.
+
+    Raises:
+        ConfigError: ``out`` exists. StorageError: it cannot be written, or the log holds fragments of several shapes.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if out.exists():
+        raise ConfigError(f"the export needs a file that does not exist yet, and {out} does: choose another --out")
+    temporary = out.with_name(f".{out.name}.tmp-{os.getpid()}")
+    writer = None
+    waiting: list[Any] = []
+    num_rows = 0
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        for number, fragment in read_log(log.directory, damaged=log.damaged):
+            table = _table(number, fragment)
+            if writer is None:
+                schema = table.schema.with_metadata(_file_metadata(log))
+                writer = pq.ParquetWriter(temporary, schema, compression="zstd")
+            elif not table.schema.equals(schema):
+                raise StorageError(
+                    f"a Parquet file needs fragments of one kind: fragment {number} has the columns {table.schema}, "
+                    f"those before it {schema}"
+                )
+            waiting.append(table)
+            num_rows += table.num_rows
+            if sum(item.nbytes for item in waiting) >= _ROW_GROUP_BYTES:
+                writer.write_table(pa.concat_tables(waiting).replace_schema_metadata(schema.metadata))
+                waiting = []
+        if writer is None:
+            raise StorageError(f"{log.directory} holds no fragment that can be read: {'; '.join(log.damaged)}")
+        if waiting:
+            writer.write_table(pa.concat_tables(waiting).replace_schema_metadata(schema.metadata))
+        writer.close()
+        os.replace(temporary, out)
+    except OSError as error:
+        raise StorageError(f"{out} cannot be written: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return Exported(out, f"{num_rows} transitions")
+
+
+def _file_metadata(log: OpenLog) -> dict[str, str]:
+    path = log.directory / FILE
+    return {"distrl.log": path.read_text()} if log.facts is not None else {}
+
+
+def _table(number: int, fragment: Fragment) -> Any:
+    """The rows of a fragment, time-major."""
+    import pyarrow as pa
+
+    shape = (fragment.num_steps, fragment.num_rows)
+    arrays: dict[str, np.ndarray] = {
+        "fragment": np.full(shape, number, np.int64),
+        "worker": np.full(shape, fragment.worker, np.int32),
+        "incarnation": np.full(shape, fragment.incarnation, np.int32),
+        "policy_id": np.full(shape, fragment.policy_id),
+    }
+    for name, (_, axes) in COLUMNS.items():
+        if axes != "K":
+            arrays[name] = np.broadcast_to(fragment.columns[name], shape)
+    arrays["action"] = fragment.columns["action"]
+    following = next_observation(fragment)
+    for path in following:
+        arrays[OBSERVATION + path] = fragment.columns[OBSERVATION + path][:-1]
+    arrays |= {f"next_{OBSERVATION}{path}": array for path, array in following.items()}
+    columns, fields = [], []
+    for name, array in arrays.items():
+        inner = array.shape[2:]
+        column = pa.array(array.reshape(-1))
+        if inner:
+            column = pa.FixedSizeListArray.from_arrays(column, int(np.prod(inner)))
+        columns.append(column)
+        fields.append(pa.field(name, column.type, metadata={"shape": str(list(inner))} if inner else None))
+    return pa.table(columns, schema=pa.schema(fields))
+
+
+def to_minari(log: OpenLog, out: Path) -> Exported:
+    """A dataset ``distrl/<environment>-<run>-v0`` in the folder ``out``, which ``minari.load_dataset`` finds where the
+    environment variable MINARI_DATASETS_PATH names that folder.
+
+    Raises:
+        ConfigError: Minari is not installed, the log has no description, or the dataset exists.
+        StorageError: it cannot be written.
+    """
+    try:
+        import h5py  # noqa: F401 - the format that every version of Minari reads
+        import minari
+    except ImportError as error:
+        raise ConfigError(
+            f"the export to Minari needs packages that are not installed ({error}): pip install 'distrl[export]'"
+        ) from None
+    import gymnasium
+
+    facts = log.facts
+    if facts is None:
+        raise ConfigError(f"a Minari dataset needs the spaces, and {log.directory} has no {FILE} that can be read")
+    name = f"distrl/{re.sub(r'[^A-Za-z0-9_-]+', '-', facts.env_id)}-{facts.run_id}-v0"
+    target = out.absolute() / name
+    if target.exists():
+        raise ConfigError(f"the dataset {target} exists already: choose another --out, or remove it")
+    recipe = f"env.kwargs = {dict(facts.env_kwargs)}, env.fidelity = {facts.fidelity}"
+    whole = False
+    try:
+        with warnings.catch_warnings(), _datasets_in(out):
+            warnings.simplefilter("ignore", UserWarning)  # about authors and permalinks, which a log has not
+            dataset = minari.create_dataset_from_buffers(
+                name,
+                _buffers(log, facts.observation_space),  # taken one by one
+                observation_space=facts.observation_space,
+                action_space=facts.action_space,
+                description=f"Experience of the distrl run {facts.run_id} on {facts.env_id}; {recipe}.",
+                data_format="hdf5",
+                jpeg_encoding=False,  # it would lose what a pixel was
+            )
+            if facts.env_id in gymnasium.registry:  # so that recover_environment makes it; not made now
+                spec = gymnasium.spec(facts.env_id)
+                spec.kwargs = {**spec.kwargs, **facts.env_kwargs}
+                dataset.storage.update_metadata({"env_spec": spec.to_json()})
+        whole = True
+    except OSError as error:
+        raise StorageError(f"{target} cannot be written: {error.strerror or error}") from error
+    finally:
+        if not whole:
+            shutil.rmtree(target, ignore_errors=True)
+    return Exported(
+        target, f"{dataset.total_steps} steps in {dataset.total_episodes} episodes, as the Minari dataset {name}"
+    )
+
+
+@contextlib.contextmanager
+def _datasets_in(folder: Path) -> Iterator[None]:
+    """Minari takes its folder from the environment alone."""
+    before = os.environ.get("MINARI_DATASETS_PATH")
+    os.environ["MINARI_DATASETS_PATH"] = str(folder.absolute())
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["MINARI_DATASETS_PATH"]
+        else:
+            os.environ["MINARI_DATASETS_PATH"] = before
+
+
+def _buffers(log: OpenLog, space: Any) -> Iterator[Any]:
+    from minari.data_collector import EpisodeBuffer
+
+    for episode in trajectories(log):
+        columns = episode.columns
+        following = next_observation(episode)
+        observation = {
+            path: np.concatenate([columns[OBSERVATION + path][:1, 0], array[:, 0]]) for path, array in following.items()
+        }
+        truncated = columns["truncated"][:, 0].copy()
+        cut = not (truncated[-1] or columns["terminated"][-1, 0])
+        truncated[-1] |= cut
+        infos = {name: np.broadcast_to(columns[name], columns["reward"].shape)[:, 0] for name in INFOS}
+        infos |= {name: np.full(len(truncated), getattr(episode, name)) for name in ("worker", "incarnation")}
+        infos["cut"] = np.zeros(len(truncated), bool)
+        infos["cut"][-1] = cut
+        yield EpisodeBuffer(
+            seed=int(columns["seed"][0, 0]),
+            observations=_nest(space, observation),
+            actions=columns["action"][:, 0],
+            rewards=columns["reward"][:, 0],
+            terminations=columns["terminated"][:, 0],
+            truncations=truncated,
+            # entry t + 1 belongs to step t, as Minari's collector has it; entry 0 belongs to the reset
+            infos={name: np.concatenate([array[:1], array]) for name, array in infos.items()},
+        )
+
+
+def _nest(space: Any, observation: Observation) -> Any:
+    """Arrays by "/"-path as the dicts and tuples of a space."""
+    from gymnasium import spaces
+
+    paths = {leaf.keys: leaf.path for leaf in leaves(space)}
+
+    def build(sub: Any, keys: tuple[Any, ...]) -> Any:
+        if isinstance(sub, spaces.Dict):
+            return {key: build(child, (*keys, key)) for key, child in sub.spaces.items()}
+        if isinstance(sub, spaces.Tuple):
+            return tuple(build(child, (*keys, position)) for position, child in enumerate(sub.spaces))
+        return observation[paths[keys]]
+
+    return build(space, ())
