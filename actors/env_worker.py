@@ -1,17 +1,25 @@
-"""The one loop over any pool: rows that are ready go through the policy and back, finished steps become fragments and
-are published.
+"""The one loop over any pool: rows that are ready go through the policy and back; finished steps are committed to the
+node's spool, become fragments and are published.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from distrl.actors.fragment_builder import FragmentBuilder
 from distrl.core.contracts import EnvPool, FragmentSink, Policy, Requests, WeightsSource
 from distrl.core.spaces import action_leaf, observation_leaves
-from distrl.core.types import Columns
+from distrl.core.spool import Spool
+from distrl.core.types import Columns, Cursor
+
+_COMMIT_EACH_STEP_S = 0.1  # mean seconds a step above which durability = "auto" commits every transition …
+_COMMIT_S = 1e-3  # … and below which it commits nothing: the simulator is cheaper than its record
+_DECIDE_PERIOD_S = 1.0
 
 
 class EnvWorker:
@@ -20,6 +28,14 @@ class EnvWorker:
     One round (``run_once``): receive whatever is ready, one inference for all rows that want an action, send the
     actions, then do the bookkeeping while the environments compute. Weights are pulled elsewhere (``pull``), never
     between a row's outcome and its next action; a worker whose parameter server is away acts on with what it has.
+
+    What has finished is committed after the actions have left, so that the environments compute meanwhile, and before
+    anything of it is published.
+
+    Args:
+        spool: of this worker's life, or None (``durability`` "off", or a sink that secures at once).
+        durability: ``always`` commits each transition, ``auto`` decides by the measured mean step: each transition
+            above 100 ms, whole fragments above 1 ms, nothing below.
     """
 
     def __init__(
@@ -29,12 +45,18 @@ class EnvWorker:
         builder: FragmentBuilder,
         sink: FragmentSink,
         source: WeightsSource,
+        spool: Spool | None = None,
+        durability: str = "auto",
     ):
         self._pool, self._policy, self._builder, self._sink, self._source = pool, policy, builder, sink, source
+        self._spool, self._durability = spool, durability
+        self._mean_step_s: float | None = None  # None: nothing has been measured yet
+        self._decided_at = -math.inf
         self._state: Columns = policy.initial_state(len(pool.env_index))
         self._initial_state = policy.initial_state(1)
         self.version = -1  # of the weights that act now; −1 before the first pull
         self._faults: list[dict[str, Any]] = []
+        self._unanswered: set[int] = set()  # rows that asked while finishing
         self._inference_s = 0.0
 
     def pull(self) -> bool:
@@ -58,9 +80,39 @@ class EnvWorker:
         if len(requests.rows):
             self._act(requests)
         self._builder.close_aged(now)
-        for fragment in self._builder.take():
-            self._sink.publish(fragment)
+        self._deliver()
         return len(outcomes.rows)
+
+    def _deliver(self) -> None:
+        """Commit what has finished, then publish the fragments that have closed."""
+        closed = self._builder.take()
+        spool = self._spool
+        if spool is not None:
+            each_step, fragments = self._commits()
+            pieces = [piece for item in closed for piece in item.rest()] if fragments else []
+            if each_step:
+                pieces += self._builder.pieces()
+            if pieces:
+                spool.commit(pieces, ends_fragment=bool(closed))
+        for item in closed:
+            self._sink.publish(item.fragment, partial(self._secured, item.numbers))
+
+    def _secured(self, numbers: list[int]) -> None:
+        if self._spool is not None:
+            for number in numbers:
+                self._spool.forget(number)
+
+    def _commits(self) -> tuple[bool, bool]:
+        """Whether each step is committed as soon as it has finished, and whether fragments are."""
+        if self._durability == "always":
+            return True, True
+        now = time.monotonic()
+        if now - self._decided_at > _DECIDE_PERIOD_S:
+            self._decided_at = now
+            stats = self._pool.stats()
+            self._mean_step_s = stats.step_s / stats.produced if stats.produced else None
+        mean = math.inf if self._mean_step_s is None else self._mean_step_s  # what is not known yet may be dear
+        return mean > _COMMIT_EACH_STEP_S, mean > _COMMIT_S
 
     def _act(self, requests: Requests, send: bool = True) -> None:
         rows, version = requests.rows, max(self.version, 0)  # before the first weights, no update is behind the actions
@@ -76,10 +128,17 @@ class EnvWorker:
             self._state[path][rows] = array
         self._builder.requested(requests, action, log_prob, version, state)
 
-    def run(self, stop: threading.Event, pull_period_s: float, wait_for_weights: bool) -> None:
+    def run(
+        self,
+        stop: threading.Event,
+        pull_period_s: float,
+        wait_for_weights: bool,
+        grace_s: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         """Until ``stop``: act, with weights pulled by a thread of its own; then publish what is open.
 
         ``wait_for_weights``: do not begin before the first pull, even with a policy that can act untrained.
+        ``grace_s``: asked after ``stop``: seconds that steps under way may take to finish.
         """
         while not self.pull() and (wait_for_weights or not self._policy.ready):
             if stop.wait(0.02):
@@ -88,22 +147,34 @@ class EnvWorker:
         puller.start()
         while not stop.is_set():
             self.run_once(timeout_s=0.25)
-        self.finish()
+        self.finish(grace_s())
         puller.join()
 
     def _pull_for_ever(self, stop: threading.Event, period_s: float) -> None:
         while not stop.wait(period_s):
             self.pull()
 
-    def finish(self) -> None:
-        """Publish every step that has finished; those under way are abandoned (they were never produced)."""
+    def finish(self, grace_s: float = 0.0) -> None:
+        """Publish every step that has finished within the grace; those still under way are abandoned (they were never
+        produced)."""
+        deadline = time.monotonic() + grace_s
+        while (left_s := deadline - time.monotonic()) > 0 and self._builder.num_in_flight > len(self._unanswered):
+            outcomes, requests, faults = self._pool.recv(min(left_s, 0.25))
+            self._builder.finished(outcomes, time.monotonic())
+            self._builder.failed(faults)
+            if len(requests.rows):
+                self._act(requests, send=False)
+                self._unanswered.update(requests.rows.tolist())
         outcomes, requests = self._pool.halt()
         self._builder.finished(outcomes, time.monotonic())
         if len(requests.rows):
             self._act(requests, send=False)  # writes the observations that the last steps bootstrap from
         self._builder.flush()
-        for fragment in self._builder.take():
-            self._sink.publish(fragment)
+        self._deliver()
+
+    def cursors(self) -> dict[int, Cursor]:
+        """After ``finish``: how far each environment's running episode has come, for whoever continues it."""
+        return self._builder.cursors()
 
     def report(self) -> dict[str, Any]:
         """What happened since the last report (episodes, faults), and totals of the pool."""
@@ -123,11 +194,17 @@ class EnvWorker:
             "lifetime_s": stats.lifetime_s,
             "process_starts": stats.process_starts,
             "num_envs": self._pool.num_envs,
+            "recomputed": stats.recomputed,
+            "snapshots": stats.snapshots,
+            "snapshot_s": stats.snapshot_s,
+            "committed": 0 if self._spool is None else self._spool.num_committed,
         }
 
     def close(self) -> None:
-        """End the environments."""
+        """End the environments; what is not secured yet stays in the spool."""
         self._pool.close()
+        if self._spool is not None:
+            self._spool.close()
 
 
 def build_env_worker(
@@ -140,6 +217,8 @@ def build_env_worker(
     fragment_max_age_s: float | None,
     worker: int = 0,
     incarnation: int = 0,
+    spool: Spool | None = None,
+    durability: str = "auto",
 ) -> EnvWorker:
     """An env worker over a pool, with the builder that suits the pool's hosting."""
     leaves = observation_leaves(pool.spec.observation_space)
@@ -155,4 +234,4 @@ def build_env_worker(
         worker=worker,
         incarnation=incarnation,
     )
-    return EnvWorker(pool, policy, builder, sink, source)
+    return EnvWorker(pool, policy, builder, sink, source, spool, durability)

@@ -92,8 +92,6 @@ def select(requests: Requests, positions: np.ndarray) -> Requests:
         episode_uid=requests.episode_uid[positions],
         seed=requests.seed[positions],
         fidelity=requests.fidelity[positions],
-        step=requests.step[positions],
-        episode_return=requests.episode_return[positions],
         mask=None if requests.mask is None else requests.mask[positions],
     )
 

@@ -4,19 +4,48 @@ A row's open fragment lives in slots 0 … T of the columns. A request writes sl
 its outcome completes slot t and moves the row's cursor to t + 1. Whenever a row is cut, the slot that is still in
 flight becomes slot 0 of the next fragment and its observation the bootstrap row of this one, so a fragment can be
 closed at any time without losing a step.
+
+A step can also be had before its fragment closes, as a *piece* (``pieces``): so each one can be committed on its own.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from distrl.core.contracts import Fault, Outcomes, Requests
-from distrl.core.types import COLUMNS, FINAL, OBSERVATION, STATE, Columns, Fragment, Observation
+from distrl.core.fragments import part
+from distrl.core.types import COLUMNS, FINAL, OBSERVATION, STATE, Columns, Cursor, Fragment, Observation
 
 _REQUEST_COLUMNS = ("log_prob", "policy_version", "episode_uid", "step", "seed", "fidelity")
+
+
+@dataclass(frozen=True)
+class Closed:
+    """A closed fragment.
+
+    Attributes:
+        fragment: all of it.
+        numbers: of each of its B rows' stretches, unique in the builder's life: what ``pieces`` called them.
+        given: how many first steps of each row ``pieces`` has given out already.
+    """
+
+    fragment: Fragment
+    numbers: list[int]
+    given: list[int]
+
+    def rest(self) -> list[tuple[int, Fragment]]:
+        """(number, piece) of what ``pieces`` has not given out."""
+        steps = self.fragment.num_steps
+        return [
+            (number, part(self.fragment, row, given, steps))
+            for row, (number, given) in enumerate(zip(self.numbers, self.given, strict=True))
+            if given < steps
+        ]
 
 
 class FragmentBuilder:
@@ -63,14 +92,16 @@ class FragmentBuilder:
         self._cursor = np.zeros(rows, np.int64)
         self._opened_at = np.full(rows, np.inf)  # when the row's first finished step came, in the caller's clock
         self._in_flight = np.zeros(rows, bool)  # slot `cursor` holds a request without an outcome
-        self._episode_step = np.zeros(rows, np.int32)
+        self._numbers = itertools.count()
+        self._number = [next(self._numbers) for _ in range(rows)]  # of each row's open stretch
+        self._given = np.zeros(rows, np.int64)  # steps of it that ``pieces`` has given out
         self._episode_return = np.zeros(rows, np.float64)
         self._first_state: Columns = {}  # the policy's state before slot 0, path → [R, …] …
         self._flight_state: Columns = {}  # … and before the newest slot
         self._finals: list[
             tuple[int, int, Observation]
         ] = []  # grouped: (t, row, final observation) inside the open fragment
-        self._closed: list[Fragment] = []
+        self._closed: list[Closed] = []
         self.episodes: list[dict] = []  # finished episodes since the caller last emptied it
 
     def requested(
@@ -84,13 +115,12 @@ class FragmentBuilder:
                 step, path → [N, …].
         """
         rows = requests.rows
-        self._episode_step[rows[requests.is_first]] = 0
-        self._episode_return[rows[requests.is_first]] = 0.0
+        self._episode_return[rows] = requests.episode_return
         slots = self._cursor[rows]
         for path in self._paths:
             self._columns[OBSERVATION + path][slots, rows] = requests.observation[path]
         self._columns["action"][slots, rows] = action
-        values = (log_prob, version, requests.episode_uid, self._episode_step[rows], requests.seed, requests.fidelity)
+        values = (log_prob, version, requests.episode_uid, requests.step, requests.seed, requests.fidelity)
         for name, value in zip(_REQUEST_COLUMNS, values, strict=True):
             self._columns[name][slots, rows] = value
         self._in_flight[rows] = True
@@ -124,7 +154,6 @@ class FragmentBuilder:
         self._cursor[rows] += 1
         self._in_flight[rows] = False
         self._opened_at[rows] = np.minimum(self._opened_at[rows], now)
-        self._episode_step[rows] += 1
         self._episode_return[rows] += outcomes.reward
         for k, position in enumerate(outcomes.ended):
             row = int(rows[position])
@@ -156,10 +185,35 @@ class FragmentBuilder:
             for row in range(len(self._cursor)):
                 self._close(np.array([row]))
 
-    def take(self) -> list[Fragment]:
+    def take(self) -> list[Closed]:
         """The fragments closed since the last call."""
         closed, self._closed = self._closed, []
         return closed
+
+    def pieces(self) -> list[tuple[int, Fragment]]:
+        """(number of the open stretch, its newest steps) of every row that has finished steps since the last call and
+        whose next observation is known."""
+        rows = np.flatnonzero(self._in_flight & (self._cursor > self._given))
+        found = [
+            (self._number[row], self._part(np.array([row]), int(self._given[row]), int(self._cursor[row])))
+            for row in rows.tolist()
+        ]
+        self._given[rows] = self._cursor[rows]
+        return found
+
+    @property
+    def num_in_flight(self) -> int:
+        """Rows that have been told to step and have not finished."""
+        return int(np.count_nonzero(self._in_flight))
+
+    def cursors(self) -> dict[int, Cursor]:
+        """env_index → the newest finished step of each environment whose episode goes on."""
+        rows = np.arange(len(self._cursor))
+        uid, step = self._columns["episode_uid"][self._cursor, rows], self._columns["step"][self._cursor, rows]
+        return {
+            int(self._indices["env_index"][row]): Cursor(int(uid[row]), int(step[row]) - 1)
+            for row in np.flatnonzero(self._in_flight & (step > 0))
+        }
 
     def _cut(self, row: int) -> None:
         if self._cursor[row]:
@@ -174,7 +228,7 @@ class FragmentBuilder:
         self.episodes.append(
             {
                 "return": float(self._episode_return[row]),
-                "length": int(self._episode_step[row]),
+                "length": self._episode_length(row),
                 "env_index": int(self._indices["env_index"][row]),
                 "agent_index": int(self._indices["agent_index"][row]),
                 "seed": int(self._columns["seed"][last, row]),
@@ -184,10 +238,19 @@ class FragmentBuilder:
             }
         )
 
+    def _episode_length(self, row: int) -> int:
+        steps, finished = self._columns["step"][:, row], int(self._cursor[row])
+        return int(steps[finished - 1]) + 1 if finished else int(steps[0]) * bool(self._in_flight[row])
+
     def _close(self, rows: np.ndarray) -> None:
         length = int(self._cursor[rows[0]])
         if length:
-            self._closed.append(self._fragment(rows, length))
+            numbers = [self._number[row] for row in rows]
+            self._closed.append(Closed(self._part(rows, 0, length), numbers, self._given[rows].tolist()))
+            for row in rows:
+                self._number[row] = next(self._numbers)
+            self._given[rows] = 0
+            self._finals = [item for item in self._finals if item[1] not in rows]
         for column in self._columns.values():
             column[0, rows] = column[length, rows]
         for path, array in self._flight_state.items():
@@ -195,16 +258,17 @@ class FragmentBuilder:
         self._cursor[rows] = 0
         self._opened_at[rows] = np.inf
 
-    def _fragment(self, rows: np.ndarray, length: int) -> Fragment:
+    def _part(self, rows: np.ndarray, start: int, stop: int) -> Fragment:
+        """Steps [start, stop) of rows' open stretches, copied."""
         columns = {
-            name: column[: length + name.startswith(OBSERVATION), rows].copy() for name, column in self._columns.items()
+            name: column[start : stop + name.startswith(OBSERVATION), rows].copy()
+            for name, column in self._columns.items()
         }
         columns |= {name: array[rows] for name, array in self._indices.items()}
         columns |= {STATE + path: array[rows].copy() for path, array in self._first_state.items()}
         position = {int(row): b for b, row in enumerate(rows)}
-        finals = [(t, position[row], final) for t, row, final in self._finals if row in position]
-        self._finals = [item for item in self._finals if item[1] not in position]
-        columns["final_index"] = np.array([(t, b) for t, b, _ in finals], np.int32).reshape(-1, 2)
+        finals = [(t, row, final) for t, row, final in self._finals if row in position and start <= t < stop]
+        columns["final_index"] = np.array([(t - start, position[row]) for t, row, _ in finals], np.int32).reshape(-1, 2)
         for path in self._paths:
             store = self._columns[OBSERVATION + path]
             stacked = [final[path] for _, _, final in finals]

@@ -7,7 +7,9 @@ EnvPool → EnvWorker → (sink) Learner → (publish) ParameterServer → (pull
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,17 +17,21 @@ from pydantic import ValidationError
 
 from distrl.core.checkpoint import save_checkpoint
 from distrl.core.config import RunConfig, explain
-from distrl.core.contracts import EnvPool, FragmentSink, WeightsSource
+from distrl.core.contracts import Algorithm, EnvPool, FragmentSink, WeightsSource
 from distrl.core.errors import ConfigError
 from distrl.core.policy_file import policy_files
+from distrl.core.run_directory import RunDirectory
 from distrl.core.seeds import EpisodeSeeds, FixedSeeds, TrainingSeeds
-from distrl.core.types import EnvRecipe, EnvSpec, PolicySpec, Weights
+from distrl.core.types import Cursor, EnvRecipe, EnvSpec, PolicySpec, Weights
 
 if TYPE_CHECKING:
     from distrl.actors.env_worker import EnvWorker
     from distrl.actors.evaluator import EpisodeRunner
+    from distrl.core.spool import Spool
     from distrl.learners.learner import Learner, Publish
+    from distrl.learners.replay import Replay
 
+SYNC_PERIOD_S = 1.0  # of run.sync = "seconds"
 SELECTION_SEEDS = 1_000_000_000  # evaluations while training use the seeds from here on …
 TEST_SEEDS = 1_500_000_000  # … and the final one these, so that choosing the best policy cannot flatter it
 
@@ -67,16 +73,41 @@ def build_pool(
     )
 
 
-def build_training_pool(config: RunConfig, worker: int, incarnation: int, scratch: Path, *, inline: bool) -> EnvPool:
-    """The pool of one env worker's life."""
-    seeds = TrainingSeeds(config.run.seed, worker, incarnation)
-    return build_pool(
-        config,
+def build_training_pool(
+    config: RunConfig,
+    worker: int,
+    incarnation: int,
+    scratch: Path,
+    *,
+    inline: bool,
+    snapshots: Path | None = None,
+    cursors: Mapping[int, Cursor] | None = None,
+) -> EnvPool:
+    """The pool of one env worker's life.
+
+    Args:
+        snapshots: where environments that can leave their state, and where the episodes at ``cursors`` continue from.
+    """
+    seeds, actors = TrainingSeeds(config.run.seed, worker, incarnation), config.actors
+    if inline:
+        return build_pool(config, config.env.recipe(), actors.envs_per_worker, seeds, scratch, inline=True)
+    from distrl.actors.process_pool import ProcessPool
+    from distrl.actors.snapshots import SnapshotPlan
+
+    size = math.ceil(config.env.cores)
+    first_core = worker * actors.envs_per_worker * size
+    plan = SnapshotPlan(str(snapshots), actors.snapshot_cost) if snapshots and actors.snapshot_cost else None
+    return ProcessPool(
         config.env.recipe(),
-        config.actors.envs_per_worker,
+        actors.envs_per_worker,
         seeds,
-        scratch / f"worker-{incarnation}",
-        inline=inline,
+        scratch_dir=str(scratch / f"worker-{incarnation}"),
+        step_timeout_s=actors.step_timeout_s,
+        hang_factor=actors.hang_factor,
+        cores=config.env.cores,
+        pin=[first_core + row * size for row in range(actors.envs_per_worker)] if actors.pin_cores else None,
+        snapshots=plan,
+        cursors=cursors or {},
     )
 
 
@@ -90,6 +121,7 @@ def build_worker(
     worker: int,
     incarnation: int,
     timed: bool,
+    spool: Spool | None = None,
 ) -> EnvWorker:
     """The loop over a pool. ``timed=False`` leaves out everything that a clock decides."""
     from distrl.actors.env_worker import build_env_worker
@@ -104,22 +136,30 @@ def build_worker(
         fragment_max_age_s=config.actors.fragment_max_age_s if timed else None,
         worker=worker,
         incarnation=incarnation,
+        spool=spool,
+        durability=config.run.durability,
     )
+
+
+def build_algorithm(config: RunConfig, spec: EnvSpec, device: str) -> tuple[Algorithm, Replay, Any]:
+    """The algorithm, the replay that it samples from, and the algorithm's options."""
+    import torch
+
+    from distrl.learners.replay import Replay
+
+    torch.set_num_threads(config.learner.threads)  # the number of threads decides the order of sums
+    options = algorithm_model(config)
+    algorithm = options.build(spec, device, config.run.seed)
+    return algorithm, Replay(config.replay.capacity, n_step=options.n_step, gamma=options.gamma), options
 
 
 def build_learner(config: RunConfig, spec: EnvSpec, run_directory: Path, publish: Publish) -> Learner:
     """The learner with its algorithm and replay, restored from the run directory where it holds a checkpoint."""
-    import torch
-
     from distrl.core.limiter import SamplesPerInsert
     from distrl.learners.learner import Learner, LearnerSettings
-    from distrl.learners.replay import Replay
 
-    torch.set_num_threads(config.learner.threads)
     device = pick_device(config.learner.device)
-    options = algorithm_model(config)
-    algorithm = options.build(spec, device, config.run.seed)
-    replay = Replay(config.replay.capacity, n_step=options.n_step, gamma=options.gamma)
+    algorithm, replay, options = build_algorithm(config, spec, device)
     limiter = SamplesPerInsert(config.replay.samples_per_insert, config.replay.min_size, options.batch_size)
     settings = LearnerSettings(
         options.batch_size,
@@ -127,8 +167,24 @@ def build_learner(config: RunConfig, spec: EnvSpec, run_directory: Path, publish
         config.checkpoint.period,
         config.checkpoint.keep,
         config.run.seed,
+        sync_period_s=SYNC_PERIOD_S if config.run.sync == "seconds" else 0.0,
     )
     return Learner(algorithm, replay, limiter, run_directory, publish, settings, spec, device)
+
+
+def spool_directory(config: RunConfig, run_id: str) -> Path:
+    """Where this node's spools of a run lie; each env worker number has a folder in it."""
+    base = Path(config.run.spool_dir) if config.run.spool_dir else Path.home() / ".cache" / "distrl" / "spool"
+    return base / run_id
+
+
+def count_leftovers(run: RunDirectory) -> None:
+    """Keep what the environments of a killed session had counted in this node's shared memory, before it goes."""
+    from distrl.actors.shared_rows import read_produced
+
+    found = {path.name.partition("-")[2]: read_produced(path) for path in run.scratch().glob("worker-*")}
+    known = run.facts["produced"] | {name: count for name, count in found.items() if count is not None}
+    run.note(produced=known)
 
 
 def pick_device(requested: str) -> str:

@@ -119,13 +119,18 @@ def run_on_ray(
         RunFailed: a component failed for good; what was secured is in the run directory.
     """
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    from distrl.cluster.ray_actors import start_actor
+    from distrl.cluster.ray_links import start_actor
     from distrl.cluster.supervisor import Supervisor
 
     gpus = 1.0 if config.learner.device != "cpu" and ray.cluster_resources().get("GPU", 0) >= 1 else 0.0
     name = f"supervisor-{run.id}"
-    actor = start_actor(Supervisor, config.model_dump(), str(run.path), spec, policy, inline, gpus, name=name)
+    context = ray.get_runtime_context()
+    run.note(ray={"address": context.gcs_address, "supervisor": name})  # where `distrl scale` finds it
+    here = NodeAffinitySchedulingStrategy(context.get_node_id(), soft=False)  # it lives and dies with the driver
+    arguments = (config.model_dump(), str(run.path), spec, policy, inline, gpus)
+    actor = start_actor(Supervisor, *arguments, name=name, scheduling_strategy=here)
     ray.get(actor.begin.remote())
     stopping = False
     try:
@@ -148,3 +153,31 @@ def run_on_ray(
             time.sleep(0.5)
     finally:
         ray.kill(actor)
+
+
+def scale(run: RunDirectory, env_workers: int) -> int:
+    """Ask a running job for so many env workers; returns how many there were to be before.
+
+    Raises:
+        ConfigError: the run is not running on a Ray that this machine reaches, or it refuses.
+    """
+    import ray
+
+    where = run.facts.get("ray")
+    not_running = f"{run.path} is not running on a Ray cluster that can be reached from here"
+    if where is None:
+        raise ConfigError(f"{not_running}: it has never run on Ray")
+    try:
+        with _signal_handlers_kept():
+            ray.init(address=where["address"], namespace="distrl", log_to_driver=False, logging_level=logging.ERROR)
+    except ConnectionError as error:
+        raise ConfigError(f"{not_running}: no answer from {where['address']}") from error
+    try:
+        supervisor: Any = ray.get_actor(where["supervisor"])
+        return ray.get(supervisor.scale.remote(env_workers), timeout=30)
+    except ray.exceptions.RayTaskError as error:  # the supervisor's own sentence
+        raise error.cause from None
+    except (ValueError, ray.exceptions.RayActorError) as error:
+        raise ConfigError(f"{not_running}: its supervisor has ended") from error
+    finally:
+        ray.shutdown()

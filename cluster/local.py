@@ -49,13 +49,14 @@ def check_local(config: RunConfig) -> None:
 
 
 class _DirectSink:
-    """Publishing is a call; its return is the acknowledgement."""
+    """Publishing is a call; when it returns, the fragment is in the log."""
 
     def __init__(self, receive: Callable[[Fragment], Any]):
         self._receive = receive
 
-    def publish(self, fragment: Fragment) -> None:
+    def publish(self, fragment: Fragment, secured: Callable[[], None]) -> None:
         self._receive(fragment)
+        secured()
 
     def flush(self, timeout_s: float) -> None:
         """Nothing is ever under way."""
@@ -112,7 +113,7 @@ def run_local(
     try:
         for note in learner.notes:
             recorder.event("note", text=note)
-        recorder.began(learner.report())
+        recorder.began(learner.report(), {}, {})
         learner.publish()
         next_evaluation = (recorder.env_steps // config.evaluation.period + 1) * config.evaluation.period
         while recorder.env_steps < config.run.steps and not stop():

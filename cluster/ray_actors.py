@@ -7,12 +7,12 @@ EvaluatorActor
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import threading
 import time
 import traceback
-from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -20,93 +20,33 @@ import ray
 
 from distrl.cluster import components
 from distrl.cluster.components import save_best
+from distrl.cluster.ray_links import RaySink, RaySource, adopt_all, send_again
 from distrl.core.config import RunConfig
-from distrl.core.contracts import EnvPool
-from distrl.core.errors import DistrlError, RunFailed
+from distrl.core.contracts import EnvPool, Receipt
+from distrl.core.errors import DistrlError
 from distrl.core.limiter import WaitNotice
-from distrl.core.types import EnvSpec, Fragment, PolicySpec, Weights
+from distrl.core.metrics import write_json
+from distrl.core.run_directory import scratch_directory
+from distrl.core.spool import Orphan, Spool
+from distrl.core.types import Cursor, EnvSpec, Fragment, PolicySpec, Weights
 from distrl.parameter_server import ParameterServer
 
 
 class ParameterServerActor(ParameterServer):
     """``ParameterServer`` behind Ray: nothing to add; it imports no torch."""
 
-    def ready(self) -> int:
-        """Its process id, once it is up."""
-        return os.getpid()
-
-
-class RaySource:
-    """Pulls from a parameter server that may be away: then nothing is newer."""
-
-    def __init__(self, server: Any):
-        self.server = server
-
-    def pull_if_newer(self, version: int) -> tuple[int, Weights] | None:
-        """See ``ParameterServer.pull_if_newer``."""
-        try:
-            return ray.get(self.server.pull_if_newer.remote(version), timeout=30)
-        except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
-            return None  # the supervisor starts a new one and tells us; until then the old weights act
-
-
-class RaySink:
-    """Sends fragments to the learner without waiting for it, up to a bound on what it has not acknowledged."""
-
-    def __init__(self, learner: Any, max_bytes: float, who: str):
-        self._learner, self._max_bytes = learner, max_bytes
-        self._under_way: deque[tuple[Any, int]] = deque()  # (reference to the acknowledgement, bytes), oldest first
-        self._bytes = 0
-        self._notice = WaitNotice(who)
-
-    def publish(self, fragment: Fragment) -> None:
-        """See ``FragmentSink``."""
-        self._under_way.append((self._learner.receive.remote(fragment), fragment.nbytes))
-        self._bytes += fragment.nbytes
-        self._acknowledged(0.0)
-        while self._bytes > self._max_bytes:
-            self._notice.waiting(
-                lambda: (
-                    f"{self._bytes / 1e6:.0f} MB of fragments are not acknowledged by the learner "
-                    "(actors.max_unacknowledged_mb)"
-                )
-            )
-            self._acknowledged(1.0)
-        self._notice.over()
-
-    def flush(self, timeout_s: float) -> None:
-        """See ``FragmentSink``."""
-        deadline = time.monotonic() + timeout_s
-        while self._under_way and time.monotonic() < deadline:
-            self._acknowledged(0.5)
-        if self._under_way:
-            raise RunFailed(f"the learner has not acknowledged {len(self._under_way)} fragments within {timeout_s:g} s")
-
-    def _acknowledged(self, timeout_s: float) -> None:
-        while self._under_way:
-            reference, size = self._under_way[0]
-            ready, _ = ray.wait([reference], timeout=timeout_s)
-            if not ready:
-                return
-            try:
-                ray.get(reference)
-            except ray.exceptions.RayActorError:
-                time.sleep(timeout_s)  # the learner is gone; whether the run goes on is the supervisor's to decide
-                return
-            except ray.exceptions.RayTaskError as error:
-                raise error.cause from None  # the sentence of whoever refused, without Ray's traceback
-            self._under_way.popleft()
-            self._bytes -= size
-
-
-def start_actor(kind: type, *arguments: Any, **options: Any) -> Any:
-    """A Ray actor of a plain class. Ray never restarts one: the supervisor does."""
-    remote: Any = ray.remote(kind)
-    return remote.options(max_restarts=0, **{"num_cpus": 0, **options}).remote(*arguments)
+    def report(self) -> dict[str, Any]:
+        """Where it is, once it is up."""
+        return _whereabouts()
 
 
 def _whereabouts() -> dict[str, Any]:
-    return {"pid": os.getpid(), "gpu_ids": ray.get_gpu_ids()}
+    return {
+        "pid": os.getpid(),
+        "gpu_ids": ray.get_gpu_ids(),
+        "node_id": ray.get_runtime_context().get_node_id(),
+        "cpu_s": time.process_time(),
+    }
 
 
 class _LoopActor:
@@ -132,35 +72,64 @@ class _LoopActor:
 
 
 class EnvWorkerActor(_LoopActor):
-    """Hosts a pool; its environments start while the rest of the run does."""
+    """Hosts a pool; its environments start while the rest of the run does.
 
-    def __init__(self, config: dict[str, Any], worker: int, incarnation: int, scratch: str, inline: bool):
+    It adopts the spools that earlier lives of its number have left on this node: what they had not seen secured is
+    sent again, and their episodes continue where a snapshot allows it.
+    """
+
+    def __init__(self, config: dict[str, Any], worker: int, incarnation: int, run: str, run_id: str, inline: bool):
         super().__init__()
         self._config = RunConfig.validated(config)
         self._identity = {"worker": worker, "incarnation": incarnation}
+        self._grace_s = 0.0
+        self._sink: RaySink | None = None
         self._refusal: DistrlError | None = None
+        self._snapshots = Path(run) / "snapshots" / f"worker-{worker}"
+        self._spools = components.spool_directory(self._config, run_id) / f"worker-{worker}"
+        self._orphans: list[Orphan] = []
+        self._adopted: dict[int, int] = {}
         try:
-            self._pool = self._host(worker, incarnation, scratch, inline)
+            self._orphans = adopt_all(self._spools)
+            self._adopted = {orphan.incarnation: orphan.num_committed for orphan in self._orphans}
+            self._spool = self._new_spool(inline)
+            self._pool = self._host(scratch_directory(run_id), inline)
         except DistrlError as error:  # raised here, Ray would bury its sentence in the report of a dead actor
             self._refusal = error
 
-    def _host(self, worker: int, incarnation: int, scratch: str, inline: bool) -> EnvPool:
-        return components.build_training_pool(self._config, worker, incarnation, Path(scratch), inline=inline)
+    def _new_spool(self, inline: bool) -> Spool | None:
+        run = self._config.run
+        if run.durability == "off" or (run.durability == "auto" and inline):
+            return None
+        return Spool(self._spools, self._identity["incarnation"], worker=self._identity["worker"], sync=run.sync)
+
+    def _host(self, scratch: Path, inline: bool) -> EnvPool:
+        cursors = read_cursors(self._snapshots)
+        for orphan in self._orphans:
+            cursors |= orphan.cursors
+        return components.build_training_pool(
+            self._config, **self._identity, scratch=scratch, inline=inline, snapshots=self._snapshots, cursors=cursors
+        )
 
     def start(self, policy: PolicySpec, learner: Any, server: Any, wait_for_weights: bool) -> int:
         """Begin to act, see ``EnvWorker.run``; returns the process id."""
         if self._refusal is not None:
             return os.getpid()  # the next report tells
         name = f"env worker {self._identity['worker']}"
-        self._sink = RaySink(learner, self._config.actors.max_unacknowledged_mb * 1e6, name)
+        sink = self._sink = RaySink(learner, self._config.actors.max_unacknowledged_mb * 1e6, name)
         self._source = RaySource(server)
         self._worker = components.build_worker(
-            self._config, self._pool, policy, self._sink, self._source, timed=True, **self._identity
+            self._config, self._pool, policy, sink, self._source, timed=True, spool=self._spool, **self._identity
         )
 
         def body() -> None:
-            self._worker.run(self._stop, self._config.actors.pull_period_s, wait_for_weights)
-            self._sink.flush(timeout_s=60.0)
+            send_again(self._orphans, sink)
+            self._worker.run(
+                self._stop, self._config.actors.pull_period_s, wait_for_weights, grace_s=lambda: self._grace_s
+            )
+            sink.flush(timeout_s=60.0)
+            for orphan in self._orphans:
+                orphan.close()
 
         self._begin(body)
         return os.getpid()
@@ -169,24 +138,51 @@ class EnvWorkerActor(_LoopActor):
         """A new parameter server has taken the place of the old one."""
         self._source.server = server
 
+    def use_learner(self, learner: Any) -> None:
+        """A new learner has taken the place of the old one."""
+        if self._sink is not None:
+            self._sink.use_learner(learner)
+
     def report(self) -> dict[str, Any]:
-        """See ``EnvWorker.report``; ``failure`` where the loop has ended in one.
+        """See ``EnvWorker.report``; ``failure`` where the loop has ended in one, ``adopted``: incarnation →
+        transitions committed by the lives whose spools it took over.
 
         Raises:
             DistrlError: why there are no environments.
         """
         if self._refusal is not None:
             raise self._refusal
-        return self._worker.report() | {"failure": self._failure, "cpu_s": time.process_time(), **_whereabouts()}
+        return self._worker.report() | {"failure": self._failure, "adopted": self._adopted, **_whereabouts()}
 
-    def stop(self, timeout_s: float) -> dict[str, Any]:
-        """Publish what is finished, wait for its acknowledgement, end the environments; the last report."""
+    def stop(self, timeout_s: float, grace_s: float = 0.0) -> dict[str, Any]:
+        """Let steps under way finish within the grace, publish what is finished, wait until it is secured, end the
+        environments; the last report. Where the episodes stand is left beside their snapshots.
+        """
+        self._grace_s = grace_s
         self._stop.set()
         if self._loop is not None:
             self._loop.join(timeout_s)
         report = self.report()
+        write_cursors(self._snapshots, self._worker.cursors())
         self._worker.close()
         return report
+
+
+def write_cursors(folder: Path, cursors: dict[int, Cursor]) -> None:
+    """Where a worker that leaves in order had come to; only beside snapshots, from which its successor continues."""
+    if folder.exists():
+        write_json(folder / "cursors.json", {str(env): [c.episode_uid, c.step] for env, c in cursors.items()})
+
+
+def read_cursors(folder: Path) -> dict[int, Cursor]:
+    """What ``write_cursors`` left, once."""
+    path = folder / "cursors.json"
+    try:
+        found = json.loads(path.read_text())
+        path.unlink()
+    except FileNotFoundError:
+        return {}
+    return {int(env): Cursor(uid, step) for env, (uid, step) in found.items()}
 
 
 class LearnerActor(_LoopActor):
@@ -212,20 +208,13 @@ class LearnerActor(_LoopActor):
     def use_server(self, server: Any) -> None:
         """A new parameter server has taken the place of the old one: it gets the newest weights."""
         self._server = server
-        self._learner.publish()
-
-    def ready(self) -> tuple[dict[str, Any], list[str]]:
-        """The first report, and what the user should know about a resume.
-
-        Raises:
-            DistrlError: why there can be no learner.
-        """
-        if self._refusal is not None:
-            raise self._refusal
-        return self.report(), self._learner.notes
+        if self._refusal is None:
+            self._learner.publish()
 
     def start(self) -> int:
         """Begin to update; returns the process id."""
+        if self._refusal is not None:
+            return os.getpid()  # the next report tells
         notice = WaitNotice("the learner")
 
         def body() -> None:
@@ -243,16 +232,27 @@ class LearnerActor(_LoopActor):
         self._begin(body)
         return os.getpid()
 
-    def receive(self, fragment: Fragment) -> int:
+    def receive(self, fragment: Fragment) -> Receipt:
         """See ``Learner.receive``."""
         return self._learner.receive(fragment)
 
+    def secure(self) -> int:
+        """See ``Learner.secure``."""
+        return self._learner.secure()
+
     def report(self) -> dict[str, Any]:
-        """See ``Learner.report``."""
+        """See ``Learner.report``; ``notes``: what the user should know about a resume, told once.
+
+        Raises:
+            DistrlError: why there can be no learner.
+        """
+        if self._refusal is not None:
+            raise self._refusal
+        notes, self._learner.notes = self._learner.notes, []
         training_s = time.monotonic() - self._begun_s if self._begun_s is not None else 0.0
         return self._learner.report() | {
             "failure": self._failure,
-            "cpu_s": time.process_time(),
+            "notes": notes,
             "training_s": training_s,
             "running": self._loop is not None and self._loop.is_alive(),
             **_whereabouts(),

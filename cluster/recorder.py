@@ -5,7 +5,7 @@ writer.
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +44,13 @@ class Recorder:
             "metrics": {},
         }
         self._last_recorded = -1
+        self._learner_life = 0
         self._first_step_s: float | None = None
         self._produced_before: dict[int, int] = {}
+        self._committed: dict[int, int] = {}  # incarnation → transitions that its spool has held
         self._returns: deque[float] = deque(maxlen=20)
-        self.num_faults = 0
+        self.faults: Counter[str] = Counter()  # by kind
+        self.restarts: Counter[str] = Counter()  # by role
         self.evaluations: list[dict[str, Any]] = [
             record for record in read_json_lines(directory / "metrics.jsonl") if record["kind"] == "evaluation"
         ]
@@ -58,12 +61,15 @@ class Recorder:
 
     # -- what components report ----------------------------------------------------------------------------------------
 
-    def began(self, learner: dict[str, Any]) -> None:
-        """The learner is up: what it secured in earlier sessions counts as produced then (what was not, died with that
-        session).
+    def began(self, learner: dict[str, Any], produced: dict[int, int], committed: dict[int, int]) -> None:
+        """The learner is up. ``produced`` and ``committed``: by the lives of earlier sessions, where that is known; at
+        least what was secured of them was produced.
         """
         self._learner = learner
-        self._produced_before = {int(key): value for key, value in learner["secured"].items()}
+        self._committed = committed | self._committed
+        secured = {int(key): value for key, value in learner["secured"].items()}
+        lives = set(produced) | set(secured)
+        self._produced_before = {life: max(produced.get(life, 0), secured.get(life, 0)) for life in lives}
         self._last_recorded = self.env_steps // self._record_period
 
     def worker_reported(self, incarnation: int, report: dict[str, Any]) -> None:
@@ -76,8 +82,9 @@ class Recorder:
             self._returns.append(episode["return"])
             self._metrics.write({"kind": "episode", "env_steps": self.env_steps, **episode})
         for fault in report["faults"]:
-            self.num_faults += 1
+            self.faults[fault["fault"]] += 1
             self.event("fault", incarnation=incarnation, **fault)
+        self._committed[incarnation] = report["committed"]
 
     def worker_ended(self, incarnation: int, produced: int | None = None) -> None:
         """A worker's life is over. ``produced``: what its environments counted, if it could not report that."""
@@ -86,14 +93,30 @@ class Recorder:
             report = self._workers.setdefault(incarnation, {})
             report["produced"] = max(produced, report.get("produced", 0))
 
+    def adopted(self, committed: dict[int, int]) -> bool:
+        """Spools of dead lives have been taken over: incarnation → transitions that each had committed. Whether that
+        is news.
+        """
+        before = dict(self._committed)
+        self._committed |= committed
+        return self._committed != before
+
     def learner_reported(self, report: dict[str, Any]) -> None:
         """The learner's counters and metrics."""
         self._learner = report
+        if report["life"] != self._learner_life:
+            self._learner_life = report["life"]
+            self._metrics.write({"kind": "learner_began", "updates": report["began"], "life": report["life"]})
         due = self.env_steps // self._record_period
         if due > self._last_recorded and report["metrics"]:
             self._last_recorded = due
             self._metrics.write(
-                {"kind": "learner", "env_steps": self.env_steps, "updates": report["updates"], **report["metrics"]}
+                {
+                    "kind": "learner",
+                    "env_steps": self.env_steps,
+                    "updates": report["metrics_updates"],
+                    **report["metrics"],
+                }
             )
 
     def evaluated(
@@ -122,6 +145,8 @@ class Recorder:
 
     def event(self, kind: str, **facts: Any) -> None:
         """Something that happened once."""
+        if kind == "restart":
+            self.restarts[facts["role"]] += 1
         self._events.write({"kind": kind, "time_s": time.time(), **facts})
 
     # -- what the run has come to --------------------------------------------------------------------------------------
@@ -140,6 +165,11 @@ class Recorder:
     def produced(self) -> dict[int, int]:
         """Incarnation → steps its environments finished."""
         return self._produced_before | {key: report.get("produced", 0) for key, report in self._workers.items()}
+
+    @property
+    def committed(self) -> dict[int, int]:
+        """Incarnation → transitions that its spool has held."""
+        return dict(self._committed)
 
     @property
     def env_steps(self) -> int:
@@ -177,7 +207,7 @@ class Recorder:
             "recent_return": float(np.mean(self._returns)) if self._returns else None,
             "num_envs": sum(report.get("num_envs", 0) for report in live),
             "env_workers": len(live),
-            "faults": self.num_faults,
+            "faults": self.faults.total(),
             "evaluation": self.evaluations[-1]["return_mean"] if self.evaluations else None,
             "best": self.best_return,
             "metrics": self._learner["metrics"],
@@ -209,7 +239,14 @@ class Recorder:
             "transitions_evicted": accounts.evicted,
             "transitions_rejected": accounts.rejected,
             "transitions_duplicated": self._learner["duplicates"],
-            "faults": self.num_faults,
+            "transitions_committed": sum(self._committed.values()),
+            "transitions_lost": sum(
+                max(count - self._learner["secured"].get(life, 0), 0) for life, count in self._committed.items()
+            ),
+            "steps_recomputed": sum(report.get("recomputed", 0) for report in self._workers.values()),
+            "updates_undone": self._learner.get("updates_undone", 0),
+            "faults": dict(self.faults),
+            "restarts": dict(self.restarts),
             "best_return_mean": self.best_return,
             "recent_return_mean": float(np.mean(self._returns)) if self._returns else None,
             "first_env_step_s": self._first_step_s,

@@ -115,6 +115,8 @@ def train(
     ending = stop or threading.Event()
     connected = False
     run = RunDirectory.open(Path(resume).absolute()) if resume else None
+    if run is not None:
+        components.count_leftovers(run)
     if run is not None and run.facts["env_id"] != config.env.id:
         raise ConfigError(
             f"{run.path} was trained on {run.facts['env_id']}, but the configuration names {config.env.id}: resume it "

@@ -133,6 +133,19 @@ def show_summary(summary: dict[str, Any]) -> None:
 
 
 @app.command()
+def scale(
+    run: RunArgument,
+    env_workers: Annotated[int, typer.Option(min=1, help="How many env workers the run should have from now on.")],
+) -> None:
+    """Let env workers join or leave a running job."""
+    from distrl.cluster import launch
+    from distrl.core.run_directory import RunDirectory
+
+    before = launch.scale(RunDirectory.open(run), env_workers)
+    say(f"{run} goes from {before} to {env_workers} env workers")
+
+
+@app.command()
 def evaluate(
     run: RunArgument,
     episodes: Annotated[
@@ -170,6 +183,44 @@ def evaluate(
             if written
             else f"no film: {config.env.id} renders no rgb arrays, or its renderer is missing"
         )
+
+
+@app.command()
+def reproduce(run: RunArgument) -> None:
+    """Repeat a run's updates from its experience log, and say whether they are the same bit for bit."""
+    from distrl import reproduce as repetition
+    from distrl.core.run_directory import RunDirectory
+
+    with console.status("repeating") as status:
+        found = repetition.reproduce(
+            RunDirectory.open(run), lambda update, total: status.update(f"update {update} of {total}")
+        )
+    compared = f"{found.metrics_compared} recorded metrics and {found.checkpoints_compared} checkpoints"
+    if found.difference is None:
+        say(f"{found.updates} updates repeated, the same bit for bit: {compared} compared")
+    else:
+        say(f"the repetition differs: {found.difference} ({compared} compared up to there)")
+        raise typer.Exit(1)
+
+
+@app.command()
+def chaos(
+    kills: Annotated[int, typer.Option(min=1, help="Processes to kill, equally many of each role.")] = 20,
+    minutes: Annotated[float, typer.Option(min=0.1, help="Over how long the kills are spread.")] = 3.0,
+    seed: Annotated[int, typer.Option(help="Decides who is killed.")] = 0,
+    reference_minutes: Annotated[
+        float, typer.Option(min=0.1, help="How long the same run without kills takes, for the throughput ratio.")
+    ] = 1.0,
+    out: Annotated[Path | None, typer.Option(help="Keep runs and ledgers in this new folder.")] = None,
+) -> None:
+    """Train on this machine while killing its processes, and balance what was computed against what is secured."""
+    from distrl import chaos as game
+
+    with console.status("starting") as status:
+        found = game.chaos(kills, minutes, seed, reference_minutes, out, status.update)
+    sys.stdout.write(json.dumps(found) + "\n")
+    if found["lost"] or found["duplicated"] or found["orphans"] or found["difference"]:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -2,14 +2,16 @@
 checkpoints.
 
 ``receive`` may run in another thread than ``update``: appending to the log and filling the replay overlap the update.
+Which update could first draw from which fragment is written beside the log (``arrivals.bin``), so that the updates of a
+run can be repeated.
 """
 
 from __future__ import annotations
 
 import io
+import os
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +20,10 @@ from typing import Any
 import torch
 
 from distrl.core.accounting import Ledger
+from distrl.core.arrivals import Arrivals
 from distrl.core.checkpoint import load_latest, prune_checkpoints, save_checkpoint
-from distrl.core.contracts import Algorithm
+from distrl.core.contracts import Algorithm, Receipt
+from distrl.core.deduplication import SeenSteps
 from distrl.core.errors import StorageError
 from distrl.core.experience_log import ExperienceLog, read_log
 from distrl.core.limiter import SamplesPerInsert
@@ -35,7 +39,7 @@ Publish = Callable[[int, Weights], Any]
 @dataclass
 class LearnerSettings:
     """Attributes: batch_size: transitions an update samples. publish_period, checkpoint_period: in updates. keep:
-    checkpoints kept.
+    checkpoints kept. sync_period_s: how often the log is forced to the disk; 0: before each fragment is acknowledged.
     """
 
     batch_size: int
@@ -43,15 +47,21 @@ class LearnerSettings:
     checkpoint_period: int
     keep: int
     seed: int
+    sync_period_s: float = 0.0
 
 
 class Learner:
     """One learner with its own replay shard.
 
-        learner.receive(fragment)      # secure, insert; returning is the acknowledgement
+        learner.receive(fragment)      # log it, insert it; the receipt tells when it is secured
         while learner.update(): ...    # as far as the limiter allows
 
-    A transition is identified by (episode_uid, agent_index, step): what has been secured once is not inserted again.
+    A transition is identified by (episode_uid, agent_index, step): what has been logged once is not inserted again.
+
+    Attributes:
+        num_updates: behind the weights.
+        version: what the weights are published under: ``num_updates`` and the updates that deaths of a learner have
+            undone, so that a version never comes twice and never decreases.
     """
 
     def __init__(
@@ -75,52 +85,71 @@ class Learner:
         self._directory = run_directory
         self._spaces = f"{env_spec.observation_space} → {env_spec.action_space}"
         self._insert_lock = threading.Lock()  # log, replay and ledger change together
+        self._draw_lock = threading.Lock()  # a fragment is inserted before or after a draw, and it is known which
         self._log = ExperienceLog(run_directory / "log")
+        self._arrivals = Arrivals(run_directory / "log" / "arrivals.bin")
+        self._synced_at = time.monotonic()
         self.ledger = Ledger()
         self.staleness = StalenessHistogram()
         self.num_updates = 0
-        self.metrics: dict[str, float] = {}
+        self._num_drawn = 0  # updates that have drawn their batch: one more than num_updates while one is under way
+        self._updates_undone = 0
+        self._published = _Published(run_directory / "checkpoints" / "published")
+        self.metrics: tuple[int, dict[str, float]] = (0, {})  # (after how many updates, their newest metrics)
         self.update_s = 0.0
-        self._next_step: OrderedDict[tuple[int, int], int] = (
-            OrderedDict()
-        )  # (episode, agent) → the step that must come next
+        self._seen = SeenSteps()
         self.notes: list[str] = self._restore()
+        self._began = self.num_updates
+        self._arrivals.began(self.num_updates, self._log.num_records)
+
+    @property
+    def version(self) -> int:
+        """See the class."""
+        return self.num_updates + self._updates_undone
 
     # -- the experience side -------------------------------------------------------------------------------------------
 
-    def receive(self, fragment: Fragment) -> int:
-        """Secure one fragment, then make it sampleable; returns the learner's version. Returning acknowledges.
+    def receive(self, fragment: Fragment) -> Receipt:
+        """Log one fragment, then make it sampleable. What of it came before is left out.
 
         Raises:
-            StorageError: it could not be secured; nothing has changed.
+            StorageError: it could not be logged; nothing has changed.
         """
         with self._insert_lock:
-            if not self._is_new(fragment):
-                self.ledger.duplicates += fragment.num_transitions
-                return self.num_updates
-            self._log.append(fragment)
-            self._insert(fragment)
-            self.staleness.add(self.num_updates, fragment.columns["policy_version"])
-        return self.num_updates
+            new = self._seen.new_parts(fragment)
+            self.ledger.duplicates += fragment.num_transitions - sum(part.num_transitions for part in new)
+            for index, part in enumerate(new):
+                try:
+                    self._log.append(part)
+                except StorageError:
+                    for lost in new[index:]:  # whoever sends them again must not be taken for a duplicate
+                        self._seen.forget(lost)
+                    raise
+                drawn = self._insert(part)
+                self._arrivals.arrived(drawn, self._log.num_records)
+                self.staleness.add(self.version, part.columns["policy_version"])
+            if time.monotonic() - self._synced_at >= self._settings.sync_period_s:
+                self._sync()
+            return Receipt(self.version, self._log.num_records, self._log.num_synced)
 
-    def _is_new(self, fragment: Fragment) -> bool:
-        # A fragment is secured whole or not at all, so its first step decides.
-        columns = fragment.columns
-        key = (int(columns["episode_uid"][0, 0]), int(columns["agent_index"][0]))
-        return int(columns["step"][0, 0]) >= self._next_step.get(key, 0)
+    def secure(self) -> int:
+        """Force the log to the disk now; records of the log that are secured."""
+        with self._insert_lock:
+            self._sync()
+            return self._log.num_synced
 
-    def _insert(self, fragment: Fragment) -> None:
-        columns = fragment.columns
-        for row in range(fragment.num_rows):
-            for t in (0, -1):  # a rectangle may begin in one episode and end in another
-                key = (int(columns["episode_uid"][t, row]), int(columns["agent_index"][row]))
-                self._next_step[key] = int(columns["step"][t, row]) + 1
-                self._next_step.move_to_end(key)
-        while len(self._next_step) > 100_000:  # far more episodes than can be on their way twice
-            self._next_step.popitem(last=False)
+    def _sync(self) -> None:
+        self._log.sync()
+        self._synced_at = time.monotonic()
+
+    def _insert(self, fragment: Fragment) -> int:
+        """Make a logged fragment sampleable; returns the first update that can draw from it."""
         self.ledger.secured[fragment.incarnation] += fragment.num_transitions
-        self._replay.add(fragment)
+        with self._draw_lock:
+            self._replay.add(fragment)
+            drawn = self._num_drawn
         self._limiter.inserted(fragment.num_transitions)
+        return drawn
 
     # -- the gradient side ---------------------------------------------------------------------------------------------
 
@@ -130,14 +159,16 @@ class Learner:
             return False
         started = time.perf_counter()
         number = self.num_updates
-        batch = self._replay.sample(self._settings.batch_size, sample_generator(self._settings.seed, number))
+        with self._draw_lock:
+            batch = self._replay.sample(self._settings.batch_size, sample_generator(self._settings.seed, number))
+            self._num_drawn = number + 1
         self._limiter.sampled()
         gradients, metrics = self._algorithm.gradients(
             batch, update_generator(self._settings.seed, number, self._device)
         )
         self._algorithm.apply(gradients)
-        self.metrics = metrics
         self.num_updates = number + 1
+        self.metrics = (self.num_updates, metrics)
         self.update_s += time.perf_counter() - started
         if self.num_updates % self._settings.publish_period == 0:
             self.publish()
@@ -147,7 +178,8 @@ class Learner:
 
     def publish(self) -> None:
         """Offer the policy's weights to the parameter server."""
-        self._publish(self.num_updates, self._algorithm.policy_weights())
+        self._published.write(self.version)  # before anybody can act with it
+        self._publish(self.version, self._algorithm.policy_weights())
 
     # -- what outlives the process -------------------------------------------------------------------------------------
 
@@ -161,6 +193,7 @@ class Learner:
             self._log.sync()
             meta = {
                 "num_updates": self.num_updates,
+                "updates_undone": self._updates_undone,
                 "num_sampled": self._limiter.num_sampled,
                 "log_records": self._log.num_records,
                 "ledger": self.ledger.state(),
@@ -208,16 +241,21 @@ class Learner:
                 self._algorithm.load_state(state["algorithm"])
             except ValueError as error:
                 raise StorageError(f"checkpoint {path} does not fit the configuration: {error}") from None
-            self.num_updates = meta["num_updates"]
+            self.num_updates = self._num_drawn = meta["num_updates"]
+            self._updates_undone = meta["updates_undone"]
             self._limiter.num_sampled = meta["num_sampled"]
             histogram = meta["staleness"]
             self.staleness.counts[:] = histogram["counts"]
             self.staleness.total, self.staleness.sum = histogram["total"], histogram["sum"]
             records = meta["log_records"]
+        newest = self._published.read()
         for number, fragment in read_log(self._directory / "log"):
             if found and number == records:
                 self._replay.restore_sampled(state["sampled"])
+            self._seen.new_parts(fragment)
             self._insert(fragment)
+            newest = max(newest, int(fragment.columns["policy_version"].max()))
+        self._updates_undone = max(self._updates_undone, newest - self.num_updates)
         if found:
             if records == self._log.num_records:
                 self._replay.restore_sampled(state["sampled"])
@@ -230,8 +268,13 @@ class Learner:
 
     def report(self) -> dict[str, Any]:
         """Counters and newest metrics, for the supervisor."""
+        updates, metrics = self.metrics
         return {
             "updates": self.num_updates,
+            "updates_undone": self._updates_undone,
+            "version": self.version,
+            "life": self._arrivals.num_lives,
+            "began": self._began,
             "update_s": self.update_s,
             "inserted": self._limiter.num_inserted,
             "sampled": self._limiter.num_sampled,
@@ -243,7 +286,8 @@ class Learner:
             "rejected": dict(self.ledger.rejected),
             "staleness_mean": self.staleness.mean,
             "staleness_p95": self.staleness.quantile(0.95),
-            "metrics": {name: float(value) for name, value in self.metrics.items()},
+            "metrics_updates": updates,
+            "metrics": {name: float(value) for name, value in metrics.items()},
         }
 
     def policy_spec(self) -> PolicySpec:
@@ -261,6 +305,33 @@ class Learner:
     def close(self) -> None:
         """Close the log; harmless when repeated."""
         self._log.close()
+        self._arrivals.close()
+        self._published.close()
+
+
+class _Published:
+    """The newest version that anybody can have acted with, on disk: one number, overwritten in place.
+
+    Lost with the page cache at worst; then the versions in the log and the newest checkpoint bound it from below.
+    """
+
+    def __init__(self, path: Path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            self._file = path.open("r+b", buffering=0)
+        except OSError as error:
+            raise StorageError(f"{path} cannot be written: {error.strerror}") from error
+
+    def read(self) -> int:
+        text = self._file.read(20)
+        return int(text) if text.strip().isdigit() else 0
+
+    def write(self, version: int) -> None:
+        os.pwrite(self._file.fileno(), b"%020d" % version, 0)
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def _to_bytes(state: Any) -> bytes:

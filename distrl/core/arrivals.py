@@ -11,6 +11,7 @@ from its log. The file is a sequence of 24-byte entries (kind, update, records),
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,7 +22,11 @@ _ARRIVED, _BEGAN = 0, 1
 
 
 class Arrivals:
-    """Appends to a run's ``log/arrivals.bin``."""
+    """Appends to a run's ``log/arrivals.bin``.
+
+    Attributes:
+        num_lives: learners that have begun, this one included once it has.
+    """
 
     def __init__(self, path: Path):
         self._file: BinaryIO = path.open("ab", buffering=0)
@@ -29,9 +34,11 @@ class Arrivals:
         if torn:  # its writer died within the write
             self._file.truncate(self._file.tell() - torn)
             self._file.seek(0, 2)
+        self.num_lives = sum(kind == _BEGAN for kind, _, _ in _entries(path.read_bytes()))
 
     def began(self, update: int, records: int) -> None:
         """A learner continues from this update with so many records."""
+        self.num_lives += 1
         self._write(_BEGAN, update, records)
 
     def arrived(self, update: int, records: int) -> None:
@@ -64,7 +71,7 @@ def read_arrivals(path: Path) -> list[tuple[int, int]]:
     except OSError as error:
         raise StorageError(f"the order of arrival cannot be read from {path}: {error.strerror}") from error
     schedule: list[tuple[int, int]] = []
-    for kind, update, records in _ENTRY.iter_unpack(content[: len(content) // _ENTRY.size * _ENTRY.size]):
+    for kind, update, records in _entries(content):
         if kind not in (_ARRIVED, _BEGAN):
             raise StorageError(f"{path} is not an order of arrival that this version can read (entry kind {kind})")
         if kind == _BEGAN:
@@ -74,3 +81,7 @@ def read_arrivals(path: Path) -> list[tuple[int, int]]:
             schedule.pop()
         schedule.append((update, records))
     return schedule
+
+
+def _entries(content: bytes) -> Iterator[tuple[int, int, int]]:
+    return _ENTRY.iter_unpack(content[: len(content) // _ENTRY.size * _ENTRY.size])

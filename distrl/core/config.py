@@ -36,6 +36,23 @@ class RunSection(_Section):
     wall_limit_s: float | None = Field(
         None, gt=0, description="Wall seconds after which the run ends even if steps are missing."
     )
+    durability: Literal["auto", "always", "off"] = Field(
+        "auto",
+        description="What env workers commit to their node's spool before they publish it, so that it survives their "
+        "death. always: each transition; auto: each one where the mean step takes more than 100 ms, whole fragments "
+        "down to 1 ms, nothing below; off: nothing.",
+    )
+    sync: Literal["transition", "fragment", "seconds"] = Field(
+        "seconds",
+        description="When what was written is forced to the disk, so that it survives a loss of power: transition: the "
+        "spool at each commit, the log at each fragment; fragment: both at each fragment; seconds: both once a second "
+        "(fragments leave the spool only after that).",
+    )
+    spool_dir: str | None = Field(
+        None,
+        description="Folder for spools on each node's own disk (never a network file system); without it "
+        "~/.cache/distrl/spool.",
+    )
 
 
 class DelaySection(_Section):
@@ -71,7 +88,7 @@ class EnvSection(_Section):
     cores: float = Field(
         1.0,
         gt=0,
-        description="Cores that one environment uses: what is asked of a Ray cluster, and no effect on one machine.",
+        description="Cores that one environment uses: asked of a Ray cluster, and its libraries' threads.",
     )
 
     def recipe(self) -> EnvRecipe:
@@ -98,6 +115,30 @@ class ActorsSection(_Section):
     )
     step_timeout_s: float = Field(
         1800.0, gt=0, description="A step or reset longer than this is a hang: the environment process is restarted."
+    )
+    hang_factor: float | None = Field(
+        50.0,
+        gt=1,
+        description="… and so is a step longer than so many times the 99th percentile of that environment's own steps, "
+        "once 50 are known and never below 10 s.",
+    )
+    snapshot_cost: float = Field(
+        0.01,
+        ge=0,
+        le=0.5,
+        description="Share of the step time spent on snapshots of environments that have snapshot and restore; 0 takes "
+        "none.",
+    )
+    pin_cores: bool = Field(
+        False,
+        description="Bind each environment process, and the solver it starts, to env.cores cores of its own; refused "
+        "where there are not enough.",
+    )
+    drain_grace_s: float = Field(
+        30.0,
+        ge=0,
+        description="How long an env worker that leaves a running job waits for steps under way; then they are "
+        "abandoned.",
     )
     max_unacknowledged_mb: float = Field(
         256.0,

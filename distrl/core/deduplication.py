@@ -38,6 +38,17 @@ class SeenSteps:
             return [fragment]
         return [part(fragment, *bounds) for bounds in fresh]
 
+    def forget(self, fragment: Fragment) -> None:
+        """A fragment that ``new_parts`` has just passed on could not be secured after all."""
+        uid, step, agent = (fragment.columns[name] for name in ("episode_uid", "step", "agent_index"))
+        for row, start, stop in runs(fragment):
+            key, first = (int(uid[start, row]), int(agent[row])), int(step[start, row])
+            last = first + stop - start
+            kept = []
+            for begin, end in self._episodes.get(key, []):
+                kept += [(begin, min(end, first)), (max(begin, last), end)]
+            self._episodes[key] = [(begin, end) for begin, end in kept if begin < end]
+
     def _add(self, key: tuple[int, int], interval: Interval) -> list[Interval]:
         """Take an interval in; the parts of it that were not covered."""
         first, stop = interval
@@ -48,7 +59,7 @@ class SeenSteps:
                 self._episodes.popitem(last=False)
             return [interval]
         self._episodes.move_to_end(key)
-        if known[-1][1] == first:  # as nearly always: the episode goes on
+        if known and known[-1][1] == first:  # as nearly always: the episode goes on
             known[-1] = (known[-1][0], stop)
             return [interval]
         low = bisect_left(known, first, key=lambda item: item[1])  # the first that reaches up to us …

@@ -1,6 +1,4 @@
-"""Fragments in, parts of fragments out, and parts joined again: slicing along time without losing what a step bootstraps
-from.
-"""
+"""Fragments in, parts of them out, and joined again: cutting along time loses nothing that a step bootstraps from."""
 
 from __future__ import annotations
 

@@ -26,6 +26,11 @@ from distrl.core.metrics import write_json
 _OWNER = "owner"  # file in a scratch folder: process id of the driver
 
 
+def scratch_directory(run_id: str) -> Path:
+    """Node-local folder of a run for shared memory and counters; in memory where the system offers that."""
+    return _scratch_base() / f"distrl-{run_id}"
+
+
 def _scratch_base() -> Path:
     memory = Path("/dev/shm")
     return memory if os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
@@ -62,6 +67,8 @@ class RunDirectory:
             "env_id": config.env.id,
             "sessions": 0,
             "incarnations": 0,
+            "produced": {},  # incarnation of an env worker → steps its environments finished, where known …
+            "committed": {},  # … and transitions that its spool has held
         }
         run = RunDirectory(path, facts)
         run._save()
@@ -103,6 +110,15 @@ class RunDirectory:
         self._save()
         return self.facts["sessions"] - 1
 
+    def note(self, **facts: Any) -> None:
+        """Keep facts for later sessions and for other processes."""
+        self.facts |= facts
+        self._save()
+
+    def lives(self, name: str) -> dict[int, int]:
+        """``produced`` or ``committed`` by each env worker's life (incarnation) of earlier sessions, where known."""
+        return {int(life): count for life, count in self.facts[name].items()}
+
     def next_incarnation(self) -> int:
         """The number of a new env worker's life, persisted before it is used: no two lives of a run share one."""
         self.facts["incarnations"] += 1
@@ -110,8 +126,8 @@ class RunDirectory:
         return self.facts["incarnations"] - 1
 
     def scratch(self) -> Path:
-        """Node-local folder of this run for shared memory and counters; in memory where the system offers that."""
-        return _scratch_base() / f"distrl-{self.id}"
+        """See ``scratch_directory``."""
+        return scratch_directory(self.id)
 
     def _save(self) -> None:
         write_json(self.path / "run.json", self.facts)

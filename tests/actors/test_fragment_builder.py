@@ -16,8 +16,9 @@ class Recorded:
     def __init__(self):
         self.fragments = []
 
-    def publish(self, fragment):
+    def publish(self, fragment, secured):
         self.fragments.append(fragment)
+        secured()
 
     def flush(self, timeout_s):
         pass

@@ -72,7 +72,7 @@ def test_a_run_leaves_what_a_person_looks_at(finished):
     assert balanced(summary)
     assert (finished.directory / "learning_curve.png").stat().st_size > 10_000
     kinds = {record["kind"] for record in read_json_lines(finished.directory / "metrics.jsonl")}
-    assert kinds == {"episode", "learner", "evaluation"}
+    assert kinds == {"episode", "learner_began", "learner", "evaluation"}
 
 
 def test_every_produced_transition_is_in_the_log_once(finished):

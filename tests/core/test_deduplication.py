@@ -44,3 +44,12 @@ def test_memory_is_bounded():
     for uid in range(1000):
         seen.new_parts(fragment(2, episode_uid=uid))
     assert len(seen._episodes) == 10
+
+
+def test_what_could_not_be_secured_is_new_when_it_comes_again():
+    seen, failed = SeenSteps(), fragment(3, episode_uid=1, first_step=4)
+    seen.new_parts(fragment(4, episode_uid=1))
+    seen.new_parts(failed)
+    seen.forget(failed)
+    assert seen.new_parts(fragment(4, episode_uid=1)) == []
+    assert seen.new_parts(failed) == [failed]

@@ -1,0 +1,168 @@
+"""What travels between Ray actors: fragments to the learner and again to its successor, weights from the parameter
+server, and what dead env workers have left in their spools.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from distrl.core.errors import RunFailed
+from distrl.core.fragments import join
+from distrl.core.limiter import WaitNotice
+from distrl.core.spool import Orphan, orphans
+from distrl.core.types import Fragment, Weights
+
+
+def start_actor(kind: type, *arguments: Any, **options: Any) -> Any:
+    """A Ray actor of a plain class. Ray never restarts one: the supervisor does."""
+    remote: Any = ray.remote(kind)
+    return remote.options(max_restarts=0, **{"num_cpus": 0, **options}).remote(*arguments)
+
+
+class RaySource:
+    """Pulls from a parameter server that may be away: then nothing is newer."""
+
+    def __init__(self, server: Any):
+        self.server = server
+
+    def pull_if_newer(self, version: int) -> tuple[int, Weights] | None:
+        """See ``ParameterServer.pull_if_newer``."""
+        try:
+            return ray.get(self.server.pull_if_newer.remote(version), timeout=30)
+        except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
+            return None  # the supervisor starts a new one and tells us; until then the old weights act
+
+
+@dataclass
+class _Sent:
+    fragment: Fragment
+    secured: Callable[[], None]
+    reply: Any  # reference to the learner's receipt
+    records: int | None = None  # of the log, up to this fragment: known from the receipt on
+
+
+class RaySink:
+    """Sends fragments to the learner without waiting for it, up to a bound on what is not yet secured; what a dead
+    learner has left unsecured is sent again to its successor.
+    """
+
+    def __init__(self, learner: Any, max_bytes: float, who: str):
+        self._learner, self._max_bytes = learner, max_bytes
+        self._successor: Any = None
+        self._under_way: deque[_Sent] = deque()  # not secured, oldest first
+        self._bytes = 0
+        self._secured = 0  # records of the log that are
+        self._notice = WaitNotice(who)
+
+    def use_learner(self, learner: Any) -> None:
+        """A new learner has taken the place of the old one (any thread)."""
+        self._successor = learner
+
+    def publish(self, fragment: Fragment, secured: Callable[[], None]) -> None:
+        """See ``FragmentSink``."""
+        self._switch()
+        self._under_way.append(_Sent(fragment, secured, self._learner.receive.remote(fragment)))
+        self._bytes += fragment.nbytes
+        self._hear(0.0)
+        while self._bytes > self._max_bytes:
+            self._notice.waiting(
+                lambda: (
+                    f"{self._bytes / 1e6:.0f} MB of fragments are not acknowledged by the learner "
+                    "(actors.max_unacknowledged_mb)"
+                )
+            )
+            self._hear(1.0)
+            self._ask()
+        self._notice.over()
+
+    def flush(self, timeout_s: float) -> None:
+        """See ``FragmentSink``."""
+        deadline = time.monotonic() + timeout_s
+        while self._under_way and time.monotonic() < deadline:
+            self._switch()
+            self._hear(0.5)
+            self._ask()
+        if self._under_way:
+            raise RunFailed(f"the learner has not acknowledged {len(self._under_way)} fragments within {timeout_s:g} s")
+
+    def _switch(self) -> None:
+        if self._successor is not None:
+            self._learner, self._successor = self._successor, None
+            self._secured = 0  # of its log, this learner tells anew
+            for sent in self._under_way:
+                sent.reply, sent.records = self._learner.receive.remote(sent.fragment), None
+
+    def _hear(self, timeout_s: float) -> None:
+        """Take the receipts that have come; wait for the oldest missing one."""
+        for sent in self._under_way:
+            if sent.records is not None:
+                continue
+            ready, _ = ray.wait([sent.reply], timeout=timeout_s)
+            if not ready:
+                break
+            try:
+                receipt = ray.get(sent.reply)
+            except ray.exceptions.RayActorError:
+                time.sleep(min(timeout_s, 0.1))  # the supervisor starts another learner and tells us
+                break
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from None  # the sentence of whoever refused, without Ray's traceback
+            sent.records = receipt.records
+            self._secured = max(self._secured, receipt.secured)
+        self._settle()
+
+    def _ask(self) -> None:
+        """Everything has been received: have it secured now."""
+        if self._under_way and self._under_way[-1].records is not None:
+            try:
+                self._secured = max(self._secured, ray.get(self._learner.secure.remote(), timeout=30))
+            except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
+                return
+            self._settle()
+
+    def _settle(self) -> None:
+        while self._under_way and (records := self._under_way[0].records) is not None and records <= self._secured:
+            sent = self._under_way.popleft()
+            self._bytes -= sent.fragment.nbytes
+            sent.secured()
+
+
+def send_again(orphans: list[Orphan], sink: RaySink) -> None:
+    """Publish what dead lives have left in their spools; each spool goes once all of it is secured."""
+    for orphan in orphans:
+        for number, pieces in groupby(orphan.pieces(), key=itemgetter(0)):
+            sink.publish(join([piece for _, piece in pieces]), partial(orphan.forget, number))
+
+
+def sweep(directory: str, learner: Any, from_worker: int) -> dict[int, int]:
+    """Send again whatever dead env workers have left on this node; for numbers that nobody will start again, or at
+    the end of a run.
+
+    Returns:
+        incarnation → transitions that it had committed.
+    """
+    folders = [path for path in Path(directory).glob("worker-*") if int(path.name.partition("-")[2]) >= from_worker]
+    found = [orphan for folder in folders for orphan in adopt_all(folder)]
+    sink = RaySink(learner, 64e6, "the sweep of spools")
+    try:
+        send_again(found, sink)
+        sink.flush(timeout_s=60.0)
+    finally:
+        for orphan in found:
+            orphan.close()
+    return {orphan.incarnation: orphan.num_committed for orphan in found}
+
+
+def adopt_all(folder: Path) -> list[Orphan]:
+    """The spools of dead lives in a folder, oldest first, held by us from now on."""
+    return [orphan for path in orphans(folder) if (orphan := Orphan.adopt(path)) is not None]
