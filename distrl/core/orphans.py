@@ -7,19 +7,35 @@ acknowledged before the adopter dies too waits for the next one.
 from __future__ import annotations
 
 import sqlite3
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 from distrl.core.errors import StorageError
 from distrl.core.experience_log import decode
-from distrl.core.spool_files import FORMAT, checksum, connect, is_held, lock, lock_path, remove, unlock, unsigned
+from distrl.core.spool_files import FORMAT, checksum, connect, is_held, lock, remove, unlock, unsigned
 from distrl.core.types import Cursor, Fragment
+
+_DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)  # what reading a damaged file raises; names may not decode
+_PAGE_BYTES = 4096  # SQLite's default, and the size of a database without tables
 
 
 def orphans(directory: Path) -> list[Path]:
     """The spools of dead lives in a directory, oldest incarnation first; none where it does not exist."""
     found = [path for path in Path(directory).glob("*.sqlite") if path.stem.isdecimal()]
     return [path for path in sorted(found, key=lambda path: int(path.stem)) if not is_held(path)]
+
+
+def _intact(found: object, payload: bytes, *numbers: int) -> bool:
+    """Whether a row has its checksum; a flipped byte may also have turned any of its values into another type."""
+    try:
+        return checksum(payload, *numbers) == found
+    except (struct.error, TypeError):
+        return False
+
+
+class _NeverBegunError(Exception):
+    """The owner died while it made the file: nothing was ever committed to it."""
 
 
 class Orphan:
@@ -34,7 +50,7 @@ class Orphan:
     is renamed to ``<incarnation>.damaged`` instead of deleted, where nobody adopts it again.
 
     Attributes:
-        incarnation, worker: whose life it was.
+        incarnation, worker: whose life it was; worker is -1 where that cannot be read.
         num_committed: transitions committed in it.
         cursors: env_index → the newest committed step, also of what was forgotten long ago.
         complaints: what could not be read, one sentence each; complete when ``pieces`` is exhausted.
@@ -42,10 +58,12 @@ class Orphan:
 
     def __init__(self, path: Path, held: int):
         """Use ``adopt``."""
-        self._path, self._lock = path, held
+        self._path = path
+        self._lock: int | None = held
         self._unforgotten: dict[int, list[int]] = {}  # number → ids of the pieces that were read
         self._forgotten: list[int] = []
         self._read_all = False
+        self.incarnation, self.worker = int(path.stem), -1
         self.complaints: list[str] = []
         self.cursors: dict[int, Cursor] = {}
         self.num_committed = 0
@@ -54,12 +72,14 @@ class Orphan:
             self._connection.execute("PRAGMA writable_schema=ON")  # read what there is of a file that was cut short
             self._connection.text_factory = bytes  # a flipped byte can turn a number into text that is not UTF-8
             (version,) = self._connection.execute("PRAGMA user_version").fetchone()
-            if version not in (0, FORMAT):  # 0: SQLite's own, of a file without tables
+            if version == 0 and path.stat().st_size in (0, _PAGE_BYTES) and not self._has_tables():
+                raise _NeverBegunError
+            if version != FORMAT:
                 raise StorageError(
                     f"{path} is a spool of format {version}, but this version of distrl reads format {FORMAT}: "
                     "continue the run with the version that began it; the file is left as it is"
                 )
-            self.worker, self.incarnation = self._connection.execute("SELECT worker, incarnation FROM life").fetchone()
+            self._read_life()
             self._read_environments()
         except BaseException:
             self._connection.close()
@@ -84,14 +104,16 @@ class Orphan:
         try:
             if path.exists():
                 return cls(path, held)
-            lock_path(path).unlink(missing_ok=True)  # it went between the two looks, and this made a new lock
+            raise _NeverBegunError  # it went between the two looks, and this made a new lock
+        except _NeverBegunError:
+            remove(path)
             unlock(held)
             return None
-        except (sqlite3.Error, TypeError) as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             unlock(held)
             raise StorageError(
-                f"nothing can be read from the spool {path} ({error}): its env worker died while it made the file, or "
-                "the file is damaged. It is left as it is; delete it to hear no more of it"
+                f"nothing can be read from the spool {path} ({error}): the file is damaged. It is left as it is; "
+                "delete it to hear no more of it"
             ) from error
         except StorageError:
             unlock(held)
@@ -103,10 +125,24 @@ class Orphan:
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    def _has_tables(self) -> bool:
+        return self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] > 0
+
+    def _read_life(self) -> None:
+        try:
+            *value, found = self._connection.execute("SELECT worker, incarnation, checksum FROM life").fetchone()
+            intact = _intact(found, b"", *value)
+        except (*_DAMAGE, TypeError):  # TypeError: no row
+            intact = False
+        if intact:
+            self.worker, self.incarnation = value
+        else:
+            self.complaints.append(f"{self._path}: which env worker's it was cannot be read")
+
     def _read_environments(self) -> None:
         try:
             for *value, found in self._connection.execute("SELECT * FROM environments"):
-                if not all(isinstance(item, int) for item in value) or checksum(b"", *value) != found:
+                if not _intact(found, b"", *value):
                     self.complaints.append(
                         f"{self._path}: how far environment {value[0]} had got cannot be read (the checksum of its row "
                         "is wrong)"
@@ -115,7 +151,7 @@ class Orphan:
                 env_index, uid, step, count = value
                 self.cursors[env_index] = Cursor(unsigned(uid), step)
                 self.num_committed += count
-        except sqlite3.DatabaseError as error:
+        except _DAMAGE as error:
             self.complaints.append(f"{self._path}: how far some environments had got cannot be read ({error})")
 
     def pieces(self) -> Iterator[tuple[int, Fragment]]:
@@ -132,13 +168,13 @@ class Orphan:
                 self.complaints.append(
                     f"{self._path} is damaged, rows may be missing: {state.decode(errors='replace')}"
                 )
-        except sqlite3.DatabaseError as error:
+        except _DAMAGE as error:
             # A page that leads to others is damaged: try each row by itself. Ids count pieces, so none is above this.
             lost = []
             for row_id in range(last + 1, self.num_committed + 1):
                 try:
                     row = self._connection.execute(f"{rows} WHERE id = ?", (row_id,)).fetchone()
-                except sqlite3.DatabaseError:
+                except _DAMAGE:
                     lost.append(row_id)
                     continue
                 if row and (piece := self._checked(row)):
@@ -151,7 +187,7 @@ class Orphan:
 
     def _checked(self, row: tuple) -> Fragment | None:
         row_id, number, found, payload = row
-        if not isinstance(payload, bytes) or not isinstance(number, int) or checksum(payload, row_id, number) != found:
+        if not _intact(found, payload, row_id, number):
             complaint = f"{self._path}: row {row_id} cannot be read (its checksum is wrong)"
             if complaint not in self.complaints:
                 self.complaints.append(complaint)

@@ -58,8 +58,9 @@ def _create(path: Path, worker: int, incarnation: int) -> sqlite3.Connection:
     connection = connect(path)
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
+    life = f"{worker:d}, {incarnation:d}, {checksum(b'', worker, incarnation)}"
     connection.executescript(
-        f"BEGIN; {TABLES} INSERT INTO life VALUES ({worker:d}, {incarnation:d}); PRAGMA user_version={FORMAT}; COMMIT; "
+        f"BEGIN; {TABLES} INSERT INTO life VALUES ({life}); PRAGMA user_version={FORMAT}; COMMIT; "
         "PRAGMA wal_checkpoint(TRUNCATE)"
     )
     for folder in (path.parent, path.parent.parent):  # the names of new files and folders must reach the disk too
@@ -138,7 +139,8 @@ class Spool:
             or (self._sync == "fragment" and ends_fragment)
             or (self._sync == "seconds" and now - self._synced_at >= self._sync_period_s)
         )
-        rows, environments = [], {}
+        rows: list[tuple[int, int, int, bytes]] = []
+        environments: dict[int, tuple[int, int, int]] = {}
         for row_id, (number, piece) in enumerate(pieces, self._next_id):
             payload = encode(piece)
             rows.append((row_id, number, checksum(payload, row_id, number), payload))

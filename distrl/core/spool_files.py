@@ -22,7 +22,7 @@ from distrl.core.errors import StorageError
 FORMAT = 1
 # ``environments`` outlives forgetting: one row each, so that a commit rewrites one page of it and not all
 TABLES = """
-    CREATE TABLE life (worker INTEGER NOT NULL, incarnation INTEGER NOT NULL);
+    CREATE TABLE life (worker INTEGER NOT NULL, incarnation INTEGER NOT NULL, checksum INTEGER NOT NULL);
     CREATE TABLE environments (env_index INTEGER PRIMARY KEY, episode_uid INTEGER NOT NULL, step INTEGER NOT NULL,
                                num_committed INTEGER NOT NULL, checksum INTEGER NOT NULL);
     CREATE TABLE pieces (id INTEGER PRIMARY KEY, number INTEGER NOT NULL, checksum INTEGER NOT NULL,
@@ -128,7 +128,7 @@ def is_held(spool: Path) -> bool:
 
 def remove(spool: Path) -> None:
     """Delete the files of a spool whose lock is held; the lock last, so that nobody meets a spool without one."""
-    for path in (spool, spool.with_name(spool.name + "-wal"), lock_path(spool)):
+    for path in (spool, *(spool.with_name(spool.name + kind) for kind in ("-wal", "-journal")), lock_path(spool)):
         path.unlink(missing_ok=True)
 
 

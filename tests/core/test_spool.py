@@ -357,7 +357,7 @@ def test_a_wal_cut_short_loses_its_tail(tmp_path):
     spool.close()
 
 
-@pytest.mark.parametrize("content", [b"", b"no database" * 1000])
+@pytest.mark.parametrize("content", [b"no database", b"no database" * 1000])
 def test_a_file_that_holds_no_spool_is_refused_and_kept(tmp_path, content):
     path = tmp_path / "3.sqlite"
     path.write_bytes(content)
@@ -365,6 +365,18 @@ def test_a_file_that_holds_no_spool_is_refused_and_kept(tmp_path, content):
         Orphan.adopt(path)
     assert path.read_bytes() == content
     assert orphans(tmp_path) == [path]
+
+
+@pytest.mark.parametrize("journal_mode", [None, "WAL"])
+def test_a_life_that_ended_while_it_made_its_spool_leaves_nothing(tmp_path, journal_mode):
+    path = tmp_path / "3.sqlite"
+    path.touch()
+    if journal_mode:
+        connection = sqlite3.connect(path)
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.close()
+    assert Orphan.adopt(path) is None
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_another_version_of_the_format_is_refused_and_kept(dead):
