@@ -50,6 +50,14 @@ def test_an_environment_of_your_own(tmp_path):
     assert re.search(r"mean return -\d+\.\d on held-out seeds", output)
 
 
+def test_export_experience(quickstart, tmp_path):
+    folder, _ = quickstart
+    (run,) = folder.glob("runs/*")
+    output = example(tmp_path, "export_experience.py", run)
+    assert re.search(r"1500 transitions of \d+ episodes", output)
+    assert sum(map(int, re.findall(r"over (\d+) steps", output))) == 1500
+
+
 def test_the_example_in_the_readme_is_the_quickstart():
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     source = (ROOT / "examples" / "quickstart.py").read_text()
@@ -64,7 +72,7 @@ def test_every_example_is_tested():
 
 # -- what the pages say ------------------------------------------------------------------------------------------------
 
-PAGES = ["README.md", "docs/architecture.md", "docs/environments.md", "docs/configuration.md"]
+PAGES = ["README.md", "docs/architecture.md", "docs/environments.md", "docs/configuration.md", "docs/experience.md"]
 
 
 def test_the_readme_names_the_two_commands():
