@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 import struct
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
 
 from distrl.core.errors import StorageError
@@ -53,7 +54,7 @@ class Orphan:
         incarnation, worker: whose life it was; worker is -1 where that cannot be read.
         num_committed: transitions committed in it.
         cursors: env_index → the newest committed step, also of what was forgotten long ago.
-        complaints: what could not be read, one sentence each; complete when ``pieces`` is exhausted.
+        complaints: what could not be read, one sentence each; complete when ``pieces`` has been called.
     """
 
     def __init__(self, path: Path, held: int):
@@ -155,7 +156,15 @@ class Orphan:
             self.complaints.append(f"{self._path}: how far some environments had got cannot be read ({error})")
 
     def pieces(self) -> Iterator[tuple[int, Fragment]]:
-        """(number of its fragment, piece) of what was not forgotten, in the order of the commits."""
+        """(number of its fragment, piece) of what was not forgotten: number by number, the pieces of one in the order
+        of their commits. To be called once; it reads everything.
+
+        Those of several environments were committed in turns. Given out so, an adopter could take the first pieces of
+        a fragment for all of it, and forget the others with them.
+        """
+        return iter(sorted(self._read(), key=itemgetter(0)))
+
+    def _read(self) -> Iterator[tuple[int, Fragment]]:
         last = 0
         rows = "SELECT id, number, checksum, payload FROM pieces"
         try:

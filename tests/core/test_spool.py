@@ -106,13 +106,23 @@ def test_an_adopter_that_gives_up_leaves_the_rest_to_the_next(dead):
         assert len(list(orphan.pieces())) == 40
         orphan.forget(0)
     with adopt(dead) as orphan:
-        assert next(orphan.pieces())[0] == 1
-        orphan.forget(1)  # only its first piece was read
+        assert first_steps(orphan) == [(step // 4, step) for step in range(4, 40)]
     with adopt(dead) as orphan:
-        assert first_steps(orphan) == [(step // 4, step) for step in range(5, 40)]
+        orphan.forget(1)  # without having read it: ignored
+    with adopt(dead) as orphan:
+        assert first_steps(orphan) == [(step // 4, step) for step in range(4, 40)]
         for number in range(10):
             orphan.forget(number)
     assert Orphan.adopt(dead) is None
+
+
+def test_the_pieces_of_a_fragment_come_together(tmp_path):
+    spool = Spool(tmp_path, 0, worker=0)
+    for step in range(3):
+        spool.commit([(8, piece(step, env_index=1)), (5, piece(step))])
+    spool.close()
+    with adopt(tmp_path / "0.sqlite") as orphan:
+        assert first_steps(orphan) == [(5, 0), (5, 1), (5, 2), (8, 0), (8, 1), (8, 2)]
 
 
 def test_agents_of_one_environment_share_its_cursor(tmp_path):
