@@ -8,9 +8,15 @@ what:
     C  constructed; waits for G (or P)                  P  write your spec to the file named behind it
     P  the spec is in the file                          G  the data region is there: begin
     R  reset done: *next* holds the first observation   A  an action is there: step
+    K  the episode goes on: *next* holds the last observation; (reward so far, steps recomputed) pickled behind it
+    X  the episode cannot go on, and why, pickled; the process then ends
     S  step done: outcome in the record, *next* filled  Q  close the environment and end
     E  step done, episode ended: *final* filled, info's plain scalars pickled behind it; the reset follows by itself
-    F  fault, (kind, message) pickled behind it; the process then ends
+    N  a snapshot failed, (kind, message) pickled behind it; everything goes on
+    F  fault, (kind, message, traceback) pickled behind it; the process then ends
+
+An episode is continued by restoring a snapshot and computing the journal's steps again, in silence, up to the last
+finished one (snapshots.py).
 """
 
 from __future__ import annotations
@@ -31,12 +37,29 @@ from typing import Any
 import numpy as np
 
 from distrl.actors.shared_rows import RowLayout, SharedRows
+from distrl.actors.snapshots import (
+    Continuation,
+    Discontinued,
+    EpisodeFiles,
+    SnapshotPlan,
+    check_observation,
+    check_step,
+    restore_around,
+    supports,
+)
 from distrl.core.errors import ConfigError, EnvironmentFault
 from distrl.core.seeds import EpisodeSeeds
 from distrl.core.spaces import action_leaf, leaves, observation_leaves
-from distrl.core.types import EnvRecipe, EnvSpec
+from distrl.core.types import OBSERVATION, EnvRecipe, EnvSpec
 from distrl.envs import resolve
-from distrl.envs.checks import describe_exception, plain_scalars, unpack_reset, unpack_step, write_observation
+from distrl.envs.checks import (
+    describe_exception,
+    fault_kind,
+    plain_scalars,
+    unpack_reset,
+    unpack_step,
+    write_observation,
+)
 
 #: Files whose frames are never the cause of an environment's exception.
 HOST_FILES = ("actors/environment_process.py", "actors/inline_pool.py", "envs/resolve.py", "envs/delay.py")
@@ -50,12 +73,15 @@ class Common:
     Attributes:
         recipe_pickled: an EnvRecipe, pickled apart: where it cannot be unpickled the process says so.
         seeds: of the episodes. scratch_file: path of the SharedRows. nice: added to the niceness.
+        snapshots: where an episode's snapshots go; None: nowhere. cores: of each row, to run on; None: any.
     """
 
     recipe_pickled: bytes
     seeds: EpisodeSeeds
     scratch_file: str
     nice: int
+    snapshots: SnapshotPlan | None = None
+    cores: tuple[frozenset[int], ...] | None = None
 
 
 def prepare(common: Common) -> None:
@@ -68,39 +94,59 @@ def layout_of(spec: EnvSpec) -> RowLayout:
     return RowLayout(action_leaf(spec.action_space), observation_leaves(spec.observation_space))
 
 
-def run(argument: tuple[int, int], channel: socket.socket, common: Common) -> None:
+def run(argument: tuple[int, int, Continuation | None], channel: socket.socket, common: Common) -> None:
     """The process: until told to end, the pool is gone, or the environment fails.
 
     Args:
-        argument: (row, number of its first episode here).
+        argument: (row, number of the first episode that begins here, the episode to continue before that).
     """
-    row, episode = argument
+    row, episode, order = argument
     if common.nice:
         os.nice(common.nice)
-    host = _Host(row, episode, channel, common)
+    if common.cores is not None:
+        os.sched_setaffinity(0, common.cores[row])
+    host = _Host(row, episode, order, channel, common)
     try:
         host.serve()
     except (BrokenPipeError, ConnectionError):
         pass  # the pool is gone; the fork server is about to kill us
-    except BaseException as error:  # noqa: BLE001 - an environment may raise anything, SystemExit included
-        if isinstance(error, (EnvironmentFault, ConfigError)):
-            kind, message = getattr(error, "kind", "error"), str(error)
-        else:
-            traceback.print_exc()
-            kind, message = "error", f"{host.doing} raised {describe_exception(error, HOST_FILES)}"
+    except Discontinued as finding:
         with contextlib.suppress(OSError):
-            channel.send(b"F" + pickle.dumps((kind, message[:4000])))
+            channel.send(b"X" + pickle.dumps(str(finding)))
+    except BaseException as error:  # noqa: BLE001 - an environment may raise anything, SystemExit included
+        kind, message, trace = cause_of(error, host.doing)
+        with contextlib.suppress(OSError):
+            channel.send(b"F" + pickle.dumps((kind, message[:4000], trace[-20_000:])))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(_CLOSE_GRACE_S)  # an environment may hang in close; then the alarm ends the process
     with contextlib.suppress(BaseException):
         host.close()
 
 
+def cause_of(error: BaseException, doing: str) -> tuple[str, str, str]:
+    """(kind, message, traceback to show) of what an environment raised; the traceback is empty where it says no more.
+
+    Args:
+        doing: what raised: "step", "reset", …
+    """
+    if isinstance(error, (EnvironmentFault, ConfigError)):
+        return getattr(error, "kind", "error"), str(error).rstrip("."), ""
+    kind = fault_kind(error)
+    trace = "".join(traceback.format_exception(error)) if kind == "error" else ""
+    return kind, f"{doing} raised {describe_exception(error, HOST_FILES)}", trace
+
+
 class _Host:
-    def __init__(self, row: int, episode: int, channel: socket.socket, common: Common):
+    def __init__(self, row: int, episode: int, order: Continuation | None, channel: socket.socket, common: Common):
         self.doing = "the environment's constructor"
         self._row = row
         self._episode = episode
+        self._order = order
+        self._files: EpisodeFiles | None = None
+        self._step_index = 0  # of the next step, in its episode
+        self._step_s = 0.0  # of the last one
+        self._episode_return = 0.0
+        self._attempts: dict[int, int] = {}  # steps that had been begun before → how often
         self._channel = channel
         self._common = common
         self._seeds = common.seeds
@@ -134,14 +180,19 @@ class _Host:
         self._action = self._shared.action[self._row, ...]
         self._record["fidelity"] = resolve.fidelity_index(self._env, spec)
         self._record["attempt"] = 0
+        if self._common.snapshots is not None and supports(self._env):
+            self._files = EpisodeFiles(self._common.snapshots, self._row, layout)
         self._loop()
 
     def _loop(self) -> None:
         channel, step = self._channel, self._step
-        self._reset()
+        if self._order is None or self._files is None or not self._continue(self._order, self._files):
+            self._reset()
         while channel.recv(1) == b"A":
             if step():
                 self._reset()
+            elif self._files is not None and self._files.due(self._step_s):
+                self._snapshot(self._files)
 
     def _reset(self) -> None:
         self.doing = "reset"
@@ -160,6 +211,9 @@ class _Host:
         record["core_s"] += core_seconds() - core
         record["resets"] += 1
         self._episode += 1
+        self._step_index, self._episode_return, self._attempts = 0, 0.0, {}
+        if self._files is not None:
+            self._files.begin(int(record["episode_uid"][0]))
         self._channel.send(b"R")
 
     def _step(self) -> bool:
@@ -173,7 +227,8 @@ class _Host:
         end, core = time.monotonic(), core_seconds() - core
         observation, reward, terminated, truncated, info = unpack_step(result)
         ended = terminated or truncated
-        write_observation(observation, self._final if ended else self._next, "step")
+        target = self._final if ended else self._next
+        write_observation(observation, target, "step")
         record["in_step_since"] = 0.0
         record["last_seen_at"] = end
         record["reward"] = reward
@@ -186,9 +241,92 @@ class _Host:
         record["step_core_s"] = core
         record["step_s"] += end - begin
         record["core_s"] += core
+        if self._attempts or record["attempt"][0]:
+            record["attempt"] = self._attempts.pop(self._step_index, 0)
+        failure = None
+        if self._files is not None:
+            try:  # before the step counts as produced, so that whatever has been given out is in the journal
+                self._files.append(self._step_index, self._action, reward, terminated, truncated, target)
+            except OSError as error:
+                failure = error
+            self._episode_return += float(np.float32(reward))
+        self._step_index += 1
+        self._step_s = end - begin
         record["produced"] += 1
-        self._channel.send(b"E" + pickle.dumps(plain_scalars(info)) if ended else b"S")
+        if not ended:
+            self._channel.send(b"S")
+        else:
+            plain = plain_scalars(info)
+            record["diverged"] += plain.get("diverged") is True
+            self._channel.send(b"E" + pickle.dumps(plain))
+            if self._files is not None:
+                self._files.end()
+        if failure is not None:
+            self._tell_of_snapshot(failure, "its journal")
         return ended
+
+    def _snapshot(self, files: EpisodeFiles) -> None:
+        """After a step has been told of, so that the policy answers meanwhile. A failure costs nothing but safety."""
+        record, failing = self._record, files.failing
+        record["in_snapshot_since"] = time.monotonic()
+        facts = {name: record[name][0].item() for name in ("seed", "fidelity")}
+        try:
+            cost = files.snapshot(self._env, self._step_index, self._next, episode_return=self._episode_return, **facts)
+            record["snapshot_s"] += cost
+            record["snapshots"] += 1
+        except Exception as error:  # noqa: BLE001 - an environment may raise anything
+            if not failing:
+                self._tell_of_snapshot(error, "its snapshot")
+        record["last_seen_at"] = time.monotonic()
+        record["in_snapshot_since"] = 0.0
+
+    def _tell_of_snapshot(self, error: Exception, what: str) -> None:
+        kind, message, _ = cause_of(error, what)
+        self._channel.send(b"N" + pickle.dumps((kind, f"{message}; it goes on without")))
+
+    def _continue(self, order: Continuation, files: EpisodeFiles) -> bool:
+        """Bring an episode back to its last finished step; False where that step was its end."""
+        self.doing = "restore"
+        record = self._record
+        begin, core = time.monotonic(), core_seconds()
+        saved = files.read(order)
+        if len(saved.records) and (saved.records[-1]["terminated"] or saved.records[-1]["truncated"]):
+            return False
+        record["in_reset_since"] = begin
+        given = self._env.unwrapped.restore(saved.environment)
+        restore_around(self._env, saved.state)
+        # apart from the shared memory, where the caller's last observation may still be needed
+        scratch = [(leaf, np.empty_like(array)) for leaf, array in self._next]
+        if given is not None:  # it need not return its last observation
+            write_observation(given, scratch, "restore")
+            check_observation(scratch, saved.state["observation"], order.snapshot)
+        total = saved.state["episode_return"]
+        for step in saved.records:
+            self.doing = "step"
+            action = step["action"]
+            action = action.item() if action.ndim == 0 else action.copy()
+            observation, reward, terminated, truncated, _ = unpack_step(self._env.step(action))
+            write_observation(observation, scratch, "step")
+            check_step(step, scratch, reward, terminated, truncated)
+            total += np.float32(step["reward"])
+            record["recomputed"] += 1
+            record["last_seen_at"] = time.monotonic()
+        for leaf, array in self._next:
+            last = saved.records[-1][OBSERVATION + leaf.path] if len(saved.records) else None
+            array[...] = saved.state["observation"][leaf.path] if last is None else last
+        files.settle(order)
+        record["episode_uid"] = order.episode_uid
+        record["seed"], record["fidelity"] = saved.state["seed"], saved.state["fidelity"]
+        self._step_index, self._episode_return = order.step, total
+        self._attempts = dict.fromkeys(range(order.step, order.step + saved.num_later), 1)
+        if order.attempt:
+            self._attempts[order.step] = order.attempt
+        record["in_reset_since"] = 0.0
+        record["last_seen_at"] = end = time.monotonic()
+        record["reset_s"] += end - begin
+        record["core_s"] += core_seconds() - core
+        self._channel.send(b"K" + pickle.dumps((float(total), len(saved.records))))
+        return True
 
     def close(self) -> None:
         if self._env is not None:

@@ -61,9 +61,10 @@ class ForkServer:
         child: called as ``child(argument, socket, common)`` in each process, which ends when it returns.
         common: picklable, the same for all children.
         preload: False leaves ``prepare`` out.
+        threads: of each numerical library in the children.
     """
 
-    def __init__(self, prepare: str, child: str, common: Any, *, preload: bool = True):
+    def __init__(self, prepare: str, child: str, common: Any, *, preload: bool = True, threads: int = 1):
         self.tree = uuid.uuid4().hex
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with tempfile.TemporaryFile() as setup, theirs:
@@ -77,7 +78,7 @@ class ForkServer:
                 stdin=setup,  # a file, so that it can be read again after a restart without preloading
                 stdout=2,  # what an environment prints must not mix with the owner's output
                 pass_fds=(theirs.fileno(),),
-                env=light_environment({TREE: self.tree}),
+                env=light_environment({TREE: self.tree}, threads),
                 start_new_session=True,  # Ctrl-C is the owner's to handle
             )
         self.pid = self._process.pid

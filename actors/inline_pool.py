@@ -7,29 +7,31 @@ measures. Fast vectorised stepping is another pool's; this one hosts anything th
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
-import traceback
 from typing import Any
 
 import numpy as np
 
-from distrl.actors.environment_process import HOST_FILES, core_seconds
+from distrl.actors.environment_process import cause_of, core_seconds
+from distrl.actors.recovery import MAX_FAILURES
 from distrl.core.contracts import Fault, Outcomes, PoolStats, Requests
 from distrl.core.errors import ConfigError, EnvironmentFault
 from distrl.core.seeds import EpisodeSeeds
 from distrl.core.spaces import action_leaf, empty_observation, leaves
 from distrl.core.types import EnvRecipe, EnvSpec
 from distrl.envs import resolve
-from distrl.envs.checks import describe_exception, plain_scalars, unpack_reset, unpack_step, write_observation
+from distrl.envs.checks import plain_scalars, unpack_reset, unpack_step, write_observation
 
-MAX_FAILURES = 5  # failures in a row without a finished step, after which a row is retired
+_ANY = (Exception, SystemExit)  # what an environment may raise without hurting the others; Ctrl-C is not its own
 
 
 class InlinePool:
     """An EnvPool (core/contracts.py) in the calling process; rows are environments (agent 0).
 
     Every ``recv`` steps the rows that ``send`` has given actions, and returns: ``timeout_s`` is not used, and
-    a step that never returns cannot be ended here. An environment that raises is closed and made anew.
+    a step that never returns cannot be ended here, and one that ends its process ends this one (hosting = "process"
+    guards against both). An environment that raises is closed and made anew; its episode is cut.
 
     Args:
         recipe: what to make. num_envs: how many. seeds: of each environment's episodes.
@@ -51,7 +53,8 @@ class InlinePool:
         self._made_at = np.zeros(num_envs)
         self._lifetime_s = 0.0  # of environments that are gone
         self._step_s = self._reset_s = self._core_s = 0.0
-        self._produced = self._resets = self._starts = 0
+        self._produced = self._resets = self._starts = self._diverged = 0
+        self._shown: set[str] = set()  # messages whose traceback has been printed
         self._closed = False
         for row in range(num_envs):
             try:
@@ -59,9 +62,9 @@ class InlinePool:
             except ConfigError:
                 self.close()
                 raise
-            except Exception as error:
+            except _ANY as error:
                 self.close()
-                kind, message = _cause(error, "its constructor")
+                kind, message, _ = cause_of(error, "its constructor")
                 raise EnvironmentFault(f"environment {row} ({recipe.id}): {message}.", kind) from error
         self.spec = resolve.spec_of(self._envs[0], recipe)
         found = leaves(self.spec.observation_space)
@@ -87,7 +90,7 @@ class InlinePool:
         """Step every row that has an action, reset what has ended.
 
         Raises:
-            EnvironmentFault: every row is retired after MAX_FAILURES failures in a row; the last cause.
+            EnvironmentFault: every row is quarantined after MAX_FAILURES failures in a row; the last cause.
         """
         if all(failures >= MAX_FAILURES for failures in self._failures) and not self._held:
             raise self._cause
@@ -103,13 +106,14 @@ class InlinePool:
         for row in acting:
             try:
                 values, info = self._step(row)
-            except Exception as error:  # noqa: BLE001 - an environment may raise anything, and must not hurt the others
+            except _ANY as error:
                 self._fail(row, error, "step", True, faults)
                 to_reset.append(row)
                 continue
             if values[4] or values[5]:
                 ended.append(len(stepped))
                 infos.append(plain_scalars(info))
+                self._diverged += infos[-1].get("diverged") is True
                 to_reset.append(row)
             else:
                 going.append(row)
@@ -167,7 +171,14 @@ class InlinePool:
         alive = self._made_at[self._made_at > 0]
         lifetime_s = self._lifetime_s + float((time.monotonic() - alive).sum())
         return PoolStats(
-            self._produced, self._resets, self._step_s, self._reset_s, self._core_s, lifetime_s, self._starts
+            produced=self._produced,
+            resets=self._resets,
+            step_s=self._step_s,
+            reset_s=self._reset_s,
+            core_s=self._core_s,
+            lifetime_s=lifetime_s,
+            process_starts=self._starts,
+            diverged=self._diverged,
         )
 
     def close(self) -> None:
@@ -189,7 +200,7 @@ class InlinePool:
                     self._make(row)
                 self._reset(row)
                 first.append(row)
-            except Exception as error:  # noqa: BLE001 - see above
+            except _ANY as error:
                 self._fail(row, error, "reset", False, self._held if row in over else faults)
                 self._to_reset.append(row)
         return first
@@ -237,19 +248,18 @@ class InlinePool:
         self._core_s += core
         return (reward, start, start + wall, core, terminated, truncated), info
 
-    def _fail(self, row: int, error: Exception, doing: str, cut: bool, faults: list[Fault]) -> None:
-        kind, message = _cause(error, doing)
+    def _fail(self, row: int, error: BaseException, doing: str, cut: bool, faults: list[Fault]) -> None:
+        kind, message, trace = cause_of(error, doing)
+        if trace and message not in self._shown:
+            self._shown.add(message)
+            print(trace, file=sys.stderr, flush=True)
         self._failures[row] += 1
         sentence = f"environment {row} ({self._recipe.id}): {message}."
         self._cause = EnvironmentFault(sentence, kind)
         if self._failures[row] >= MAX_FAILURES:
-            sentence += f" It failed {MAX_FAILURES} times in a row without finishing a step and is not started again."
+            sentence += (
+                f" It failed {MAX_FAILURES} times in a row without finishing a step: it is quarantined and not started "
+                "again."
+            )
         faults.append(Fault(row, kind, sentence, cut))
         self._unmake(row)
-
-
-def _cause(error: Exception, doing: str) -> tuple[str, str]:
-    if isinstance(error, (EnvironmentFault, ConfigError)):
-        return getattr(error, "kind", "error"), str(error).rstrip(".")
-    traceback.print_exception(error)
-    return "error", f"{doing} raised {describe_exception(error, HOST_FILES)}"

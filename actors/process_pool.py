@@ -1,32 +1,38 @@
 """Recipes and actions go in, finished steps come out first ready first served: one light process for each environment.
 
 The processes (row_processes.py) come from our own fork server; arrays go through one scratch file (shared_rows.py),
-one-byte packets on a socket a row say what is ready. A process that raises, hangs or dies costs its own episode only:
-the pool reports the fault and starts the row again.
+one-byte packets on a socket a row say what is ready. A process that raises, hangs or dies costs its own episode at
+most: the pool reports the fault and starts the row again, from the episode's last snapshot where there are some.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from distrl.actors.environment_process import Common
 from distrl.actors.row_processes import Batch, RowProcesses
 from distrl.actors.shared_rows import PREFIX, SharedRows, read_counters, read_produced
+from distrl.actors.snapshots import SnapshotPlan
 from distrl.core.contracts import Fault, Outcomes, PoolStats, Requests
+from distrl.core.errors import ConfigError
 from distrl.core.seeds import EpisodeSeeds
-from distrl.core.types import EnvRecipe, EnvSpec, Observation
+from distrl.core.types import Cursor, EnvRecipe, EnvSpec, Observation
+from distrl.envs.resolve import pickle_recipe
 
-__all__ = ["ProcessPool", "read_counters", "read_produced"]
+__all__ = ["ProcessPool", "SnapshotPlan", "read_counters", "read_produced"]
 
 
 class ProcessPool:
     """An EnvPool (core/contracts.py) of one process per environment; rows are environments (agent 0).
 
     Two rules beside the contract: a ``recv`` that returns a fault of a row returns nothing else of that row, and what
-    the row had finished came in an earlier one; actions for a row that has failed since are ignored.
+    the row had finished came in an earlier one; actions for a row whose episode has been cut since are ignored.
 
     Args:
         recipe: what to make. num_envs: how many.
@@ -34,13 +40,22 @@ class ProcessPool:
         scratch_dir: directory (made if missing) for the shared-memory file, best on a RAM file system.
         step_timeout_s: wall seconds that a step or a reset may take before the process is killed; None: no limit.
             The constructor gets at least CONSTRUCTION_TIMEOUT_S.
+        hang_factor: also kill a step after so many times the p99 of this environment's own steps (hang_limit.py).
         nice: added to the niceness of the environment processes.
+        cores: that one environment may use: its numerical libraries' threads, rounded down, at least 1.
+        pin: for each row the index of its first core among those that this process may use; the row and what it
+            starts run on that one and the next, ⌈cores⌉ in all. None: anywhere.
+        snapshots: where environments that can (``snapshot``, ``restore``) leave their state, and how often. Then
+            an episode outlives its process, and with ``cursors`` this pool.
+        cursors: env_index → how far its episode in the dead life of this env worker is committed. The row continues it
+            with the step behind; where it cannot, it resets.
 
     Attributes:
         scratch_file: path of the shared-memory file, for read_counters.
 
     Raises:
-        ConfigError: the recipe cannot travel. EnvironmentFault: every process failed before one was constructed.
+        ConfigError: the recipe cannot travel, or ``pin`` asks for cores that are not there.
+        EnvironmentFault: every process failed before one was constructed.
         StorageError: scratch_dir cannot be written or is full.
     """
 
@@ -55,8 +70,14 @@ class ProcessPool:
         *,
         scratch_dir: str,
         step_timeout_s: float | None = None,
+        hang_factor: float | None = None,
         nice: int = 0,
+        cores: float = 1.0,
+        pin: Sequence[int] | None = None,
+        snapshots: SnapshotPlan | None = None,
+        cursors: Mapping[int, Cursor] | None = None,
     ):
+        blocks = None if pin is None else _blocks(pin, num_envs, cores)
         self.num_envs = num_envs
         self.env_index = np.arange(num_envs, dtype=np.int32)
         self.agent_index = np.zeros(num_envs, np.int32)
@@ -66,7 +87,15 @@ class ProcessPool:
         self._final_stats: PoolStats | None = None
         self._shared = SharedRows(self.scratch_file, num_envs)
         try:
-            self._processes = RowProcesses(recipe, seeds, self._shared, step_timeout_s, nice)
+            self._processes = RowProcesses(
+                recipe.id,
+                Common(pickle_recipe(recipe), seeds, self.scratch_file, nice, snapshots, blocks),
+                self._shared,
+                timeout_s=step_timeout_s,
+                hang_factor=hang_factor,
+                threads=max(1, int(cores)),
+                cursors=cursors or {},
+            )
         except BaseException:
             self._remove_scratch()
             raise
@@ -81,7 +110,7 @@ class ProcessPool:
         """Whatever is ready.
 
         Raises:
-            EnvironmentFault: every row is retired after MAX_FAILURES failures in a row; the last cause.
+            EnvironmentFault: every row is quarantined after MAX_FAILURES failures in a row; the last cause.
         """
         if self._held:
             faults, self._held = self._held, []
@@ -90,7 +119,7 @@ class ProcessPool:
         batch = self._processes.collect(time.monotonic() + timeout_s)
         faults = batch.faults
         if faults:
-            busy = {*batch.stepped, *batch.first}
+            busy = {*batch.stepped, *batch.first, *batch.continued}
             self._held = [fault for fault in faults if fault.row in busy]
             faults = [fault for fault in faults if fault.row not in busy]
         return self._outcomes(batch), self._requests(batch), faults
@@ -164,9 +193,9 @@ class ProcessPool:
             going = [row for row in batch.stepped if row not in over]
         else:
             going = batch.stepped
-        rows = np.array(going + batch.first, np.int64)
+        rows = np.array(going + batch.continued + batch.first, np.int64)
         is_first = np.zeros(len(rows), bool)
-        is_first[len(going) :] = True
+        is_first[len(rows) - len(batch.first) :] = True
         records = self._shared.records[rows]
         return Requests(
             rows=rows,
@@ -178,6 +207,19 @@ class ProcessPool:
             seed=records["seed"].copy(),
             fidelity=records["fidelity"].copy(),
         )
+
+
+def _blocks(pin: Sequence[int], num_envs: int, cores: float) -> tuple[frozenset[int], ...]:
+    """The cores of each row."""
+    usable = sorted(os.sched_getaffinity(0))
+    size = max(1, math.ceil(cores))
+    if len(pin) != num_envs or min(pin, default=0) < 0 or max(pin, default=0) + size > len(usable):
+        raise ConfigError(
+            f"pinning {num_envs} environments to {size} cores each needs the index of a first core for each, the last "
+            f"of a block below {len(usable)} (the cores that may be used here); it was {list(pin)}: use fewer "
+            "environments on this machine, or do not pin."
+        )
+    return tuple(frozenset(usable[first : first + size]) for first in pin)
 
 
 def _gather(arrays: Observation, rows: np.ndarray) -> Observation:

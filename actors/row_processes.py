@@ -1,7 +1,8 @@
 """Rows are told to go, what became of them comes out: starts, hears, watches and restarts environment processes.
 
 Each row has at most one living process, on a socket of its own (protocol: environment_process.py), forked by a fork
-server. A row goes through the states below; a process that raises, hangs or dies makes its row start again.
+server. A row goes through the states below; a process that raises, hangs or dies makes its row start again, with the
+episode that it was in where that has snapshots (recovery.py).
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ import math
 import os
 import pickle
 import select
+import signal
 import socket
+import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,15 +26,15 @@ import numpy as np
 
 from distrl.actors.environment_process import Common, layout_of
 from distrl.actors.fork_server import ForkServer, ForkServerDied
+from distrl.actors.hang_limit import HangLimit
+from distrl.actors.out_of_memory import OutOfMemory
+from distrl.actors.recovery import Recovery, Running
 from distrl.actors.shared_rows import SharedRows
 from distrl.core.contracts import Fault
 from distrl.core.errors import EnvironmentFault
-from distrl.core.seeds import EpisodeSeeds
-from distrl.core.types import EnvRecipe, EnvSpec
+from distrl.core.types import Cursor, EnvSpec
 from distrl.envs.light_process import describe_exit
-from distrl.envs.resolve import pickle_recipe
 
-MAX_FAILURES = 5  # failures in a row without a finished step, after which a row is retired
 CONSTRUCTION_TIMEOUT_S = 60.0  # at least; a constructor may import much and build a mesh
 _CLOSE_GRACE_S = 1.0
 _HALT_GRACE_S = 5.0  # for killed processes to be reaped
@@ -38,9 +42,9 @@ _CHECK_PERIOD_S = 0.05
 _KILL_AFTER_S = 4.0  # a process that has reported a fault may close its environment; then it is killed
 _log = logging.getLogger(__name__)
 
-# States of a row: a process is being made; it waits for the data region; resets; waits for an action; steps; has failed
-# and ends; there is none, one will be started; there is none, and none will be.
-_STARTING, _CONSTRUCTED, _RESETTING, _AWAITING, _STEPPING, _DYING, _GONE, _RETIRED = range(8)
+# States of a row: a process is being made; it waits for the data region; resets (or restores); waits for an action;
+# steps; has failed and ends; there is none, one will be started; there is none, and none will be.
+_STARTING, _CONSTRUCTED, _RESETTING, _AWAITING, _STEPPING, _DYING, _GONE, _QUARANTINED = range(8)
 
 
 @dataclass
@@ -50,13 +54,15 @@ class Batch:
     Attributes:
         stepped: rows with a finished step.
         ended: positions in ``stepped`` where the episode ended. info: one dict for each.
-        first: rows whose reset is done. faults: rows that have failed.
+        first: rows whose reset is done. continued: rows that ask for an action of an earlier life's episode.
+        faults: rows that have failed.
     """
 
     stepped: list[int] = field(default_factory=list)
     ended: list[int] = field(default_factory=list)
     info: list[dict[str, Any]] = field(default_factory=list)
     first: list[int] = field(default_factory=list)
+    continued: list[int] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
 
 
@@ -73,13 +79,29 @@ class RowProcesses:
 
     spec: EnvSpec
 
-    def __init__(self, recipe: EnvRecipe, seeds: EpisodeSeeds, shared: SharedRows, timeout_s: float | None, nice: int):
+    def __init__(
+        self,
+        env_id: str,
+        common: Common,
+        shared: SharedRows,
+        *,
+        timeout_s: float | None,
+        hang_factor: float | None,
+        threads: int,
+        cursors: Mapping[int, Cursor],
+    ):
         num_rows = shared.num_rows
         self._num_rows = num_rows
-        self._id = recipe.id
+        self._id = env_id
         self._timeout_s = math.inf if timeout_s is None else timeout_s
+        self._hang_factor = hang_factor
+        self._hang_limits = None if hang_factor is None else [HangLimit(hang_factor) for _ in range(num_rows)]
         self._shared = shared
-        self._common = Common(pickle_recipe(recipe), seeds, shared.path, nice)
+        self._common = common
+        self._threads = threads
+        self._recovery = Recovery(env_id, num_rows, common.snapshots, cursors)
+        self._out_of_memory = OutOfMemory()
+        self._shown: set[str] = set()  # messages whose traceback has been printed
         self._spec_file = shared.path + ".spec"
         self._tickets = itertools.count()
         self._ticket = [-1] * num_rows
@@ -88,15 +110,15 @@ class RowProcesses:
         self._row_of_fd: dict[int, int] = {}
         self._state = [_GONE] * num_rows
         self.pids = [0] * num_rows
-        self._failures = [0] * num_rows
         self._deadline = np.full(num_rows, np.inf)  # time.monotonic() when the row has taken too long
         self._doom: list[tuple[str, str] | None] = [None] * num_rows  # why a row's process has been killed by us
+        self._acting = [False] * num_rows  # an action lies in the shared memory, its step not yet finished
+        self._begun = [0] * num_rows  # times that this step has been begun
         self._delivered = [0] * num_rows  # steps in batches so far, to compare with what the process has counted
         self.steps = np.zeros(num_rows, np.int32)  # delivered steps of each row's running episode, …
         self.returns = np.zeros(num_rows, np.float64)  # … and the sum of their rewards
         self._start_at = np.full(num_rows, -np.inf)  # time.monotonic() when a row that is gone starts again
         self._next_check = 0.0
-        self._cause = EnvironmentFault("no environment was started.", "error")
         self._spec_known = False
         self._asked: int | None = None  # the row that was asked for the spec
         self._useless_servers = 0  # fork servers in a row that ended before they had started anything
@@ -119,7 +141,7 @@ class RowProcesses:
             self._listen(_CHECK_PERIOD_S)
             failed.update(fault.row for fault in self._batch.faults)
             if len(failed) == self._num_rows:
-                raise self._cause
+                raise self._recovery.cause
             if time.monotonic() > warn_at:
                 _log.warning("waiting for the first of %d environments (%s) to be made", self._num_rows, self._id)
                 warn_at += 60.0
@@ -130,28 +152,32 @@ class RowProcesses:
         """Whatever is ready; waits until something is, or until ``deadline`` on time.monotonic().
 
         Raises:
-            EnvironmentFault: every row is retired; the last cause.
+            EnvironmentFault: every row is quarantined; the last cause.
         """
-        if all(state == _RETIRED for state in self._state):
-            raise self._cause
+        if all(state == _QUARANTINED for state in self._state) and not self._batch.faults:
+            raise self._recovery.cause
         batch = self._batch  # may already hold resets that were done during construction
         while True:
             now = time.monotonic()
             if now >= self._next_check:
                 self._check(now)
             self._listen(max(min(deadline, self._next_check) - now, 0.0))
-            if batch.stepped or batch.first or batch.faults or time.monotonic() >= deadline:
+            if batch.stepped or batch.first or batch.continued or batch.faults or time.monotonic() >= deadline:
                 self._batch = Batch()
                 return batch
 
     def go(self, rows: list[int]) -> None:
-        """Their actions are in the shared memory: step. Rows that have failed since they asked are left out."""
-        deadline = time.monotonic() + self._timeout_s
+        """Their actions are in the shared memory: step.
+
+        Rows that have failed since they asked do so when their episode has been continued, else never.
+        """
+        now = time.monotonic()
         for row in rows:
             if self._state[row] == _AWAITING:
                 self._state[row] = _STEPPING
-                self._deadline[row] = deadline
+                self._deadline[row] = now + self._step_limit(row)[0]
                 self._tell(row, b"A")
+            self._acting[row] = True
 
     def halt(self) -> Batch:
         """Kill whatever computes; the batch of what had finished by then. Only ``close`` may follow."""
@@ -186,7 +212,7 @@ class RowProcesses:
 
     def _new_server(self, preload: bool) -> ForkServer:
         here = "distrl.actors.environment_process"
-        server = ForkServer(f"{here}:prepare", f"{here}:run", self._common, preload=preload)
+        server = ForkServer(f"{here}:prepare", f"{here}:run", self._common, preload=preload, threads=self._threads)
         self._epoll.register(server.socket, select.EPOLLIN)
         return server
 
@@ -197,7 +223,7 @@ class RowProcesses:
         episode = int(self._shared.records["episode"][row]) + 1
         with theirs:
             try:
-                self.server.fork(ticket, (row, episode), theirs)
+                self.server.fork(ticket, (row, episode, self._recovery.orders[row]), theirs)
             except ForkServerDied:
                 ours.close()
                 return  # the end of its socket is about to be read; the row stays gone and is started after that
@@ -260,9 +286,15 @@ class RowProcesses:
                 self._await(row)
                 return True
             if what == b"R":
+                self._recovery.began(row)
                 self._batch.first.append(row)
                 self.steps[row], self.returns[row] = 0, 0.0
+                self._begun[row] = 0
+                self._acting[row] = False
                 self._await(row)
+                return True
+            if what == b"K":
+                self._episode_goes_on(row, *pickle.loads(packet[1:]))
                 return True
             if what == b"E":
                 self._batch.ended.append(len(self._batch.stepped))
@@ -279,8 +311,18 @@ class RowProcesses:
                     self._ask_for_spec(row)
             elif what == b"P":
                 self._learn_spec()
-            elif what == b"F":
+            elif what == b"N":
                 kind, message = pickle.loads(packet[1:])
+                self._batch.faults.append(Fault(row, kind, self._recovery.sentence(row, message), False))
+            elif what == b"X":
+                self._batch.faults.append(self._recovery.discontinued(row, pickle.loads(packet[1:])))
+                self._state[row] = _DYING
+                self._deadline[row] = time.monotonic() + _KILL_AFTER_S
+            elif what == b"F":
+                kind, message, trace = pickle.loads(packet[1:])
+                if trace and message not in self._shown:
+                    self._shown.add(message)
+                    print(trace, file=sys.stderr, flush=True)
                 self._fail(row, kind, message)
                 self._deadline[row] = time.monotonic() + _KILL_AFTER_S
             else:  # the end of the socket: its process ends, and how it did comes from the fork server
@@ -295,7 +337,26 @@ class RowProcesses:
         self.steps[row] += 1
         self.returns[row] += np.float32(self._shared.records["reward"][row])
         self._delivered[row] += 1
-        self._failures[row] = 0
+        self._acting[row] = False
+        self._begun[row] = 0
+        self._recovery.finished(row)
+        if self._hang_limits is not None:
+            record = self._shared.records[row]
+            self._hang_limits[row].add(float(record["end_s"] - record["start_s"]))
+
+    def _episode_goes_on(self, row: int, episode_return: float, recomputed: int) -> None:
+        """A row's process has continued an episode: it waits for the next action, or has been given it before."""
+        order = self._recovery.orders[row]
+        assert order is not None
+        asked, faults = self._recovery.continued(row, recomputed)
+        self._batch.faults += faults
+        self._await(row)
+        if asked:
+            if self._acting[row]:
+                self.go([row])
+        else:
+            self.steps[row], self.returns[row] = order.step, episode_return
+            self._batch.continued.append(row)
 
     def _ask_for_spec(self, row: int) -> None:
         self._asked = row
@@ -318,9 +379,9 @@ class RowProcesses:
             if what == "started":
                 self.pids[row] = detail
             else:
-                self._exited(row, describe_exit(detail))
+                self._exited(row, describe_exit(detail), detail == -signal.SIGKILL)
 
-    def _exited(self, row: int, how: str) -> None:
+    def _exited(self, row: int, how: str, killed: bool = False) -> None:
         """A row's process has ended: hear its last words, then count the row as gone."""
         while self._read(row):
             pass
@@ -330,9 +391,13 @@ class RowProcesses:
             if ended:
                 self._batch.ended.append(len(self._batch.stepped))
                 self._batch.info.append({})
-                self._state[row] = _RESETTING
+            self._state[row] = _RESETTING if ended else _AWAITING
             self._step_done(row)
-        kind, message = self._doom[row] or ("crash", f"its process ended by itself ({how})")
+        kind, message = "crash", f"its process ended by itself ({how})"
+        if self._doom[row] is not None:
+            kind, message = self._doom[row]  # type: ignore[misc]
+        elif killed and self._out_of_memory.killed_lately(time.monotonic()):
+            kind, message = "memory", "the system killed its process, because memory ran out"
         self._doom[row] = None
         self._fail(row, kind, message)
         self._drop_socket(row)
@@ -340,9 +405,9 @@ class RowProcesses:
         self.pids[row] = 0
         self._shared.bury(row)
         self._deadline[row] = np.inf
-        failures = self._failures[row]
-        if failures >= MAX_FAILURES:
-            self._state[row] = _RETIRED
+        failures = self._recovery.failures[row]
+        if self._recovery.quarantined(row):
+            self._state[row] = _QUARANTINED
         else:
             self._state[row] = _GONE
             # a little patience, so that a row that fails at once does not occupy a core with starting
@@ -353,7 +418,7 @@ class RowProcesses:
         never_served = not any(self.pids)
         self.server.bury()
         for row in range(self._num_rows):
-            if self._state[row] not in (_GONE, _RETIRED):
+            if self._state[row] not in (_GONE, _QUARANTINED):
                 if never_served:  # importing the environment's module ended it: let the rows meet that one by one
                     self._drop_socket(row)
                     del self._row_of_ticket[self._ticket[row]]
@@ -372,13 +437,12 @@ class RowProcesses:
         """Report a row's failure once in the life of its process."""
         if self._state[row] == _DYING:
             return
-        cut = self._state[row] in (_AWAITING, _STEPPING)
-        self._failures[row] += 1
-        sentence = f"environment {row} ({self._id}): {message.rstrip('.')}."
-        self._cause = EnvironmentFault(sentence, kind)
-        if self._failures[row] >= MAX_FAILURES:
-            sentence += f" It failed {MAX_FAILURES} times in a row without finishing a step and is not started again."
-        self._batch.faults.append(Fault(row, kind, sentence, cut))
+        running = None
+        if self._state[row] in (_AWAITING, _STEPPING):
+            record = self._shared.records[row]
+            self._begun[row] += bool(self._state[row] == _STEPPING and record["in_step_since"] > 0)
+            running = Running(int(record["episode_uid"]), int(self.steps[row]), self._begun[row])
+        self._batch.faults += self._recovery.failed(row, kind, message, running)
         self._state[row] = _DYING
         if self._asked == row and not self._spec_known:
             self._asked = None
@@ -390,16 +454,40 @@ class RowProcesses:
     def _check(self, now: float) -> None:
         """Kill what has taken too long; start what is to be started."""
         self._next_check = now + _CHECK_PERIOD_S
+        self._out_of_memory.look(now)
         for row in np.flatnonzero(self._deadline <= now).tolist():
-            doing = {_STARTING: "its constructor", _RESETTING: "reset", _STEPPING: "step"}.get(self._state[row])
+            doing, limit, why = self._patience(row)
             if doing is not None and self._doom[row] is None and self._sockets[row] is not None:
-                limit = max(self._timeout_s, CONSTRUCTION_TIMEOUT_S) if doing == "its constructor" else self._timeout_s
+                # a step waits for a snapshot to be taken, and every step that is computed again is a sign of life
+                record = self._shared.records[row]
+                began = float(max(record[name] for name in ("last_seen_at", "in_step_since", "in_snapshot_since")))
+                if began + limit > now:
+                    self._deadline[row] = began + limit
+                    continue
                 # the fault is reported when the process has ended: it may finish a step until then
-                self._doom[row] = ("hang", f"{doing} must return within {limit:g} s (step_timeout_s); it was killed")
+                self._doom[row] = ("hang", f"{doing} must return within {limit:.3g} s ({why}); it was killed")
             self.server.kill(self._ticket[row])
             self._deadline[row] = now + 1.0
         for row in np.flatnonzero(self._start_at <= now).tolist():
             self._start(row)
+
+    def _patience(self, row: int) -> tuple[str | None, float, str]:
+        """What a row's process is doing, how many seconds that may take, and what says so."""
+        state, rule = self._state[row], "step_timeout_s"
+        if state == _STARTING:
+            return "its constructor", max(self._timeout_s, CONSTRUCTION_TIMEOUT_S), rule
+        if state == _RESETTING:
+            return "reset" if self._recovery.orders[row] is None else "restore", self._timeout_s, rule
+        if state == _STEPPING and self._shared.records["in_snapshot_since"][row] > 0:
+            return "snapshot", self._timeout_s, rule
+        return ("step", *self._step_limit(row)) if state == _STEPPING else (None, math.inf, rule)
+
+    def _step_limit(self, row: int) -> tuple[float, str]:
+        if self._hang_limits is not None:
+            own = self._hang_limits[row]
+            if own.limit_s < self._timeout_s:
+                return own.limit_s, f"hang_factor {self._hang_factor:g}; 99 % of its steps took < {own.p99_s:.3g} s"
+        return self._timeout_s, "step_timeout_s"
 
     def _drop_socket(self, row: int) -> None:
         channel = self._sockets[row]

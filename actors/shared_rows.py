@@ -43,13 +43,18 @@ RECORD = np.dtype(
         ("step_s", "f8"),  # wall seconds inside step, of the steps in ``produced``
         ("reset_s", "f8"),  # wall seconds inside reset
         ("core_s", "f8"),  # CPU seconds of both, reaped children included
+        ("recomputed", "i8"),  # steps computed again to continue an episode
+        ("snapshots", "i8"),
+        ("snapshot_s", "f8"),
+        ("diverged", "i8"),  # episodes that ended with a true ``diverged`` in info
         ("lifetime_before_s", "f8"),  # wall seconds that this row's dead processes had lived
         ("process_starts", "i8"),
         # the living process
         ("constructed_at", "f8"),
         ("last_seen_at", "f8"),  # last time that the process began or ended anything
         ("in_step_since", "f8"),
-        ("in_reset_since", "f8"),
+        ("in_reset_since", "f8"),  # also: restoring, and computing again
+        ("in_snapshot_since", "f8"),
         # the last finished step
         ("reward", "f8"),
         ("start_s", "f8"),  # Unix time
@@ -194,6 +199,10 @@ class SharedRows:
             core_s=float(rows["core_s"].sum()),
             lifetime_s=float(rows["lifetime_before_s"].sum() + (until - rows["constructed_at"])[alive].clip(0).sum()),
             process_starts=int(rows["process_starts"].sum()),
+            recomputed=int(rows["recomputed"].sum()),
+            snapshots=int(rows["snapshots"].sum()),
+            snapshot_s=float(rows["snapshot_s"].sum()),
+            diverged=int(rows["diverged"].sum()),
         )
 
     def bury(self, row: int) -> None:
@@ -201,7 +210,7 @@ class SharedRows:
         record = self.records[row : row + 1]
         if record["constructed_at"][0] > 0:
             record["lifetime_before_s"] += time.monotonic() - record["constructed_at"]
-        for name in ("constructed_at", "in_step_since", "in_reset_since"):
+        for name in ("constructed_at", "in_step_since", "in_reset_since", "in_snapshot_since"):
             record[name] = 0.0
 
 

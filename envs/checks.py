@@ -12,6 +12,7 @@ breaks).
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -34,7 +35,7 @@ def write_observation(value: Any, targets: list[tuple[Leaf, np.ndarray]], where:
         where: "reset" or "step", for the message.
 
     Raises:
-        EnvironmentFault: kind ``protocol``; the targets then hold rubbish.
+        EnvironmentFault: kind ``divergence`` (not finite) or ``protocol``; the targets then hold rubbish.
     """
     for leaf, target in targets:
         part = _reach(value, leaf, where)
@@ -54,7 +55,8 @@ def write_observation(value: Any, targets: list[tuple[Leaf, np.ndarray]], where:
         if wanted == "f" and not np.isfinite(target).all():
             bad = np.flatnonzero(~np.isfinite(target.reshape(-1)))
             entry = f"{array.reshape(-1)[bad[0]]} at flat index {bad[0]}"
-            raise _wrong(where, leaf, "finite numbers", f"{entry} ({bad.size} of {target.size} not finite)")
+            came = f"{entry} ({bad.size} of {target.size} not finite)"
+            raise _wrong(where, leaf, "finite numbers", came, "divergence")
 
 
 def _reach(value: Any, leaf: Leaf, where: str) -> Any:
@@ -80,9 +82,9 @@ def _check_integers(array: np.ndarray, dtype: np.dtype, leaf: Leaf, where: str) 
             raise _wrong(where, leaf, f"values that fit {dtype}", f"{low} … {high}")
 
 
-def _wrong(where: str, leaf: Leaf, required: str, came: str) -> EnvironmentFault:
+def _wrong(where: str, leaf: Leaf, required: str, came: str, kind: str = "protocol") -> EnvironmentFault:
     name = "observation" if leaf.path == ARRAY else f"observation {leaf.path!r}"
-    return EnvironmentFault(f"{where} must return an {name} with {required}; it returned {came}.", "protocol")
+    return EnvironmentFault(f"{where} must return an {name} with {required}; it returned {came}.", kind)
 
 
 def unpack_reset(result: Any) -> Any:
@@ -105,9 +107,9 @@ def unpack_step(result: Any) -> tuple[Any, float, bool, bool, Mapping[str, Any]]
     if type(reward) is not float:
         reward = _real(reward)
     if not math.isfinite(reward):
-        raise EnvironmentFault(f"step must return a finite reward; it returned {reward}.", "protocol")
+        raise EnvironmentFault(f"step must return a finite reward; it returned {reward}.", "divergence")
     if abs(reward) > 3.4e38:
-        raise EnvironmentFault(f"step must return a reward that fits float32; it returned {reward}.", "protocol")
+        raise EnvironmentFault(f"step must return a reward that fits float32; it returned {reward}.", "divergence")
     for name, flag in (("terminated", terminated), ("truncated", truncated)):
         if not isinstance(flag, (bool, np.bool_)):
             raise EnvironmentFault(
@@ -153,6 +155,20 @@ def flatten_observation(space: Any, observation: Any) -> Observation:
     targets = [(leaf, np.empty(leaf.spec.shape, leaf.spec.dtype)) for leaf in leaves(space)]
     write_observation(observation, targets, "the environment")
     return {leaf.path: target for leaf, target in targets}
+
+
+def fault_kind(error: BaseException) -> str:
+    """``memory``, ``disk``, ``divergence`` or ``error``: what an exception, or what it was raised from, tells of."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MemoryError):
+            return "memory"
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            return "disk"
+        if isinstance(cause, FloatingPointError):
+            return "divergence"
+        cause = cause.__cause__
+    return "error"
 
 
 def describe_exception(error: BaseException, skip: tuple[str, ...] = ()) -> str:

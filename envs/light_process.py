@@ -17,9 +17,14 @@ import time
 TREE = "DISTRL_TREE"  # environment variable that names a process tree: all that is started below inherits it
 
 #: Variables of schedulers and launchers: an MPI solver that finds them believes that it is a rank of *our* job.
-_FOREIGN = ("RAY_", "SLURM_", "PBS_", "PMI_", "PMIX_", "PMI2_", "OMPI_", "MPI_", "I_MPI_", "HYDRA_", "MV2_", "ALPS_")
+_FOREIGN = (
+    *("RAY_", "SLURM_", "PBS_", "LSB_", "LS_", "JSM_", "SGE_", "FLUX_", "ALPS_", "PALS_", "PE_HOSTFILE"),
+    *("PMI_", "PMIX_", "PMI2_", "OMPI_", "PRTE_", "PRRTE_", "MPI_", "I_MPI_", "MPICH_", "HYDRA_", "MV2_"),
+)
+#: … of those, what says where an MPI is installed or that it may run, and nothing of a job.
+_KEPT = ("MPI_HOME", "MPI_ROOT", "I_MPI_ROOT", "OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")
 _PR_SET_PDEATHSIG = 1
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 _START = (
     "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
@@ -27,10 +32,10 @@ _START = (
 )
 
 
-def light_environment(extra: dict[str, str] | None = None) -> dict[str, str]:
-    """The variables of a light interpreter: ours, without a scheduler's, Ray's or MPI's, and one thread per library."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(_FOREIGN)}
-    kept.update(dict.fromkeys(_THREADS, "1"))
+def light_environment(extra: dict[str, str] | None = None, threads: int = 1) -> dict[str, str]:
+    """The variables of a light interpreter: ours without a scheduler's, Ray's or MPI's, so many threads per library."""
+    kept = {key: value for key, value in os.environ.items() if key in _KEPT or not key.startswith(_FOREIGN)}
+    kept.update(dict.fromkeys(_THREADS, str(threads)))
     kept.update(extra or {})
     return kept
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import signal
 import subprocess
@@ -94,6 +96,10 @@ class Misbehaving(gymnasium.Env):
         mode = self._mode
         if mode == "raise":
             raise FloatingPointError("the pressure solver diverged")
+        if mode == "memory":
+            raise MemoryError("the mesh")
+        if mode == "disk":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if mode == "sys_exit":
             sys.exit(3)
         if mode == "exit":
@@ -121,6 +127,77 @@ class Misbehaving(gymnasium.Env):
         if mode == "short":
             return tuple(answer[:4])  # type: ignore[return-value]
         return tuple(answer)  # type: ignore[return-value]
+
+
+class Continuable(gymnasium.Env):
+    """A noisy walk that can be continued: every observation hangs on the whole history of the episode.
+
+    Observation float64 [2]: (t, x), where x ← 0.9 x + action + noise of its own generator; the reward is x.
+
+    Args:
+        marks: directory of files ``step``, ``snapshot``, ``restore`` that the test writes: the next one to do that
+            takes its file away and does what its last word says (crash, hang, error, disk, memory), with a number
+            before it only at that step. A file that begins with ``always`` stays.
+        noise: added after a ``restore``: the environment does not continue as it should.
+        answers: whether ``restore`` returns the last observation.
+    """
+
+    def __init__(
+        self, marks: str = "", length: int = 20, step_s: float = 0.0, noise: float = 0.0, answers: bool = True
+    ):
+        self.observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float64)
+        self.action_space = spaces.Box(-1, 1, (1,), np.float32)
+        self._marks, self._length, self._step_s, self._noise, self._answers = marks, length, step_s, noise, answers
+        self._restored = False
+        self.t, self.x = 0, 0.0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.t, self.x, self._restored = 0, 0.0, False
+        return np.array([0.0, 0.0]), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        time.sleep(self._step_s)
+        self._do("step")
+        self.t += 1
+        self.x = 0.9 * self.x + float(action[0]) + self.np_random.normal() + self._noise * self._restored
+        return np.array([self.t, self.x]), self.x, False, self.t == self._length, {}
+
+    def snapshot(self, directory: str) -> None:
+        self._do("snapshot")
+        state = {"t": self.t, "x": self.x, "random": self.np_random.bit_generator.state}
+        with open(os.path.join(directory, "walk.json"), "w") as file:
+            json.dump(state, file)
+
+    def restore(self, directory: str) -> np.ndarray | None:
+        self._do("restore")
+        with open(os.path.join(directory, "walk.json")) as file:
+            state = json.load(file)
+        self.t, self.x, self._restored = state["t"], state["x"], True
+        self.np_random.bit_generator.state = state["random"]
+        return np.array([self.t, self.x]) if self._answers else None
+
+    def _do(self, what: str) -> None:
+        path = os.path.join(self._marks, what)
+        if not self._marks or not os.path.exists(path):
+            return
+        with open(path) as file:
+            words = file.read().split()
+        if any(word.isdigit() and int(word) != self.t for word in words):
+            return
+        if words[0] != "always":
+            os.unlink(path)
+        match words[-1]:
+            case "crash":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            case "hang":
+                time.sleep(1000)
+            case "disk":
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            case "memory":
+                raise MemoryError("the mesh")
+            case "error":
+                raise RuntimeError("the solver has lost its licence")
 
 
 class Composite(gymnasium.Env):
@@ -174,6 +251,7 @@ class Introspective(gymnasium.Env):
             "ray_variables": ",".join(key for key in os.environ if key.startswith(("RAY_", "OMPI_", "SLURM_")))[:200],
             "threads": len(os.listdir("/proc/self/task")),
             "omp": os.environ.get("OMP_NUM_THREADS", ""),
+            "cores": ",".join(map(str, sorted(os.sched_getaffinity(0)))),
             "nice": os.nice(0),
             "random": float(np.random.random()),  # noqa: NPY002
         }

@@ -28,6 +28,7 @@ class Transition:
     next_observation: dict[str, np.ndarray] | None
     info: dict[str, Any] | None
     wall_s: float
+    attempt: int
 
 
 class Driver:
@@ -35,6 +36,7 @@ class Driver:
 
     Attributes:
         streams: env → transitions in order. faults: all, in order.
+        continued: env → step at which it first asked for an action, inside an episode from before this pool.
     """
 
     def __init__(self, pool: Any):
@@ -43,6 +45,8 @@ class Driver:
         self.faults: list[Fault] = []
         self.requested: dict[int, tuple] = {}  # row → (observation, uid, seed, step)
         self.awaited: dict[int, np.ndarray] = {}  # row → action in flight
+        self.continued: dict[int, int] = {}
+        self.silent = False  # send no actions
         self.open: dict[int, Transition] = {}  # row → step whose next observation is the next request's
         self.actions = np.random.default_rng(0)
 
@@ -53,6 +57,8 @@ class Driver:
         assert not faulty & {*outcomes.rows.tolist(), *requests.rows.tolist()}, "a fault and more of the same row"
         for fault in faults:
             self.faults.append(fault)
+            if not fault.cut:
+                continue
             self.requested.pop(fault.row, None)
             self.awaited.pop(fault.row, None)
             self.open.pop(fault.row, None)
@@ -66,7 +72,7 @@ class Driver:
                 uid, seed, step, observation, self.awaited.pop(row), float(outcomes.reward[position]),
                 bool(outcomes.terminated[position]), bool(outcomes.truncated[position]), final,
                 None if k is None else outcomes.info[k],
-                float(outcomes.end_s[position] - outcomes.start_s[position]),
+                float(outcomes.end_s[position] - outcomes.start_s[position]), int(outcomes.attempt[position]),
             )  # fmt: skip
             self.streams[row].append(transition)
             if k is None:
@@ -76,20 +82,28 @@ class Driver:
             observation = {path: a[position].copy() for path, a in requests.observation.items()}
             first = bool(requests.is_first[position])
             assert row not in self.requested, "asked twice"
-            assert first == (row not in self.open), "is_first must open every episode and nothing else"
-            step = 0
-            if not first:
+            step = int(requests.step[position])
+            if row in self.open:
+                assert not first, "is_first in the middle of an episode"
                 self.open[row].next_observation = observation
-                step = self.open.pop(row).step + 1
-            assert int(requests.step[position]) == step
+                assert step == self.open.pop(row).step + 1
+            elif first:
+                assert step == 0
+            else:
+                assert step > 0
+                assert not self.streams.get(row), "only a row's first request may be inside an episode from before"
+                self.continued[row] = step
             self.requested[row] = (
                 observation, int(requests.episode_uid[position]), int(requests.seed[position]), step,
             )  # fmt: skip
-        if rows:
-            actions = self.choose(len(rows))
-            for row, action in zip(rows, actions, strict=True):
-                self.awaited[row] = action
-            self.pool.send(actions, requests.rows)
+        if rows and not self.silent:
+            self._act(requests.rows)
+
+    def _act(self, rows: np.ndarray) -> None:
+        actions = self.choose(len(rows))
+        for row, action in zip(rows.tolist(), actions, strict=True):
+            self.awaited[row] = action
+        self.pool.send(actions, rows)
 
     def choose(self, count: int) -> np.ndarray:
         """Random actions [N, …] in the pool's action space."""
@@ -97,6 +111,18 @@ class Driver:
         if space.shape == ():
             return self.actions.integers(space.n, size=count)
         return self.actions.uniform(-1, 1, (count, *space.shape)).astype(space.dtype)
+
+    def settle(self) -> None:
+        """Send no more actions and hear everything that is in flight."""
+        self.silent = True
+        for _ in range(20):
+            self.turn(0.05)
+        self.silent = False
+
+    def wake(self) -> None:
+        """After ``settle``: answer the rows that wait."""
+        rows = [row for row in self.requested if row not in self.awaited]
+        self._act(np.array(rows, np.int64))
 
     @property
     def num_steps(self) -> int:
