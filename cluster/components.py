@@ -7,6 +7,7 @@ EnvPool → EnvWorker → (sink) Learner → (publish) ParameterServer → (pull
 from __future__ import annotations
 
 import dataclasses
+import getpass
 import math
 import os
 from collections.abc import Mapping
@@ -174,7 +175,7 @@ def build_learner(config: RunConfig, spec: EnvSpec, run_directory: Path, publish
 
 def spool_directory(config: RunConfig, run_id: str) -> Path:
     """Where this node's spools of a run lie; each env worker number has a folder in it."""
-    base = Path(config.run.spool_dir) if config.run.spool_dir else Path.home() / ".cache" / "distrl" / "spool"
+    base = Path(config.run.spool_dir) if config.run.spool_dir else Path("/var/tmp") / f"distrl-{getpass.getuser()}"
     return base / run_id
 
 

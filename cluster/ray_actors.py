@@ -93,7 +93,12 @@ class EnvWorkerActor(_LoopActor):
             self._orphans = adopt_all(self._spools)
             self._adopted = {orphan.incarnation: orphan.num_committed for orphan in self._orphans}
             self._spool = self._new_spool(inline)
-            self._pool = self._host(scratch_directory(run_id), inline)
+            cursors = read_cursors(self._snapshots)
+            for orphan in self._orphans:
+                cursors |= orphan.cursors
+            if self._spool is not None:
+                self._spool.inherit(cursors)
+            self._pool = self._host(scratch_directory(run_id), inline, cursors)
         except DistrlError as error:  # raised here, Ray would bury its sentence in the report of a dead actor
             self._refusal = error
 
@@ -103,10 +108,7 @@ class EnvWorkerActor(_LoopActor):
             return None
         return Spool(self._spools, self._identity["incarnation"], worker=self._identity["worker"], sync=run.sync)
 
-    def _host(self, scratch: Path, inline: bool) -> EnvPool:
-        cursors = read_cursors(self._snapshots)
-        for orphan in self._orphans:
-            cursors |= orphan.cursors
+    def _host(self, scratch: Path, inline: bool, cursors: dict[int, Cursor]) -> EnvPool:
         return components.build_training_pool(
             self._config, **self._identity, scratch=scratch, inline=inline, snapshots=self._snapshots, cursors=cursors
         )

@@ -4,6 +4,7 @@ server, and what dead env workers have left in their spools.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable
@@ -141,7 +142,36 @@ def send_again(orphans: list[Orphan], sink: RaySink) -> None:
     """Publish what dead lives have left in their spools; each spool goes once all of it is secured."""
     for orphan in orphans:
         for number, pieces in groupby(orphan.pieces(), key=itemgetter(0)):
-            sink.publish(join([piece for _, piece in pieces]), partial(orphan.forget, number))
+            stretches = _stretches([piece for _, piece in pieces])
+            left = [len(stretches)]  # of this number, not yet secured
+
+            def secured(forget: Callable[[], None] = partial(orphan.forget, number), left: list[int] = left) -> None:
+                left[0] -= 1
+                if not left[0]:
+                    forget()
+
+            for stretch in stretches:
+                sink.publish(stretch, secured)
+
+
+def _stretches(pieces: list[Fragment]) -> list[Fragment]:
+    """Pieces of one row joined, as far as their steps follow each other (a damaged one leaves a gap)."""
+    groups: list[list[Fragment]] = []
+    for piece in pieces:
+        if groups and _follows(groups[-1][-1], piece):
+            groups[-1].append(piece)
+        else:
+            groups.append([piece])
+    return [join(group) for group in groups]
+
+
+def _follows(before: Fragment, after: Fragment) -> bool:
+    uid, step = before.columns["episode_uid"], before.columns["step"]
+    return (
+        before.num_rows == after.num_rows == 1
+        and uid[-1, 0] == after.columns["episode_uid"][0, 0]
+        and step[-1, 0] + 1 == after.columns["step"][0, 0]
+    )
 
 
 def sweep(directory: str, learner: Any, from_worker: int) -> dict[int, int]:
@@ -160,6 +190,9 @@ def sweep(directory: str, learner: Any, from_worker: int) -> dict[int, int]:
     finally:
         for orphan in found:
             orphan.close()
+        for folder in [*folders, Path(directory)]:
+            with contextlib.suppress(OSError):  # somebody's spool is still in it
+                folder.rmdir()
     return {orphan.incarnation: orphan.num_committed for orphan in found}
 
 

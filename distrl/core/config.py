@@ -51,7 +51,7 @@ class RunSection(_Section):
     spool_dir: str | None = Field(
         None,
         description="Folder for spools on each node's own disk (never a network file system); without it "
-        "~/.cache/distrl/spool.",
+        "/var/tmp/distrl-<user>.",
     )
 
 

@@ -186,6 +186,17 @@ class Spool:
             ) from error
         del self._to_delete[: len(deleted)]  # another thread may have appended
 
+    def inherit(self, cursors: Mapping[int, Cursor]) -> None:
+        """Keep how far the episodes have come that this life continues, so that it can die before its first commit.
+
+        Raises:
+            StorageError: the disk is full or failed.
+        """
+        environments = {env: (cursor.episode_uid, cursor.step, 0) for env, cursor in cursors.items()}
+        if environments:
+            self._transaction([], environments, durable=True)
+            self._environments |= environments
+
     def forget(self, number: int) -> None:
         """The learner has secured that whole fragment. Takes effect with the next commit, flush or close; a number
         that is not there (acknowledged twice) is ignored.

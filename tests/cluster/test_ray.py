@@ -12,6 +12,8 @@ from distrl.cluster.launch import connect
 from distrl.core.errors import RunFailed
 from distrl.core.experience_log import read_log
 from distrl.core.metrics import read_json_lines
+from distrl.core.run_directory import RunDirectory
+from distrl.reproduce import reproduce
 from tests.cluster.test_local import balanced, small
 from tests.fakes.processes import alive, descendants, wait_until
 
@@ -19,7 +21,8 @@ from tests.fakes.processes import alive, descendants, wait_until
 def slow(out, *overrides):
     """A Pendulum whose steps take 5 ms in the median."""
     delay = "env.delay={kind='lognormal', median_s=0.005, sigma=1.0}"
-    return small(out, "run.steps=1500", delay, "evaluation.period=500", "checkpoint.period=200", *overrides)
+    spool = f"run.spool_dir='{out.parent / 'spool'}'"
+    return small(out, "run.steps=1500", delay, spool, "evaluation.period=500", "checkpoint.period=200", *overrides)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -125,17 +128,97 @@ def test_the_parameter_server_may_die(tmp_path):
     assert max(versions) > 250  # the new one's weights reached the env workers
 
 
-def test_a_dead_learner_ends_the_run_with_a_sentence_and_resume_continues_it(tmp_path):
+def versions_never_decrease(run):
+    """In each environment's stream, and over all in the order of arrival but for what was under way."""
+    newest = {}
+    for _, fragment in read_log(run / "log"):
+        columns = fragment.columns
+        key = (fragment.incarnation, int(columns["env_index"][0]))
+        versions = [newest.get(key, 0), *columns["policy_version"][:, 0].tolist()]
+        if versions != sorted(versions):
+            return False
+        newest[key] = versions[-1]
+    return True
+
+
+def keys(run):
+    return [
+        key
+        for _, f in read_log(run / "log")
+        for key in zip(f.columns["episode_uid"].ravel().tolist(), f.columns["step"].ravel().tolist(), strict=True)
+    ]
+
+
+def test_a_dead_learner_is_replaced_and_nothing_is_lost(tmp_path):
+    killed = {}
+
     def kill(status):
+        killed.update(status["pids"], updates=status["updates"])
         os.kill(status["pids"]["learner"], signal.SIGKILL)
 
-    with pytest.raises(RunFailed, match=r"the learner died: .*--resume"):
-        run(slow(tmp_path / "run", "run.steps=2500"), Watcher(800, kill))
-    secured = sum(fragment.num_transitions for _, fragment in read_log(tmp_path / "run" / "log"))
-    assert secured > 500
-    result = run(slow(tmp_path / "run", f"run.steps={secured + 300}"), Watcher(), resume=tmp_path / "run")
-    assert result.summary["env_steps"] >= secured + 300
+    watcher = Watcher(1000, kill)
+    result = run(
+        slow(tmp_path / "run", "run.steps=4000", "run.durability='always'", "learner.publish_period=1"), watcher
+    )
+    after = watcher.statuses[-1]["pids"]
+    assert after["learner"] != killed["learner"]
+    assert [after["env_worker_0"], after["env_worker_1"]] == [killed["env_worker_0"], killed["env_worker_1"]]
+    summary = result.summary
+    assert summary["restarts"] == {"learner": 1}
+    assert summary["updates"] >= (4000 - 100) * 16 / 32 > killed["updates"]
+    assert summary["updates_undone"] > 0
+    assert balanced(summary)
+    assert summary["transitions_committed"] > 1000
+    assert summary["transitions_lost"] == 0
+    assert summary["transitions_rejected"] == {}
+    assert len(set(keys(tmp_path / "run"))) == len(keys(tmp_path / "run")) == summary["transitions_produced"]
+    assert versions_never_decrease(tmp_path / "run")
+    assert reproduce(RunDirectory.open(tmp_path / "run")).difference is None
+
+
+def test_what_a_dead_env_worker_had_committed_is_sent_again(tmp_path):
+    def kill(status):
+        os.kill(status["pids"]["env_worker_0"], signal.SIGKILL)
+
+    out = tmp_path / "run"
+    config = slow(out, "run.steps=2500", "run.durability='always'", "actors.fragment_steps=100")
+    summary = run(config, Watcher(500, kill)).summary
+    assert balanced(summary)
+    assert summary["transitions_committed"] > 2000
+    assert summary["transitions_lost"] == 0
+    # at most what had just finished in each of its environments had not been committed
+    assert sum(summary["transitions_rejected"].values()) <= 2
+    assert not list((tmp_path / "spool").rglob("*.sqlite"))
+
+
+def test_env_workers_join_and_leave_a_running_job(tmp_path):
+    seen = []
+
+    def grow(status):
+        supervisor = ray.get_actor(f"supervisor-{RunDirectory.open(tmp_path / 'run').id}")
+        assert ray.get(supervisor.scale.remote(3)) == 2
+
+    def shrink(status):
+        seen.append(status["env_workers"])
+        supervisor = ray.get_actor(f"supervisor-{RunDirectory.open(tmp_path / 'run').id}")
+        if status["env_workers"] == 3 and len(seen) < 1000:
+            seen.extend([0] * 1000)
+            ray.get(supervisor.scale.remote(1))
+
+    class Scaling(Watcher):
+        def __call__(self, status):
+            super().__call__(status)
+            if self._acted and status.get("phase") == "training":
+                shrink(status)
+
+    watcher = Scaling(200, grow)
+    result = run(slow(tmp_path / "run", "run.steps=5000"), watcher)
+    events = read_json_lines(tmp_path / "run" / "events.jsonl")
+    assert [event["env_workers"] for event in events if event["kind"] == "scale"] == [3, 1]
+    assert sorted(event["worker"] for event in events if event["kind"] == "leave") == [1, 2]
+    assert result.summary["transitions_rejected"] == {}
     assert balanced(result.summary)
+    assert watcher.statuses[-1]["env_workers"] <= 1
 
 
 def test_stopping_leaves_a_checkpoint_and_no_process(tmp_path):

@@ -503,3 +503,13 @@ def test_the_files_stay_small_while_pieces_come_and_go(tmp_path):
         spool.commit([(3000 + number, piece(number))])
     assert (tmp_path / "0.sqlite-wal").stat().st_size < 17_000_000  # a large commit does not leave a large WAL
     spool.close()
+
+
+def test_an_inherited_cursor_is_there_for_the_next_life_too(tmp_path):
+    # an env worker that continues an episode may die before its first commit
+    code = "Spool(Path(sys.argv[1]), 3, worker=0).inherit({1: Cursor(77, 12)}); os.kill(os.getpid(), signal.SIGKILL)"
+    assert run_python(code, tmp_path).wait() == -signal.SIGKILL
+    orphan = adopt(tmp_path / "3.sqlite")
+    assert orphan.cursors == {1: Cursor(77, 12)}
+    assert orphan.num_committed == 0
+    orphan.close()
