@@ -4,6 +4,8 @@ process_pool, inline_pool     environments behind one contract: recv what is rea
 row_processes, fork_server,   what a process pool is made of: starting, watching and restarting processes,
 environment_process,          the loop inside one of them,
 shared_rows                   and the shared memory between
+recovery, snapshots           what happens after a failure, and the files from which an episode goes on
+hang_limit, out_of_memory     how a hang and a shortage of memory are told
 env_worker                    the loop over any pool
 fragment_builder              steps in, fragments out
 evaluator                     deterministic episodes on fixed seeds

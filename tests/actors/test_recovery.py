@@ -19,6 +19,7 @@ from distrl.actors.snapshots import snapshot_steps
 from distrl.core.seeds import TrainingSeeds
 from distrl.core.types import Cursor, EnvRecipe
 from distrl.envs.light_process import tree_pids
+from distrl.envs.resolve import make as make_env
 from tests.fakes.environments import Continuable
 from tests.fakes.pools import Driver, alive, wait_for
 
@@ -350,3 +351,24 @@ def test_uncommitted_steps_of_the_dead_life_are_computed_with_new_actions(make, 
     repeated = old.num_steps - 6
     assert [t.attempt for t in driver.streams[0]] == [1] * repeated + [0] * (driver.num_steps - repeated)
     assert driver.pool.stats().recomputed == 5
+
+
+def test_a_fluid_simulation_goes_on_bit_by_bit(tmp_path):
+    recipe = EnvRecipe("distrl/FinRay-v0", {"gusts": True}, fidelity="smoke", max_episode_steps=6)
+    plan = SnapshotPlan(str(tmp_path / "snapshots"), cost_share=1e-9)  # one, after the first step
+    pool = ProcessPool(recipe, 1, SEEDS, scratch_dir=str(tmp_path), snapshots=plan)
+    try:
+        driver = Driver(pool)
+        driver.run(4)
+        os.kill(int(pool.pids()[0]), signal.SIGKILL)
+        driver.run(6, limit_s=60.0)
+        assert not driver.faults[0].cut
+        assert pool.stats().recomputed in (3, 4)
+    finally:
+        pool.close()
+    env = make_env(recipe)
+    observation, _ = env.reset(seed=driver.streams[0][0].seed)
+    for t in driver.streams[0][:6]:
+        np.testing.assert_array_equal(t.observation["array"], np.float32(observation))
+        observation, reward, _, truncated, _ = env.step(t.action)
+        assert (t.reward, t.truncated) == (np.float32(reward), truncated)
