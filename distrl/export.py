@@ -62,7 +62,7 @@ def to_parquet(log: OpenLog, out: Path) -> Exported:
     temporary = out.with_name(f".{out.name}.tmp-{os.getpid()}")
     writer = None
     waiting: list[Any] = []
-    num_rows = 0
+    num_rows = waiting_bytes = 0
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         for number, fragment in read_log(log.directory, damaged=log.damaged):
@@ -77,9 +77,10 @@ def to_parquet(log: OpenLog, out: Path) -> Exported:
                 )
             waiting.append(table)
             num_rows += table.num_rows
-            if sum(item.nbytes for item in waiting) >= _ROW_GROUP_BYTES:
+            waiting_bytes += table.nbytes
+            if waiting_bytes >= _ROW_GROUP_BYTES:
                 writer.write_table(pa.concat_tables(waiting).replace_schema_metadata(schema.metadata))
-                waiting = []
+                waiting, waiting_bytes = [], 0
         if writer is None:
             raise StorageError(f"{log.directory} holds no fragment that can be read: {'; '.join(log.damaged)}")
         if waiting:

@@ -17,6 +17,7 @@ length and a checksum that fit. Nothing is ever cut off in front of a whole reco
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
 import threading
@@ -59,7 +60,7 @@ def decode(payload: bytes) -> Fragment:
     header = json.loads(payload[_LENGTH.size : offset])
     columns = {}
     for name, dtype, shape in header["columns"]:
-        count = int(np.prod(shape, dtype=np.int64))
+        count = math.prod(shape)
         columns[name] = np.frombuffer(payload, dtype=dtype, count=count, offset=offset).reshape(shape)
         offset += columns[name].nbytes
     return Fragment(columns, header["policy_id"], header["worker"], header["incarnation"])
