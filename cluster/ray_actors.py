@@ -295,6 +295,10 @@ class EvaluatorActor:
         self._policy = spec.build(seed=0, deterministic=True)
         return os.getpid()
 
+    def report(self) -> dict[str, Any]:
+        """Where it is, when it does not evaluate."""
+        return _whereabouts()
+
     def use_server(self, server: Any) -> None:
         """A new parameter server has taken the place of the old one."""
         self._source.server = server

@@ -143,15 +143,20 @@ def send_again(orphans: list[Orphan], sink: RaySink) -> None:
     for orphan in orphans:
         for number, pieces in groupby(orphan.pieces(), key=itemgetter(0)):
             stretches = _stretches([piece for _, piece in pieces])
-            left = [len(stretches)]  # of this number, not yet secured
-
-            def secured(forget: Callable[[], None] = partial(orphan.forget, number), left: list[int] = left) -> None:
-                left[0] -= 1
-                if not left[0]:
-                    forget()
-
+            secured = _countdown(len(stretches), partial(orphan.forget, number))
             for stretch in stretches:
                 sink.publish(stretch, secured)
+
+
+def _countdown(count: int, then: Callable[[], None]) -> Callable[[], None]:
+    """What calls ``then`` when it has been called ``count`` times."""
+    left = iter(range(count - 1, -1, -1))
+
+    def once() -> None:
+        if next(left) == 0:
+            then()
+
+    return once
 
 
 def _stretches(pieces: list[Fragment]) -> list[Fragment]:

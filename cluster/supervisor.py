@@ -173,26 +173,20 @@ class Supervisor:
             ray.kill(actor)
 
     def _execute(self) -> None:
+        fresh = not list_checkpoints(self._run.path / "checkpoints")
         self._server = self._start_server()
         for number in range(self._target):  # before the learner, whose import of torch takes seconds
             self._workers[number] = self._start_worker(number)
         self._learner = self._start_learner()
-        # in a new run, a policy that can act untrained does not wait for the learner
-        fresh = not list_checkpoints(self._run.path / "checkpoints")
-        if fresh:
-            self._wire_workers(wait_for_weights=False)
+        for worker in self._workers.values():
+            # in a new run, a policy that can act untrained does not wait for the learner
+            self._wire(worker, wait_for_weights=not fresh)
         self._evaluator = self._start_evaluator()
-        first = ray.get(self._learner.actor.report.remote())
-        self._recorder.began(first, self._run.lives("produced"), self._run.lives("committed"))
-        self._hear_learner(first)
-        self._learner.actor.start.remote()
-        self._pids["parameter_server"] = ray.get(self._server.actor.report.remote())["pid"]
+        while not self._learner.heard:
+            self._collect()
         if not fresh:
-            self._wire_workers(wait_for_weights=True)
             self._sweep(from_worker=self._target)  # of numbers that this session does not have
-        wired = self._evaluator.actor.start.remote(self._policy, self._server.actor, self._recorder.best_return)
         self._phase = "training"
-        self._pids["evaluator"] = ray.get(wired)
         self._watch()
         self._end()
 
@@ -224,8 +218,8 @@ class Supervisor:
     def _collect(self) -> None:
         """The reports that have come; who is dead is started again. Nobody is waited for longer than a moment."""
         asked = {number: worker.ask() for number, worker in self._workers.items()}
-        learner, server = self._learner.ask(), self._server.ask()
-        everything = [*asked.values(), learner, server]
+        learner, server, evaluator = self._learner.ask(), self._server.ask(), self._evaluator.ask()
+        everything = [*asked.values(), learner, server]  # the evaluator does not answer while it evaluates
         ready = set(ray.wait(everything, num_returns=len(everything), timeout=_POLL_S)[0])
         for number, answer in asked.items():
             self._hear_worker(number, answer in ready)
@@ -240,6 +234,11 @@ class Supervisor:
                 self._in_vain.pop("the parameter server", None)
             except _DEATHS:
                 self._replace_server()
+        if ray.wait([evaluator], timeout=0)[0]:
+            try:
+                self._pids["evaluator"] = self._evaluator.take()["pid"]
+            except _DEATHS as error:
+                self._replace_evaluator(str(error).splitlines()[0])
 
     def _hear_worker(self, number: int, answered: bool) -> None:
         worker = self._workers[number]
@@ -275,6 +274,8 @@ class Supervisor:
         self._pids.pop(f"env_worker_{number}", None)
 
     def _hear_learner(self, report: dict[str, Any]) -> None:
+        if self._phase == "starting":
+            self._recorder.began(report, self._run.lives("produced"), self._run.lives("committed"))
         for note in report["notes"]:
             self._recorder.event("note", text=note)
         self._recorder.learner_reported(report)
@@ -290,11 +291,9 @@ class Supervisor:
         try:
             result = ray.get(evaluation)
         except _DEATHS as error:
-            self._recorder.event("restart", role="evaluator", cause=str(error).splitlines()[0])
-            self._evaluator = self._start_evaluator()
-            wired = self._evaluator.actor.start.remote(self._policy, self._server.actor, self._recorder.best_return)
-            self._pids["evaluator"] = ray.get(wired)
+            self._replace_evaluator(str(error).splitlines()[0])
             return
+        self._in_vain.pop("the evaluator", None)
         if result is not None:
             self._recorder.evaluated(**result)
 
@@ -361,10 +360,15 @@ class Supervisor:
 
     def _start_learner(self) -> _Asked:
         arguments = (self._plain, self._spec, str(self._run.path), self._server.actor)
-        return _Asked(start_actor(LearnerActor, *arguments, num_gpus=self._gpus))
+        learner = start_actor(LearnerActor, *arguments, num_gpus=self._gpus)
+        learner.start.remote()
+        return _Asked(learner)
 
     def _start_evaluator(self) -> _Asked:
-        return _Asked(start_actor(EvaluatorActor, self._plain, str(self._run.path), str(self._scratch), self._inline))
+        arguments = (self._plain, str(self._run.path), str(self._scratch), self._inline)
+        evaluator = start_actor(EvaluatorActor, *arguments)
+        evaluator.start.remote(self._policy, self._server.actor, self._recorder.best_return)
+        return _Asked(evaluator)
 
     def _start_worker(self, number: int) -> _Worker:
         incarnation = self._run.next_incarnation()
@@ -373,10 +377,6 @@ class Supervisor:
         actor = start_actor(EnvWorkerActor, *arguments, num_cpus=cpus)
         self._recorder.event("start", role="env_worker", worker=number, incarnation=incarnation)
         return _Worker(actor, incarnation=incarnation)
-
-    def _wire_workers(self, wait_for_weights: bool) -> None:
-        for worker in self._workers.values():
-            self._wire(worker, wait_for_weights)
 
     def _wire(self, worker: _Worker, wait_for_weights: bool) -> None:
         worker.actor.start.remote(self._policy, self._learner.actor, self._server.actor, wait_for_weights)
@@ -424,9 +424,14 @@ class Supervisor:
         self._count_restart("the learner", cause)
         self._learner = self._start_learner()
         self._recorder.event("restart", role="learner", cause=cause)
-        self._learner.actor.start.remote()
         for worker in self._workers.values():
             worker.actor.use_learner.remote(self._learner.actor)
+
+    def _replace_evaluator(self, cause: str) -> None:
+        self._evaluation = None  # it died with it
+        self._count_restart("the evaluator", cause)
+        self._recorder.event("restart", role="evaluator", cause=cause)
+        self._evaluator = self._start_evaluator()
 
     def _replace_server(self) -> None:
         self._count_restart("the parameter server", "its process died")
