@@ -97,6 +97,8 @@ class _Job:
             self._driver = subprocess.Popen(
                 command, stdout=output, stderr=output, env=os.environ | {_MARK: self._mark}, start_new_session=True
             )
+        # the driver tries the environment before the run begins: those steps are not the run's
+        self._wait(lambda: bool(self.find("environment_process")), "start an environment process")
         before = self._ledger_bytes()
         self._wait(lambda: self._ledger_bytes() > before, "compute a step")
 
@@ -211,9 +213,9 @@ def _throughput(folder: Path, minutes: float) -> float:
     job = _new_job(folder)
     try:
         job.start()
-        began = time.monotonic()
+        began, before = time.monotonic(), len(read_ledgers(folder / "ledger"))
         time.sleep(minutes * 60)
-        steps, seconds = len(read_ledgers(folder / "ledger")), time.monotonic() - began
+        steps, seconds = len(read_ledgers(folder / "ledger")) - before, time.monotonic() - began
         job.stop()
         return steps / seconds
     finally:

@@ -95,8 +95,10 @@ def _insert(replay: Any, fragments: Iterator[tuple[int, Any]], count: int) -> in
 
 
 def _recorded_metrics(directory: Path) -> dict[int, list[dict[str, float]]]:
-    """update → the records of its metrics, of the updates that led to the newest state (what a dead learner did beyond its last
-    checkpoint was undone)."""
+    """update → the records of its metrics, of the updates that led to the newest state.
+
+    What a dead learner did beyond its last checkpoint was undone.
+    """
     found: dict[int, list[dict[str, float]]] = {}
     for record in read_json_lines(directory / "metrics.jsonl"):
         if record["kind"] == "learner_began":
