@@ -197,6 +197,7 @@ class EnvWorker:
             "recomputed": stats.recomputed,
             "snapshots": stats.snapshots,
             "snapshot_s": stats.snapshot_s,
+            "diverged": stats.diverged,
             "committed": 0 if self._spool is None else self._spool.num_committed,
         }
 

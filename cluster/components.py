@@ -20,6 +20,7 @@ from distrl.core.checkpoint import save_checkpoint
 from distrl.core.config import RunConfig, explain
 from distrl.core.contracts import Algorithm, EnvPool, FragmentSink, WeightsSource
 from distrl.core.errors import ConfigError
+from distrl.core.log_facts import LogFacts
 from distrl.core.policy_file import policy_files
 from distrl.core.run_directory import RunDirectory
 from distrl.core.seeds import EpisodeSeeds, FixedSeeds, TrainingSeeds
@@ -169,8 +170,15 @@ def build_learner(config: RunConfig, spec: EnvSpec, run_directory: Path, publish
         config.checkpoint.keep,
         config.run.seed,
         sync_period_s=SYNC_PERIOD_S if config.run.sync == "seconds" else 0.0,
+        warm_start=config.replay.warm_start,
     )
-    return Learner(algorithm, replay, limiter, run_directory, publish, settings, spec, device)
+    facts = log_facts(config, spec, RunDirectory.open(run_directory).id)
+    return Learner(algorithm, replay, limiter, run_directory, publish, settings, spec, device, facts)
+
+
+def log_facts(config: RunConfig, spec: EnvSpec, run_id: str) -> LogFacts:
+    """What a run's log says about itself; ``run_id`` is empty where the run does not exist yet."""
+    return LogFacts.of(run_id, config.env.recipe(), spec)
 
 
 def spool_directory(config: RunConfig, run_id: str) -> Path:

@@ -41,6 +41,7 @@ class Recorder:
             "unsampled": 0,
             "evicted": 0,
             "duplicates": 0,
+            "warm": 0,
             "metrics": {},
         }
         self._last_recorded = -1
@@ -179,7 +180,7 @@ class Recorder:
     def accounts(self) -> Accounts:
         """Every transition in exactly one state."""
         learner = self._learner
-        ledger = Ledger.from_state({name: learner[name] for name in ("secured", "duplicates", "rejected")})
+        ledger = Ledger.from_state({name: learner[name] for name in ("secured", "duplicates", "rejected", "warm")})
         return ledger.balance(self.produced, self._live, learner["unsampled"], learner["evicted"])
 
     def totals(self) -> dict[str, Any]:
@@ -239,12 +240,14 @@ class Recorder:
             "transitions_evicted": accounts.evicted,
             "transitions_rejected": accounts.rejected,
             "transitions_duplicated": self._learner["duplicates"],
+            "transitions_warm": accounts.warm,
             "transitions_committed": sum(self._committed.values()),
             "transitions_lost": sum(
                 max(count - self._learner["secured"].get(life, 0), 0) for life, count in self._committed.items()
             ),
             "steps_recomputed": sum(report.get("recomputed", 0) for report in self._workers.values()),
             "updates_undone": self._learner.get("updates_undone", 0),
+            "episodes_diverged": sum(report.get("diverged", 0) for report in self._workers.values()),
             "faults": dict(self.faults),
             "restarts": dict(self.restarts),
             "best_return_mean": self.best_return,

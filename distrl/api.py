@@ -20,7 +20,8 @@ from distrl.core.errors import ConfigError, RunFailed, StorageError
 from distrl.core.metrics import write_json
 from distrl.core.policy_file import read_policy
 from distrl.core.run_directory import RunDirectory
-from distrl.core.types import ARRAY, Observation
+from distrl.core.types import ARRAY, EnvSpec, Observation
+from distrl.core.warm_start import check_warm_start
 
 _INLINE_BELOW_S = 2e-4  # a step in a process of its own costs about as much in messages
 
@@ -127,6 +128,7 @@ def train(
             components.pick_device(config.learner.device)
             spec = try_environment(config.env.recipe()).spec
             algorithm.policy_spec(spec)  # refuses spaces that the algorithm cannot handle
+            _check_warm_start(config, spec, run)
             run = run or RunDirectory.create(_new_directory(config), config)
             run.begin_session()
             show({"phase": "starting", "directory": str(run.path)})
@@ -141,6 +143,7 @@ def train(
             launch.check_device(config)
             spec = trial.spec
             policy = algorithm.policy_spec(spec)
+            _check_warm_start(config, spec, run)
             run = run or RunDirectory.create(_new_directory(config), config)
             run.begin_session()
             show({"phase": "starting", "directory": str(run.path)})
@@ -163,6 +166,12 @@ def train(
         show({"phase": "drawing"})
         results.draw(run, config)
     return RunResult(run.path, summary)
+
+
+def _check_warm_start(config: RunConfig, spec: EnvSpec, run: RunDirectory | None) -> None:
+    from distrl.cluster.components import log_facts
+
+    check_warm_start(config.replay.warm_start, log_facts(config, spec, run.id if run else ""))
 
 
 def _inline(config: RunConfig, step_s: float | None) -> bool:

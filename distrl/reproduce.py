@@ -46,6 +46,7 @@ def reproduce(run: RunDirectory, show: Callable[[int, int], None] = lambda updat
 
     from distrl.cluster import components
     from distrl.envs.describe import try_environment
+    from distrl.learners.learner import add_warm
     from distrl.learners.randomness import sample_generator, update_generator
 
     config = run.config()
@@ -56,10 +57,12 @@ def reproduce(run: RunDirectory, show: Callable[[int, int], None] = lambda updat
         raise ConfigError(f"{run.path} was trained on a GPU; its updates can be repeated bit for bit on a CPU only")
     total = max(checkpoints)
     expected = _recorded_metrics(run.path)
+    _, newest = load_checkpoint(checkpoints[total])
     arrivals = iter(read_arrivals(run.path / "log" / "arrivals.bin"))
     fragments = read_log(run.path / "log")
     spec = try_environment(config.env.recipe()).spec
     algorithm, replay, options = components.build_algorithm(config, spec, "cpu")
+    add_warm(replay, config.replay.warm_start, newest["warm_fragments"], [])
     inserted, wanted, upcoming = 0, 0, next(arrivals, None)
     metrics_compared = checkpoints_compared = 0
     for update in range(total):

@@ -12,7 +12,7 @@ import io
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,11 @@ from distrl.core.deduplication import SeenSteps
 from distrl.core.errors import StorageError
 from distrl.core.experience_log import ExperienceLog, read_log
 from distrl.core.limiter import SamplesPerInsert
+from distrl.core.log_facts import LogFacts
 from distrl.core.policy_file import policy_files
 from distrl.core.staleness import StalenessHistogram
 from distrl.core.types import EnvSpec, Fragment, PolicySpec, Weights
+from distrl.core.warm_start import warm_fragments
 from distrl.learners.randomness import sample_generator, update_generator
 from distrl.learners.replay import Replay
 
@@ -40,6 +42,7 @@ Publish = Callable[[int, Weights], Any]
 class LearnerSettings:
     """Attributes: batch_size: transitions an update samples. publish_period, checkpoint_period: in updates. keep:
     checkpoints kept. sync_period_s: how often the log is forced to the disk; 0: before each fragment is acknowledged.
+    warm_start: run directories whose logs fill the replay first.
     """
 
     batch_size: int
@@ -48,6 +51,7 @@ class LearnerSettings:
     keep: int
     seed: int
     sync_period_s: float = 0.0
+    warm_start: Sequence[str] = ()
 
 
 class Learner:
@@ -74,8 +78,12 @@ class Learner:
         settings: LearnerSettings,
         env_spec: EnvSpec,
         device: str = "cpu",
+        facts: LogFacts | None = None,
     ):
         """
+        Args:
+            facts: what the log says about itself, for whoever reads it without the run.
+
         Raises:
             StorageError: the run directory cannot be written, or a resume finds only damaged checkpoints or other
             spaces.
@@ -86,7 +94,7 @@ class Learner:
         self._spaces = f"{env_spec.observation_space} → {env_spec.action_space}"
         self._insert_lock = threading.Lock()  # log, replay and ledger change together
         self._draw_lock = threading.Lock()  # a fragment is inserted before or after a draw, and it is known which
-        self._log = ExperienceLog(run_directory / "log")
+        self._log = ExperienceLog(run_directory / "log", facts=facts)
         self._arrivals = Arrivals(run_directory / "log" / "arrivals.bin")
         self._synced_at = time.monotonic()
         self.ledger = Ledger()
@@ -98,6 +106,7 @@ class Learner:
         self.metrics: tuple[int, dict[str, float]] = (0, {})  # (after how many updates, their newest metrics)
         self.update_s = 0.0
         self._seen = SeenSteps()
+        self._warm: list[int] = []  # fragments taken from each source of settings.warm_start
         self.notes: list[str] = self._restore()
         self._began = self.num_updates
         self._arrivals.began(self.num_updates, self._log.num_records)
@@ -197,6 +206,7 @@ class Learner:
                 "num_sampled": self._limiter.num_sampled,
                 "log_records": self._log.num_records,
                 "ledger": self.ledger.state(),
+                "warm_fragments": self._warm,
                 "spaces": self._spaces,
                 "staleness": {
                     "counts": self.staleness.counts.tolist(),
@@ -248,6 +258,7 @@ class Learner:
             self.staleness.counts[:] = histogram["counts"]
             self.staleness.total, self.staleness.sum = histogram["total"], histogram["sum"]
             records = meta["log_records"]
+        self._warm_up(meta["warm_fragments"] if found else None, notes)
         newest = self._published.read()
         for number, fragment in read_log(self._directory / "log"):
             if found and number == records:
@@ -261,10 +272,18 @@ class Learner:
                 self._replay.restore_sampled(state["sampled"])
             ledger = Ledger.from_state(meta["ledger"])
             self.ledger.duplicates, self.ledger.rejected = ledger.duplicates, ledger.rejected
-            notes.append(
-                f"continues from checkpoint {path.name} with {self._limiter.num_inserted} transitions from the log"
-            )
+            secured = sum(self.ledger.secured.values())
+            notes.append(f"continues from checkpoint {path.name} with {secured} transitions from the log")
         return notes
+
+    def _warm_up(self, limits: list[int] | None, notes: list[str]) -> None:
+        """Other runs' transitions: they stand in for the first ``min_size`` ones, and no updates are owed for them."""
+        sources = self._settings.warm_start
+        self._warm = add_warm(self._replay, sources, limits, notes)
+        self.ledger.warm = self._replay.num_added
+        self._limiter.inserted(min(self.ledger.warm, self._limiter.min_size))
+        if sources and limits is None:
+            notes.append(f"the replay begins with {self.ledger.warm} transitions of {', '.join(sources)}")
 
     def report(self) -> dict[str, Any]:
         """Counters and newest metrics, for the supervisor."""
@@ -276,7 +295,8 @@ class Learner:
             "life": self._arrivals.num_lives,
             "began": self._began,
             "update_s": self.update_s,
-            "inserted": self._limiter.num_inserted,
+            "inserted": sum(self.ledger.secured.values()),
+            "warm": self.ledger.warm,
             "sampled": self._limiter.num_sampled,
             "unsampled": self._replay.num_unsampled,
             "evicted": self._replay.num_evicted,
@@ -307,6 +327,17 @@ class Learner:
         self._log.close()
         self._arrivals.close()
         self._published.close()
+
+
+def add_warm(
+    replay: Replay, sources: Sequence[str], limits: Sequence[int] | None, damaged: list[str] | None = None
+) -> list[int]:
+    """Fill a replay from other runs' logs; fragments taken from each. See ``warm_fragments``."""
+    counts = [0] * len(sources)
+    for index, fragment in warm_fragments(sources, limits, damaged=damaged):
+        replay.add(fragment)
+        counts[index] += 1
+    return counts
 
 
 class _Published:

@@ -1,9 +1,10 @@
 """Every transition that an environment produced is in exactly one state; this ledger counts them and checks the sum.
 
-    produced = trained + queued + evicted + Σ rejected(reason)
+    produced + warm = trained + queued + evicted + Σ rejected(reason)
 
 *trained*: sampled at least once. *queued*: on its way or stored, not yet sampled. *evicted*: left the replay unsampled.
-*rejected*: will never be trained on, with the reason. ``produced`` is counted by the environment processes themselves.
+*rejected*: will never be trained on, with the reason. ``produced`` is counted by the environment processes themselves;
+``warm`` are those that other runs had produced (replay.warm_start).
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ class Accounts:
     queued: int
     evicted: int
     rejected: dict[str, int]
+    warm: int = 0
 
     @property
     def difference(self) -> int:
         """0 if every transition is in exactly one state."""
-        return self.produced - self.trained - self.queued - self.evicted - sum(self.rejected.values())
+        return self.produced + self.warm - self.trained - self.queued - self.evicted - sum(self.rejected.values())
 
     def check(self) -> None:
         """
@@ -44,21 +46,28 @@ class Ledger:
         secured: incarnation of an env worker → transitions appended to the log.
         duplicates: transitions that arrived again (not produced again, so in no state).
         rejected: reason → transitions.
+        warm: transitions that another run had produced.
     """
 
     secured: Counter[int] = field(default_factory=Counter)
     duplicates: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
+    warm: int = 0
 
     def state(self) -> dict[str, Any]:
         """Plain data for a checkpoint."""
-        return {"secured": dict(self.secured), "duplicates": self.duplicates, "rejected": dict(self.rejected)}
+        return {
+            "secured": dict(self.secured),
+            "duplicates": self.duplicates,
+            "rejected": dict(self.rejected),
+            "warm": self.warm,
+        }
 
     @staticmethod
     def from_state(state: dict[str, Any]) -> Ledger:
         """The inverse of ``state``, also after a trip through JSON."""
         secured = Counter({int(key): value for key, value in state["secured"].items()})
-        return Ledger(secured, state["duplicates"], Counter(state["rejected"]))
+        return Ledger(secured, state["duplicates"], Counter(state["rejected"]), state["warm"])
 
     def balance(self, produced: dict[int, int], live: set[int], unsampled: int, evicted: int) -> Accounts:
         """The statement, given what each worker's environments produced.
@@ -82,11 +91,12 @@ class Ledger:
                 under_way += finished - secured
             elif finished > secured:
                 rejected["worker_died"] += finished - secured
-        stored = sum(self.secured.values()) - sum(self.rejected.values())
+        stored = sum(self.secured.values()) + self.warm - sum(self.rejected.values())
         return Accounts(
             produced=total,
             trained=stored - unsampled - evicted,
             queued=unsampled + under_way,
             evicted=evicted,
             rejected=dict(rejected),
+            warm=self.warm,
         )

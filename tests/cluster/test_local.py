@@ -8,12 +8,14 @@ import pytest
 
 import distrl
 from distrl import api
+from distrl.api import train
 from distrl.core.checkpoint import list_checkpoints
 from distrl.core.config import RunConfig
 from distrl.core.errors import ConfigError, DistrlError, StorageError
 from distrl.core.experience_log import read_log
 from distrl.core.metrics import read_json_lines
 from distrl.core.run_directory import RunDirectory
+from distrl.reproduce import reproduce
 
 
 def small(out, *overrides):
@@ -42,7 +44,8 @@ def small(out, *overrides):
 def balanced(summary):
     rejected = sum(summary["transitions_rejected"].values())
     states = summary["transitions_trained"] + summary["transitions_queued"] + summary["transitions_evicted"] + rejected
-    return summary["transitions_produced"] == states == summary["env_steps"]
+    produced = summary["transitions_produced"]
+    return produced + summary["transitions_warm"] == states and produced == summary["env_steps"]
 
 
 @pytest.fixture(scope="module")
@@ -188,3 +191,24 @@ def test_load_policy_says_what_is_missing(tmp_path):
 
 def test_nothing_is_left_in_shared_memory(finished):
     assert not RunDirectory.open(finished.directory).scratch().exists()
+
+
+def test_a_warm_start_learns_from_another_runs_log_first(tmp_path):
+    first = train(small(tmp_path / "first", "run.steps=400"), local=True)
+    warm = f"replay.warm_start=['{first.directory}']"
+    second = train(small(tmp_path / "second", warm, "run.steps=300", "replay.min_size=200"), local=True)
+    assert second.summary["transitions_warm"] == 400
+    assert second.summary["updates"] == 300 * 16 / 32 + 1  # none is owed for the warm ones, and none waits for 200
+    assert balanced(second.summary)
+    again = train(small(tmp_path / "second", warm, "run.steps=400"), local=True, resume=second.directory)
+    assert again.summary["transitions_warm"] == 400
+    assert balanced(again.summary)
+    assert reproduce(RunDirectory.open(second.directory)).difference is None
+
+
+def test_a_warm_start_that_does_not_fit_is_refused_before_anything_starts(tmp_path):
+    first = train(small(tmp_path / "first", "run.steps=150"), local=True)
+    config = small(tmp_path / "second", f"replay.warm_start=['{first.directory}']", "env.kwargs={g=5.0}")
+    with pytest.raises(ConfigError, match=r"reward.*g"):
+        train(config, local=True)
+    assert not (tmp_path / "second").exists()
