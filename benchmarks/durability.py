@@ -1,7 +1,10 @@
-"""Measures the spool and prints one JSON line: what committing a transition costs in each way of syncing.
+"""Measures what durability costs and prints one JSON line: of a commit alone, and of an env worker's throughput.
 
-    python -m benchmarks.spool [--commits 3000] [--directory /tmp]
+    python -m benchmarks.durability [--commits 3000] [--seconds 10] [--directory /tmp]
 
+``env_time_overhead``: by how much an env worker over 8 environments of 50 ms a step is slower when it commits each
+transition than with durability off (1 − ratio of env steps a second; median of three alternations), without fsync
+(``seconds``) and with one at each commit (``transition``).
 Pieces are one step of one environment with an observation of 30 floats, each acknowledged 64 commits later, as by a
 learner that is a little behind. ``commit_us``: ``{sync: [median, mean, 99th percentile]}`` of one commit of one piece,
 ``sixteen_us`` of one commit of 16 pieces; ``seconds`` syncs once a second, so its median is a commit without fsync, and
@@ -20,10 +23,18 @@ import sqlite3
 import statistics
 import tempfile
 import time
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from distrl.actors.env_worker import build_env_worker
+from distrl.actors.process_pool import ProcessPool
+from distrl.core.seeds import TrainingSeeds
 from distrl.core.spool import Orphan, Spool, Sync, orphans
-from distrl.core.types import Fragment
+from distrl.core.types import EnvRecipe, Fragment
 from tests.fakes.fragments import fragment
 
 BEHIND = 64  # commits
@@ -70,7 +81,76 @@ def fdatasync_us(directory: Path, repeats: int = 200) -> float:
     return round(statistics.median(found) * 1e6, 1)
 
 
-def measure(commits: int, directory: Path) -> dict[str, object]:
+class Behind:
+    """A sink whose learner secures each fragment when the next but seven has come."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Callable[[], None]] = deque()
+
+    def publish(self, fragment: Fragment, secured: Callable[[], None]) -> None:
+        self._waiting.append(secured)
+        if len(self._waiting) > 8:
+            self._waiting.popleft()()
+
+    def flush(self, timeout_s: float) -> None:
+        while self._waiting:
+            self._waiting.popleft()()
+
+
+class Constant:
+    """A policy that costs nothing."""
+
+    ready = True
+
+    def initial_state(self, num_rows: int) -> dict[str, np.ndarray]:
+        return {}
+
+    def step(self, observation: Any, state: Any, is_first: np.ndarray, mask: Any) -> Any:
+        return np.zeros((len(is_first), 1), np.float32), np.zeros(len(is_first), np.float32), {}
+
+
+class Nothing:
+    """A parameter server without weights."""
+
+    def pull_if_newer(self, version: int) -> None:
+        return None
+
+
+def steps_per_s(seconds: float, spool: Spool | None, scratch: Path) -> float:
+    """Env steps a second of an env worker over 8 environments of 50 ms a step."""
+    recipe = EnvRecipe("Pendulum-v1", delay={"kind": "constant", "median_s": 0.05})
+    pool = ProcessPool(recipe, 8, TrainingSeeds(0), scratch_dir=str(scratch))
+    sink = Behind()
+    worker: Any = build_env_worker(
+        pool, Constant(), sink, Nothing(), fragment_steps=50, fragment_max_age_s=5.0, spool=spool, durability="always"
+    )
+    for _ in range(50):  # all environments are under way
+        worker.run_once(0.25)
+    begin, steps = time.monotonic(), 0
+    while time.monotonic() - begin < seconds:
+        steps += worker.run_once(0.25)
+    rate = steps / (time.monotonic() - begin)
+    worker.finish()
+    sink.flush(0.0)
+    worker.close()
+    return rate
+
+
+def overhead(seconds: float, directory: Path) -> dict[str, float]:
+    """sync → by how much committing each transition slows an env worker down."""
+    modes: tuple[Sync, ...] = ("seconds", "transition")
+    found: dict[Sync, list[float]] = {sync: [] for sync in modes}
+    for repeat in range(3):
+        off = steps_per_s(seconds, None, directory / "scratch")
+        for number, sync in enumerate(modes):
+            with_spool = steps_per_s(
+                seconds, Spool(directory, 100 + 2 * repeat + number, worker=0, sync=sync), directory
+            )
+            found[sync].append(1 - with_spool / off)
+    return {sync: round(statistics.median(values), 4) for sync, values in found.items()}
+
+
+def measure(commits: int, seconds: float, directory: Path) -> dict[str, object]:
     """All figures; ``directory`` is empty and on the disk that is measured."""
     single: dict[str, list[float]] = {}
     sixteen: dict[str, list[float]] = {}
@@ -93,6 +173,7 @@ def measure(commits: int, directory: Path) -> dict[str, object]:
         with orphan:
             pieces += sum(1 for _ in orphan.pieces())
     return {
+        "env_time_overhead": overhead(seconds, directory),
         "commit_us": single,
         "sixteen_us": sixteen,
         "fdatasync_us": fdatasync_us(directory),
@@ -110,12 +191,13 @@ def main() -> None:
     """Parse the arguments, measure, print."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--commits", type=int, default=3000)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each of the nine runs of an env worker")
     parser.add_argument(
         "--directory", type=Path, default=None, help="on the disk to measure; default: the temporary one"
     )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="distrl-spool-", dir=options.directory) as directory:
-        print(json.dumps(measure(options.commits, Path(directory))))
+        print(json.dumps(measure(options.commits, options.seconds, Path(directory))))
 
 
 if __name__ == "__main__":
