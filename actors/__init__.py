@@ -1,7 +1,8 @@
 """Where environments live: pools, the env worker's loop over a pool, fragments, the evaluator. No torch, no Ray here.
 
 process_pool, inline_pool     environments behind one contract: recv what is ready, send actions
-row_processes, fork_server,   what a process pool is made of: starting, watching and restarting processes,
+row_processes, row_sockets,   what a process pool is made of: starting, hearing, watching and restarting processes,
+fork_server,                  where they come from,
 environment_process,          the loop inside one of them,
 shared_rows                   and the shared memory between
 recovery, snapshots           what happens after a failure, and the files from which an episode goes on

@@ -15,7 +15,8 @@ _PERIOD = 16  # steps between two looks at the histogram
 class HangLimit:
     """``factor`` times the running p99 of the steps so far, at least FLOOR_S; infinite before MIN_STEPS steps.
 
-    The p99 is read from a histogram with bins 10 % wide, so it is at most 10 % too large. About 0.3 µs a step.
+    The p99 is read from a histogram with bins 10 % wide, so it is at most 10 % too large, and a step costs
+    a logarithm and a count.
     """
 
     def __init__(self, factor: float):

@@ -15,7 +15,6 @@ import os
 import pickle
 import select
 import signal
-import socket
 import sys
 import time
 from collections.abc import Mapping
@@ -29,6 +28,7 @@ from distrl.actors.fork_server import ForkServer, ForkServerDied
 from distrl.actors.hang_limit import HangLimit
 from distrl.actors.out_of_memory import OutOfMemory
 from distrl.actors.recovery import Recovery, Running
+from distrl.actors.row_sockets import RowSockets
 from distrl.actors.shared_rows import SharedRows
 from distrl.core.contracts import Fault
 from distrl.core.errors import EnvironmentFault
@@ -106,8 +106,7 @@ class RowProcesses:
         self._tickets = itertools.count()
         self._ticket = [-1] * num_rows
         self._row_of_ticket: dict[int, int] = {}
-        self._sockets: list[socket.socket | None] = [None] * num_rows
-        self._row_of_fd: dict[int, int] = {}
+        self._sockets = RowSockets(num_rows)
         self._state = [_GONE] * num_rows
         self.pids = [0] * num_rows
         self._deadline = np.full(num_rows, np.inf)  # time.monotonic() when the row has taken too long
@@ -123,7 +122,6 @@ class RowProcesses:
         self._asked: int | None = None  # the row that was asked for the spec
         self._useless_servers = 0  # fork servers in a row that ended before they had started anything
         self._batch = Batch()
-        self._epoll = select.epoll()
         self.server = self._new_server(preload=True)
 
     # Used by the pool
@@ -176,7 +174,7 @@ class RowProcesses:
             if self._state[row] == _AWAITING:
                 self._state[row] = _STEPPING
                 self._deadline[row] = now + self._step_limit(row)[0]
-                self._tell(row, b"A")
+                self._sockets.send(row, b"A")
             self._acting[row] = True
 
     def halt(self) -> Batch:
@@ -194,7 +192,7 @@ class RowProcesses:
         """End everything: environments that are idle may close by themselves for a moment, then all are killed."""
         waiting = [row for row in range(self._num_rows) if self._state[row] in (_CONSTRUCTED, _AWAITING)]
         for row in waiting:
-            self._tell(row, b"Q")
+            self._sockets.send(row, b"Q")
         deadline = time.monotonic() + _CLOSE_GRACE_S
         left = {self._ticket[row] for row in waiting}
         with contextlib.suppress(ForkServerDied):
@@ -202,9 +200,7 @@ class RowProcesses:
                 if select.select([self.server.socket], [], [], wait)[0]:
                     left -= {ticket for what, ticket, _ in self.server.events() if what == "exited"}
         self.server.close()
-        for row in range(self._num_rows):
-            self._drop_socket(row)
-        self._epoll.close()
+        self._sockets.close()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._spec_file)
 
@@ -213,26 +209,21 @@ class RowProcesses:
     def _new_server(self, preload: bool) -> ForkServer:
         here = "distrl.actors.environment_process"
         server = ForkServer(f"{here}:prepare", f"{here}:run", self._common, preload=preload, threads=self._threads)
-        self._epoll.register(server.socket, select.EPOLLIN)
+        self._sockets.watch(server.socket)
         return server
 
     def _start(self, row: int) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)
         ticket = next(self._tickets)
         episode = int(self._shared.records["episode"][row]) + 1
-        with theirs:
+        with self._sockets.open(row) as theirs:
             try:
                 self.server.fork(ticket, (row, episode, self._recovery.orders[row]), theirs)
             except ForkServerDied:
-                ours.close()
+                self._sockets.drop(row)
                 return  # the end of its socket is about to be read; the row stays gone and is started after that
         self._shared.records["process_starts"][row] += 1
         self._ticket[row] = ticket
         self._row_of_ticket[ticket] = row
-        self._sockets[row] = ours
-        self._row_of_fd[ours.fileno()] = row
-        self._epoll.register(ours, select.EPOLLIN)
         self._state[row] = _STARTING
         self._start_at[row] = np.inf
         self._deadline[row] = time.monotonic() + max(self._timeout_s, CONSTRUCTION_TIMEOUT_S)
@@ -251,35 +242,21 @@ class RowProcesses:
     def _begin(self, row: int) -> None:
         self._state[row] = _RESETTING
         self._deadline[row] = time.monotonic() + self._timeout_s
-        self._tell(row, b"G")
+        self._sockets.send(row, b"G")
 
     # Listening
 
     def _listen(self, wait_s: float) -> None:
         """Wait for packets, at most so long, and read what is there."""
-        for fd, _ in self._epoll.poll(wait_s):
-            row = self._row_of_fd.get(fd)
-            if row is not None:
-                self._read(row)
-            elif fd == self.server.socket.fileno():
+        for row in self._sockets.poll(wait_s):
+            if row is None:
                 self._read_server()
-
-    def _tell(self, row: int, message: bytes) -> None:
-        channel = self._sockets[row]
-        if channel is not None:
-            with contextlib.suppress(OSError):  # a dead process is reported by the fork server
-                channel.send(message)
+            else:
+                self._read(row)
 
     def _read(self, row: int) -> bool:
         """Packets of a row's process, up to one that wants an answer; whether there may be more."""
-        channel = self._sockets[row]
-        while channel is not None:
-            try:
-                packet = channel.recv(65536)
-            except BlockingIOError:
-                return False
-            except OSError:
-                packet = b""
+        while (packet := self._sockets.receive(row)) is not None:
             what = packet[:1]
             if what == b"S":
                 self._step_done(row)
@@ -326,7 +303,6 @@ class RowProcesses:
                 self._fail(row, kind, message)
                 self._deadline[row] = time.monotonic() + _KILL_AFTER_S
             else:  # the end of the socket: its process ends, and how it did comes from the fork server
-                self._drop_socket(row)
                 if self._state[row] != _DYING:
                     self._deadline[row] = time.monotonic() + 1.0
                 return False
@@ -360,7 +336,7 @@ class RowProcesses:
 
     def _ask_for_spec(self, row: int) -> None:
         self._asked = row
-        self._tell(row, b"P" + self._spec_file.encode())
+        self._sockets.send(row, b"P" + self._spec_file.encode())
 
     def _await(self, row: int) -> None:
         self._state[row] = _AWAITING
@@ -400,7 +376,7 @@ class RowProcesses:
             kind, message = "memory", "the system killed its process, because memory ran out"
         self._doom[row] = None
         self._fail(row, kind, message)
-        self._drop_socket(row)
+        self._sockets.drop(row)
         del self._row_of_ticket[self._ticket[row]]
         self.pids[row] = 0
         self._shared.bury(row)
@@ -414,13 +390,13 @@ class RowProcesses:
             self._start_at[row] = time.monotonic() + (0.05 * 2**failures if failures > 1 else 0.0)
 
     def _server_died(self, how: str) -> None:
-        self._epoll.unregister(self.server.socket)
+        self._sockets.watch(None)
         never_served = not any(self.pids)
         self.server.bury()
         for row in range(self._num_rows):
             if self._state[row] not in (_GONE, _QUARANTINED):
                 if never_served:  # importing the environment's module ended it: let the rows meet that one by one
-                    self._drop_socket(row)
+                    self._sockets.drop(row)
                     del self._row_of_ticket[self._ticket[row]]
                     self._state[row] = _GONE
                     self._start_at[row] = -np.inf
@@ -457,7 +433,7 @@ class RowProcesses:
         self._out_of_memory.look(now)
         for row in np.flatnonzero(self._deadline <= now).tolist():
             doing, limit, why = self._patience(row)
-            if doing is not None and self._doom[row] is None and self._sockets[row] is not None:
+            if doing is not None and self._doom[row] is None and self._sockets.is_open(row):
                 # a step waits for a snapshot to be taken, and every step that is computed again is a sign of life
                 record = self._shared.records[row]
                 began = float(max(record[name] for name in ("last_seen_at", "in_step_since", "in_snapshot_since")))
@@ -488,12 +464,3 @@ class RowProcesses:
             if own.limit_s < self._timeout_s:
                 return own.limit_s, f"hang_factor {self._hang_factor:g}; 99 % of its steps took < {own.p99_s:.3g} s"
         return self._timeout_s, "step_timeout_s"
-
-    def _drop_socket(self, row: int) -> None:
-        channel = self._sockets[row]
-        if channel is not None:
-            self._row_of_fd.pop(channel.fileno(), None)
-            with contextlib.suppress(OSError):
-                self._epoll.unregister(channel)
-            channel.close()
-            self._sockets[row] = None
