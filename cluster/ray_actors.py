@@ -7,6 +7,7 @@ EvaluatorActor
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
@@ -23,13 +24,16 @@ from distrl.cluster.components import save_best
 from distrl.cluster.ray_links import RaySink, RaySource, adopt_all, send_again
 from distrl.core.config import RunConfig
 from distrl.core.contracts import EnvPool, Receipt
-from distrl.core.errors import DistrlError
+from distrl.core.errors import DistrlError, StorageError
 from distrl.core.limiter import WaitNotice
 from distrl.core.metrics import write_json
 from distrl.core.run_directory import scratch_directory
 from distrl.core.spool import Orphan, Spool
 from distrl.core.types import Cursor, EnvSpec, Fragment, PolicySpec, Weights
 from distrl.parameter_server import ParameterServer
+
+_SECURED_S = 600.0  # for what an env worker that leaves has published: a new learner first refills its replay
+_OTHER_LEARNER_S = 60.0
 
 
 class ParameterServerActor(ParameterServer):
@@ -83,6 +87,7 @@ class EnvWorkerActor(_LoopActor):
         self._config = RunConfig.validated(config)
         self._identity = {"worker": worker, "incarnation": incarnation}
         self._grace_s = 0.0
+        self._left = False
         self._sink: RaySink | None = None
         self._refusal: DistrlError | None = None
         self._snapshots = Path(run) / "snapshots" / f"worker-{worker}"
@@ -129,16 +134,20 @@ class EnvWorkerActor(_LoopActor):
             self._worker.run(
                 self._stop, self._config.actors.pull_period_s, wait_for_weights, grace_s=lambda: self._grace_s
             )
-            sink.flush(timeout_s=60.0)
+            sink.flush(_SECURED_S)
+            write_cursors(self._snapshots, self._worker.cursors())
+            self._worker.close()
             for orphan in self._orphans:
                 orphan.close()
+            self._left = True
 
         self._begin(body)
         return os.getpid()
 
     def use_server(self, server: Any) -> None:
         """A new parameter server has taken the place of the old one."""
-        self._source.server = server
+        if self._sink is not None:
+            self._source.server = server
 
     def use_learner(self, learner: Any) -> None:
         """A new learner has taken the place of the old one."""
@@ -146,28 +155,24 @@ class EnvWorkerActor(_LoopActor):
             self._sink.use_learner(learner)
 
     def report(self) -> dict[str, Any]:
-        """See ``EnvWorker.report``; ``failure`` where the loop has ended in one, ``adopted``: incarnation →
-        transitions committed by the lives whose spools it took over.
+        """See ``EnvWorker.report``; ``failure`` where the loop has ended in one, ``left`` where this is the last report
+        of one that was told to stop, ``adopted``: incarnation → transitions committed by the lives whose spools it took
+        over.
 
         Raises:
             DistrlError: why there are no environments.
         """
         if self._refusal is not None:
             raise self._refusal
-        return self._worker.report() | {"failure": self._failure, "adopted": self._adopted, **_whereabouts()}
+        facts = {"failure": self._failure, "left": self._left, "adopted": self._adopted}  # before the rest: it is final
+        return self._worker.report() | facts | _whereabouts()
 
-    def stop(self, timeout_s: float, grace_s: float = 0.0) -> dict[str, Any]:
+    def stop(self, grace_s: float) -> None:
         """Let steps under way finish within the grace, publish what is finished, wait until it is secured, end the
-        environments; the last report. Where the episodes stand is left beside their snapshots.
+        environments. Where the episodes stand is left beside their snapshots. Reports go on, until one says ``left``.
         """
         self._grace_s = grace_s
         self._stop.set()
-        if self._loop is not None:
-            self._loop.join(timeout_s)
-        report = self.report()
-        write_cursors(self._snapshots, self._worker.cursors())
-        self._worker.close()
-        return report
 
 
 def write_cursors(folder: Path, cursors: dict[int, Cursor]) -> None:
@@ -187,6 +192,35 @@ def read_cursors(folder: Path) -> dict[int, Cursor]:
     return {int(env): Cursor(uid, step) for env, (uid, step) in found.items()}
 
 
+def sole_writer(log: Path, timeout_s: float = _OTHER_LEARNER_S) -> int | None:
+    """Until this process ends no other one gets past here: two learners would tear each other's records.
+
+    Returns:
+        What holds the lock; None on a file system without locks.
+
+    Raises:
+        StorageError: another learner of this run still lives after that time.
+    """
+    log.mkdir(parents=True, exist_ok=True)
+    held = os.open(log / "learner.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return held
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                os.close(held)
+                raise StorageError(
+                    f"another process writes the experience log in {log}: a run has one learner at a time; end the run "
+                    "that is still going on in that directory"
+                ) from None
+            time.sleep(0.1)
+        except OSError:
+            os.close(held)
+            return None
+
+
 class LearnerActor(_LoopActor):
     """Secures and inserts on its main thread while the loop updates."""
 
@@ -198,6 +232,7 @@ class LearnerActor(_LoopActor):
         self._begun_s: float | None = None
         self._refusal: DistrlError | None = None
         try:
+            self._log = sole_writer(Path(directory) / "log")
             self._learner = components.build_learner(self._config, spec, Path(directory), self._publish)
         except DistrlError as error:  # raised here, Ray would bury its sentence in the report of a dead actor
             self._refusal = error

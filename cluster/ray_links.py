@@ -17,11 +17,15 @@ from typing import Any
 
 import ray
 
+from distrl.core.contracts import FragmentSink
 from distrl.core.errors import RunFailed
 from distrl.core.fragments import join
 from distrl.core.limiter import WaitNotice
 from distrl.core.spool import Orphan, orphans
+from distrl.core.spool_files import is_held
 from distrl.core.types import Fragment, Weights
+
+_DYING_S = 10.0  # within which a killed process has let go of its files
 
 
 def start_actor(kind: type, *arguments: Any, **options: Any) -> Any:
@@ -40,7 +44,7 @@ class RaySource:
         """See ``ParameterServer.pull_if_newer``."""
         try:
             return ray.get(self.server.pull_if_newer.remote(version), timeout=30)
-        except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
+        except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError, ray.exceptions.GetTimeoutError):
             return None  # the supervisor starts a new one and tells us; until then the old weights act
 
 
@@ -76,6 +80,7 @@ class RaySink:
         self._bytes += fragment.nbytes
         self._hear(0.0)
         while self._bytes > self._max_bytes:
+            self._switch()
             self._notice.waiting(
                 lambda: (
                     f"{self._bytes / 1e6:.0f} MB of fragments are not acknowledged by the learner "
@@ -113,6 +118,10 @@ class RaySink:
                 break
             try:
                 receipt = ray.get(sent.reply)
+            except ray.exceptions.ActorUnavailableError:  # the learner lives, but the message or its receipt is lost
+                time.sleep(min(timeout_s, 0.1))
+                sent.reply = self._learner.receive.remote(sent.fragment)
+                break
             except ray.exceptions.RayActorError:
                 time.sleep(min(timeout_s, 0.1))  # the supervisor starts another learner and tells us
                 break
@@ -129,6 +138,8 @@ class RaySink:
                 self._secured = max(self._secured, ray.get(self._learner.secure.remote(), timeout=30))
             except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
                 return
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from None
             self._settle()
 
     def _settle(self) -> None:
@@ -138,7 +149,7 @@ class RaySink:
             sent.secured()
 
 
-def send_again(orphans: list[Orphan], sink: RaySink) -> None:
+def send_again(orphans: list[Orphan], sink: FragmentSink) -> None:
     """Publish what dead lives have left in their spools; each spool goes once all of it is secured."""
     for orphan in orphans:
         for number, pieces in groupby(orphan.pieces(), key=itemgetter(0)):
@@ -179,19 +190,45 @@ def _follows(before: Fragment, after: Fragment) -> bool:
     )
 
 
-def sweep(directory: str, learner: Any, from_worker: int) -> dict[int, int]:
+class _AtOnce:
+    """A sink that waits for every receipt, and fails with its learner."""
+
+    def __init__(self, learner: Any):
+        self._learner = learner
+        self._secured: list[Callable[[], None]] = []
+
+    def publish(self, fragment: Fragment, secured: Callable[[], None]) -> None:
+        ray.get(self._learner.receive.remote(fragment))
+        self._secured.append(secured)
+
+    def flush(self, timeout_s: float) -> None:
+        ray.get(self._learner.secure.remote(), timeout=timeout_s)
+        for secured in self._secured:
+            secured()
+
+
+def sweep(directory: str, learner: Any, from_worker: int) -> dict[int, int] | None:
     """Send again whatever dead env workers have left on this node; for numbers that nobody will start again, or at
     the end of a run.
 
     Returns:
-        incarnation → transitions that it had committed.
+        incarnation → transitions that it had committed. None: the learner died; its successor must be sent it all.
     """
     folders = [path for path in Path(directory).glob("worker-*") if int(path.name.partition("-")[2]) >= from_worker]
+    deadline = time.monotonic() + _DYING_S
+    while (
+        any(is_held(spool) for folder in folders for spool in folder.glob("*.sqlite")) and time.monotonic() < deadline
+    ):
+        time.sleep(0.1)  # an env worker that was killed a moment ago lets go with its death
     found = [orphan for folder in folders for orphan in adopt_all(folder)]
-    sink = RaySink(learner, 64e6, "the sweep of spools")
+    sink = _AtOnce(learner)
     try:
         send_again(found, sink)
         sink.flush(timeout_s=60.0)
+    except ray.exceptions.RayActorError:
+        return None
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
     finally:
         for orphan in found:
             orphan.close()

@@ -1,0 +1,409 @@
+"""Everybody who works on one run, as Ray actors: started, asked for reports, replaced when they die, let go.
+
+No answer is waited for: each actor is asked once, and asked again when it has answered. Whoever has died is found by
+the answer that it owes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from distrl.cluster.components import spool_directory
+from distrl.cluster.ray_actors import EnvWorkerActor, EvaluatorActor, LearnerActor, ParameterServerActor
+from distrl.cluster.ray_links import start_actor, sweep
+from distrl.cluster.recorder import Recorder
+from distrl.core.config import RunConfig
+from distrl.core.errors import RunFailed
+from distrl.core.limiter import WaitNotice
+from distrl.core.run_directory import RunDirectory
+from distrl.core.types import EnvSpec, PolicySpec
+
+POLL_S = 0.5
+_SILENCE_S = 60.0  # an env worker that has reported before and does not for so long is taken for dead
+_RESTARTS_IN_VAIN = 5  # of one component in a row, without a step or an update, before the run gives up
+_DRAIN_MARGIN_S = 2.0  # before a node's deadline: to publish what has finished
+DEATHS = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError)
+
+
+@dataclass
+class _Member:
+    """An actor and the answer that it owes us."""
+
+    actor: Any
+    answer: Any = None  # reference, or None: nothing is asked
+    since: float = 0.0
+    heard: bool = False  # whether it has ever answered
+
+    def ask(self) -> Any:
+        if self.answer is None:
+            self.answer, self.since = self.actor.report.remote(), time.monotonic()
+        return self.answer
+
+    def take(self) -> dict[str, Any] | None:
+        """The answer; None where it was lost on its way, and whoever owes it may well live."""
+        answer, self.answer = self.answer, None
+        try:
+            report = ray.get(answer)
+        except ray.exceptions.ActorUnavailableError:
+            return None
+        self.heard = True
+        return report
+
+
+@dataclass
+class _Worker(_Member):
+    """An env worker's life."""
+
+    incarnation: int = -1
+    node_id: str = ""
+    leaving: bool = False
+
+
+class Crew:
+    """Every component of a run.
+
+        crew.start(env_workers, fresh)
+        while …: crew.collect(); crew.adjust(env_workers)
+        crew.dismiss_workers(); crew.sweep(); crew.end_learner(); crew.evaluate()
+
+    Attributes:
+        pids: component → process id when it was last heard. gpu_ids: component → the GPUs that Ray gave it.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        run: RunDirectory,
+        spec: EnvSpec,
+        policy: PolicySpec,
+        recorder: Recorder,
+        *,
+        inline: bool,
+        gpus: float,
+    ):
+        self._config, self._plain, self._run, self._recorder = config, config.model_dump(), run, recorder
+        self._spec, self._policy, self._inline, self._gpus = spec, policy, inline, gpus
+        self._workers: dict[int, _Worker] = {}  # by number
+        self._in_vain: dict[str, int] = {}  # component → restarts in a row that came to nothing
+        self._evaluation: Any = None
+        self._updating = True  # whether the learner's loop ran when it was last heard
+        self._before = run.lives("produced"), run.lives("committed")  # of earlier sessions
+        self._began = False
+        self._dismissed = False  # the run is over for all env workers
+        self._unplaced = WaitNotice("the run", self._say)
+        self.pids: dict[str, int] = {}
+        self.gpu_ids: dict[str, list[int]] = {}
+
+    # -- the run's phases ----------------------------------------------------------------------------------------------
+
+    def start(self, env_workers: int, fresh: bool) -> None:
+        """Start everybody; returns once the learner has reported. ``fresh``: nobody has ever acted in
+        this run."""
+        self._server = self._start_server()
+        for number in range(env_workers):  # before the learner, whose import of torch takes seconds
+            self._workers[number] = self._start_worker(number)
+        self._learner = self._start_learner()
+        for worker in self._workers.values():
+            # in a new run, a policy that can act untrained does not wait for the learner
+            self._wire(worker, wait_for_weights=not fresh)
+        self._evaluator = self._start_evaluator()
+        while not self._learner.heard:
+            self.collect()
+
+    def collect(self) -> None:
+        """The reports that have come; who is dead is started again. Nobody is waited for longer than a moment."""
+        asked = {number: worker.ask() for number, worker in self._workers.items()}
+        learner, server, evaluator = self._learner.ask(), self._server.ask(), self._evaluator.ask()
+        everything = [*asked.values(), learner, server]  # the evaluator does not answer while it evaluates
+        ready = set(ray.wait(everything, num_returns=len(everything), timeout=POLL_S)[0])
+        for number, answer in asked.items():
+            self._hear_worker(number, answer in ready)
+        if learner in ready:
+            try:
+                self._hear_learner(self._learner.take())
+            except DEATHS as error:
+                self._replace_learner(_first_line(error))
+        if server in ready:
+            try:
+                self._note_whereabouts("parameter_server", self._server.take())
+                self._in_vain.pop("the parameter server", None)
+            except DEATHS:
+                self._replace_server()
+        if ray.wait([evaluator], timeout=0)[0]:
+            try:
+                self._note_whereabouts("evaluator", self._evaluator.take())
+            except DEATHS as error:
+                self._replace_evaluator(_first_line(error))
+
+    def adjust(self, env_workers: int) -> None:
+        """Start env workers, or let them leave, until there are as many as there should be."""
+        for number in range(env_workers):
+            if number not in self._workers:
+                self._workers[number] = self._start_worker(number)
+                self._wire(self._workers[number], wait_for_weights=True)
+        for number in [number for number in self._workers if number >= env_workers]:
+            self._let_leave(number, self._config.actors.drain_grace_s)
+        waiting = [number for number, worker in self._workers.items() if not worker.heard]
+        if not waiting:
+            return self._unplaced.over()
+        self._unplaced.waiting(
+            lambda: (
+                f"env workers {', '.join(map(str, waiting))} have not started: each asks Ray for {self._cpus:g} CPUs "
+                f"(actors.envs_per_worker × env.cores), and {ray.available_resources().get('CPU', 0):g} of "
+                f"{ray.cluster_resources().get('CPU', 0):g} are free"
+            )
+        )
+
+    def leave_draining_nodes(self) -> None:
+        """Env workers leave a node that is about to be preempted; others take their places elsewhere."""
+        from ray._private import state  # the only place where Ray 2.60 tells a job
+
+        for node_id, deadline_ms in state.state.get_draining_nodes().items():
+            for number in [number for number, worker in self._workers.items() if worker.node_id == node_id]:
+                if self._workers[number].leaving:
+                    continue
+                left_s = deadline_ms / 1000 - time.time() if deadline_ms else float("inf")
+                grace_s = max(min(self._config.actors.drain_grace_s, left_s - _DRAIN_MARGIN_S), 0.0)
+                self._recorder.event("drain", worker=number, node_id=node_id, grace_s=grace_s)
+                self._let_leave(number, grace_s)
+
+    def evaluate(self) -> None:
+        """Begin an evaluation with the newest weights."""
+        self._evaluation = self._evaluator.actor.evaluate.remote(self._recorder.env_steps)
+
+    def evaluated(self, wait: bool = False) -> bool:
+        """Whether none is under way; its result is recorded. One whose evaluator has died is over too, without."""
+        if self._evaluation is None:
+            return True
+        if not wait and not ray.wait([self._evaluation], timeout=0)[0]:
+            return False
+        evaluation, self._evaluation = self._evaluation, None
+        try:
+            result = ray.get(evaluation)
+        except DEATHS as error:
+            self._replace_evaluator(_first_line(error))
+            return True
+        self._in_vain.pop("the evaluator", None)
+        if result is not None:
+            self._recorder.evaluated(**result)
+        return True
+
+    def dismiss_workers(self) -> None:
+        """Every env worker publishes what has finished and leaves; what it had published is secured then."""
+        self._dismissed = True
+        for number in list(self._workers):
+            self._let_leave(number, 0.0)
+        while self._workers:
+            self.collect()
+
+    def sweep(self, from_worker: int) -> None:
+        """On every node, send again what dead env workers have left in their spools and nobody has adopted."""
+        spools = str(spool_directory(self._config, self._run.id))
+        for node in ray.nodes():
+            if not node["Alive"]:
+                continue
+            where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            task = ray.remote(sweep).options(num_cpus=0, scheduling_strategy=where, max_retries=0)
+            found = None
+            while found is None:  # the learner died meanwhile: again, with its successor
+                self.collect()
+                try:
+                    found = ray.get(task.remote(spools, self._learner.actor, from_worker))
+                except (ray.exceptions.WorkerCrashedError, ray.exceptions.TaskUnschedulableError):
+                    found = {}  # the node has gone, and with it what was not secured; a resume there sends it again
+            self._recorder.adopted(found)
+
+    def end_learner(self, owes: Callable[[], bool]) -> None:
+        """It does the updates that it owes, as long as ``owes`` says that they are wanted, and writes its checkpoint;
+        one that dies meanwhile is replaced and does the rest.
+        """
+        while True:
+            learner, self._updating = self._learner, True
+            learner.actor.finish.remote()
+            while owes() and self._updating and self._learner is learner:
+                self.collect()
+                time.sleep(POLL_S)
+            if self._learner is learner:
+                try:
+                    return self._hear_learner(ray.get(learner.actor.stop.remote()))
+                except DEATHS as error:
+                    self._replace_learner(_first_line(error))
+
+    def end_evaluator(self) -> None:
+        """The evaluator's environments end."""
+        ray.wait([self._evaluator.actor.stop.remote()], timeout=10)
+
+    def kill(self) -> None:
+        """Everybody, at once: the run has failed."""
+        others = [getattr(self, name).actor for name in ("_evaluator", "_learner", "_server") if hasattr(self, name)]
+        for actor in [*(worker.actor for worker in self._workers.values()), *others]:
+            ray.kill(actor)
+
+    def note_lives(self) -> None:
+        """What each env worker's life came to outlives us too, whenever one has ended."""
+        produced, committed = self._before  # the recorder knows of them only once the learner is up
+        self._run.note(produced=produced | self._recorder.produced, committed=committed | self._recorder.committed)
+
+    # -- what they report ----------------------------------------------------------------------------------------------
+
+    def _hear_worker(self, number: int, answered: bool) -> None:
+        worker = self._workers[number]
+        if not answered:
+            if worker.heard and time.monotonic() - worker.since > _SILENCE_S:
+                self._replace_worker(number, f"it has not answered for {_SILENCE_S:g} s")
+            return
+        try:
+            report = worker.take()
+        except DEATHS as error:
+            self._replace_worker(number, _first_line(error))
+            return
+        if report is None:
+            return
+        self._recorder.worker_reported(worker.incarnation, report)
+        if self._recorder.adopted(report["adopted"]):
+            self.note_lives()
+        worker.node_id = report["node_id"]
+        failure, name = report["failure"], f"env_worker_{number}"
+        self._note_whereabouts(name, report)
+        if report["produced"]:
+            self._in_vain.pop(f"env worker {number}", None)
+        if failure and not worker.leaving:
+            raise RunFailed(f"env worker {number}: {failure}")
+        if failure:  # what is not secured is in its spool, for whoever adopts or sweeps it
+            self._recorder.event("note", text=f"env worker {number}, while it left: {failure}")
+        if failure or (worker.leaving and report["left"]):
+            self._recorder.worker_ended(worker.incarnation)
+            if not self._dismissed:
+                self._recorder.event("leave", role="env_worker", worker=number, incarnation=worker.incarnation)
+            self._gone(number)
+
+    def _hear_learner(self, report: dict[str, Any] | None) -> None:
+        if report is None:
+            return
+        if not self._began:
+            self._began = True
+            self._recorder.began(report, *self._before)
+        for note in report["notes"]:
+            self._recorder.event("note", text=note)
+        self._recorder.learner_reported(report)
+        self._note_whereabouts("learner", report)
+        if report["failure"]:
+            raise RunFailed(f"the learner: {report['failure']}")
+        self._updating = report["running"]
+        if report["update_s"]:
+            self._in_vain.pop("the learner", None)
+
+    def _note_whereabouts(self, name: str, report: dict[str, Any] | None) -> None:
+        if report is not None:
+            self.pids[name], self.gpu_ids[name] = report["pid"], report["gpu_ids"]
+
+    def _say(self, text: str) -> None:
+        print(text)  # shown by the driver
+        self._recorder.event("waiting", text=text)
+
+    # -- starting, leaving and replacing -------------------------------------------------------------------------------
+
+    @property
+    def _cpus(self) -> float:
+        return self._config.actors.envs_per_worker * self._config.env.cores
+
+    def _start_server(self) -> _Member:
+        return _Member(start_actor(ParameterServerActor))
+
+    def _start_learner(self) -> _Member:
+        arguments = (self._plain, self._spec, str(self._run.path), self._server.actor)
+        learner = start_actor(LearnerActor, *arguments, num_gpus=self._gpus)
+        learner.start.remote()
+        return _Member(learner)
+
+    def _start_evaluator(self) -> _Member:
+        arguments = (self._plain, str(self._run.path), str(self._run.scratch()), self._inline)
+        evaluator = start_actor(EvaluatorActor, *arguments)
+        evaluator.start.remote(self._policy, self._server.actor, self._recorder.best_return)
+        return _Member(evaluator)
+
+    def _start_worker(self, number: int) -> _Worker:
+        incarnation = self._run.next_incarnation()
+        arguments = (self._plain, number, incarnation, str(self._run.path), self._run.id, self._inline)
+        actor = start_actor(EnvWorkerActor, *arguments, num_cpus=self._cpus)
+        self._recorder.event("start", role="env_worker", worker=number, incarnation=incarnation)
+        return _Worker(actor, incarnation=incarnation)
+
+    def _wire(self, worker: _Worker, wait_for_weights: bool) -> None:
+        worker.actor.start.remote(self._policy, self._learner.actor, self._server.actor, wait_for_weights)
+
+    def _let_leave(self, number: int, grace_s: float) -> None:
+        worker = self._workers[number]
+        if worker.leaving:
+            return
+        if not worker.heard:  # Ray may never find a place for it, and it has nothing to leave in order
+            self._recorder.worker_ended(worker.incarnation)
+            self._gone(number)
+            return
+        worker.leaving = True
+        worker.actor.stop.remote(grace_s)
+
+    def _gone(self, number: int) -> None:
+        ray.kill(self._workers.pop(number).actor)
+
+    def _replace_worker(self, number: int, cause: str) -> None:
+        worker = self._workers[number]
+        self._recorder.worker_ended(worker.incarnation, self._counted(worker.incarnation))
+        self.note_lives()
+        if worker.leaving:
+            self._gone(number)
+            return
+        ray.kill(worker.actor)
+        self._count_restart(f"env worker {number}", cause)
+        new = self._workers[number] = self._start_worker(number)
+        self._recorder.event("restart", role="env_worker", worker=number, incarnation=new.incarnation, cause=cause)
+        self._wire(new, wait_for_weights=True)
+
+    def _replace_learner(self, cause: str) -> None:
+        """From the newest checkpoint and the log; meanwhile env workers act on and keep what is not yet secured."""
+        self._count_restart("the learner", cause)
+        ray.kill(self._learner.actor)  # Ray may have lost sight of it only: two must not write one log
+        self._learner = self._start_learner()
+        self._recorder.event("restart", role="learner", cause=cause)
+        for worker in self._workers.values():
+            worker.actor.use_learner.remote(self._learner.actor)
+
+    def _replace_evaluator(self, cause: str) -> None:
+        self._evaluation = None  # it died with it
+        self._count_restart("the evaluator", cause)
+        ray.kill(self._evaluator.actor)
+        self._recorder.event("restart", role="evaluator", cause=cause)
+        self._evaluator = self._start_evaluator()
+
+    def _replace_server(self) -> None:
+        self._count_restart("the parameter server", "its process died")
+        self._server = self._start_server()
+        self._recorder.event("restart", role="parameter_server")
+        self._learner.actor.use_server.remote(self._server.actor)
+        self._evaluator.actor.use_server.remote(self._server.actor)
+        for worker in self._workers.values():
+            worker.actor.use_server.remote(self._server.actor)
+
+    def _count_restart(self, who: str, cause: str) -> None:
+        self._in_vain[who] = self._in_vain.get(who, 0) + 1
+        if self._in_vain[who] > _RESTARTS_IN_VAIN:
+            raise RunFailed(
+                f"{who} died {self._in_vain[who]} times in a row without getting anything done: {cause}. Everything "
+                f"committed is kept: mend the cause and continue with --resume {self._run.path}"
+            )
+
+    def _counted(self, incarnation: int) -> int | None:
+        """What the environments of a dead worker had counted in shared memory (on this node)."""
+        from distrl.actors.shared_rows import read_produced
+
+        return read_produced(self._run.scratch() / f"worker-{incarnation}")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0]
