@@ -7,7 +7,6 @@ EnvPool → EnvWorker → (sink) Learner → (publish) ParameterServer → (pull
 from __future__ import annotations
 
 import dataclasses
-import getpass
 import math
 import os
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from distrl.core.log_facts import LogFacts
 from distrl.core.policy_file import policy_files
 from distrl.core.run_directory import RunDirectory
 from distrl.core.seeds import EpisodeSeeds, FixedSeeds, TrainingSeeds
+from distrl.core.spool_files import default_spool_directory
 from distrl.core.types import Cursor, EnvRecipe, EnvSpec, PolicySpec, Weights
 
 if TYPE_CHECKING:
@@ -183,8 +183,7 @@ def log_facts(config: RunConfig, spec: EnvSpec, run_id: str) -> LogFacts:
 
 def spool_directory(config: RunConfig, run_id: str) -> Path:
     """Where this node's spools of a run lie; each env worker number has a folder in it."""
-    base = Path(config.run.spool_dir) if config.run.spool_dir else Path("/var/tmp") / f"distrl-{getpass.getuser()}"
-    return base / run_id
+    return (Path(config.run.spool_dir) if config.run.spool_dir else default_spool_directory()) / run_id
 
 
 def count_leftovers(run: RunDirectory) -> None:

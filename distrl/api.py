@@ -20,6 +20,7 @@ from distrl.core.errors import ConfigError, RunFailed, StorageError
 from distrl.core.metrics import write_json
 from distrl.core.policy_file import read_policy
 from distrl.core.run_directory import RunDirectory
+from distrl.core.spool_files import refuse_network_file_system
 from distrl.core.types import ARRAY, EnvSpec, Observation
 from distrl.core.warm_start import check_warm_start
 
@@ -136,6 +137,8 @@ def train(
         else:
             from distrl.cluster import launch
 
+            if address is None and config.run.durability != "off":
+                refuse_network_file_system(components.spool_directory(config, ""))
             with ThreadPoolExecutor(1) as background:  # the environment is tried while Ray starts
                 tried = background.submit(try_environment, config.env.recipe())
                 connected = launch.connect(config, address)

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from distrl.core.errors import StorageError
+from distrl.core.spool_files import default_spool_directory, refuse_network_file_system
+
 
 @dataclass(frozen=True)
 class Check:
@@ -46,6 +49,7 @@ def checks() -> Iterator[Check]:
     )
     yield _room("disk here", Path.cwd(), 1.0)
     yield _room("shared memory", Path("/dev/shm"), 0.5)
+    yield _spool()
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     yield Check(files >= 1024, "open files", f"{files}" + ("" if files >= 1024 else "; raise it with ulimit -n 4096"))
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
@@ -61,6 +65,15 @@ def _gpu() -> Check:
     if torch.cuda.is_available():
         return Check(True, "GPU", torch.cuda.get_device_name(0))
     return Check(True, "GPU", "none that torch can use: the learner runs on the CPU")
+
+
+def _spool() -> Check:
+    path = default_spool_directory()
+    try:
+        refuse_network_file_system(path)
+    except StorageError as error:
+        return Check(False, "spool", str(error))
+    return _room("spool", path if path.exists() else path.parent, 1.0)
 
 
 def _room(what: str, path: Path, needed_gib: float) -> Check:

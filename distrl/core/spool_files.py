@@ -10,6 +10,7 @@ the holder's memory: no shared-memory file, whose pages a full disk would turn i
 from __future__ import annotations
 
 import fcntl
+import getpass
 import os
 import re
 import sqlite3
@@ -130,6 +131,11 @@ def remove(spool: Path) -> None:
     """Delete the files of a spool whose lock is held; the lock last, so that nobody meets a spool without one."""
     for path in (spool, *(spool.with_name(spool.name + kind) for kind in ("-wal", "-journal")), lock_path(spool)):
         path.unlink(missing_ok=True)
+
+
+def default_spool_directory() -> Path:
+    """On this machine's own disk as a rule, and kept over a restart of it."""
+    return Path("/var/tmp") / f"distrl-{getpass.getuser()}"
 
 
 def refuse_network_file_system(directory: Path) -> None:
