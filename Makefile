@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 export WANDB_ERROR_REPORTING ?= false
 
-.PHONY: help train test validate check format lint types bench peers install install-dev clean
+.PHONY: help train test validate chaos check format lint types bench peers install install-dev clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
@@ -23,7 +23,10 @@ test: install-dev  ## the whole test suite
 	$(BIN)/python -m pytest
 
 validate: install-dev  ## the long checks of the solver against the literature, a few minutes
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --ignore=tests/chaos
+
+chaos: install-dev  ## the long scenarios of kills and lost nodes, a few minutes (the short ones are in make test)
+	$(BIN)/python -m pytest -m slow tests/chaos
 
 check: install-dev format lint types test  ## format, lint, types, tests
 

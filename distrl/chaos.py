@@ -28,6 +28,7 @@ from typing import Any
 
 import psutil
 
+from distrl.cluster.components import SELECTION_SEEDS, TEST_SEEDS
 from distrl.core.errors import RunFailed
 from distrl.core.experience_log import read_log
 from distrl.core.run_directory import RunDirectory
@@ -268,28 +269,55 @@ def balance(run: Path, ledger: Path) -> dict[str, Any]:
     """The simulators' ledgers against a stopped run's log and summary.
 
     Returns:
-        ``computed``: different steps that simulators finished; ``recomputed``: steps that they finished again;
-        ``secured``: different transitions in the log; ``duplicated``: those that are in it twice; ``committed``: by
-        env workers' spools; ``lost``: of these, not in the log; ``uncommitted``: finished, and their env worker died
-        before it could commit them; ``invented``: in the log and in no ledger; ``difference`` of the accounting
-        identity.
+        What ``compare`` does, and ``committed``: by env workers' spools; ``lost``: of these, not in the log;
+        ``difference`` of the accounting identity.
     """
     summary = json.loads((run / "summary.json").read_text())
-    finished = Counter(read_ledgers(ledger))
-    secured: Counter[tuple[int, int]] = Counter()
-    for _, fragment in read_log(RunDirectory.open(run).path / "log"):
-        seeds, steps = fragment.columns["seed"].ravel().tolist(), fragment.columns["step"].ravel().tolist()
-        secured.update(zip(seeds, steps, strict=True))
     states = ("trained", "queued", "evicted")
     placed = sum(summary[f"transitions_{state}"] for state in states) + sum(summary["transitions_rejected"].values())
     return {
+        **compare(run, ledger),
+        "committed": summary["transitions_committed"],
+        "lost": summary["transitions_lost"],
+        "difference": summary["transitions_produced"] - placed,
+    }
+
+
+def compare(run: Path, ledger: Path) -> dict[str, int]:
+    """What simulators have written down while training against a run's log.
+
+    Returns:
+        ``computed``: different steps that simulators finished; ``recomputed``: steps that they finished again;
+        ``secured``: different transitions in the log; ``duplicated``: those that are in it twice; ``uncommitted``:
+        finished, and in no log; ``invented``: in the log and in no ledger; ``versions_decreased``: steps that an
+        environment took with older weights than the step before.
+    """
+    finished = Counter(key for key in read_ledgers(ledger) if _trains(key[0]))
+    secured: Counter[tuple[int, int]] = Counter()
+    acted: dict[tuple[int, int], list[tuple[float, int]]] = {}  # environment → when and with which version
+    for _, fragment in read_log(RunDirectory.open(run).path / "log"):
+        columns = {name: fragment.columns[name] for name in ("seed", "step", "start_s", "policy_version")}
+        seed, step, start_s, version = (column.ravel().tolist() for column in columns.values())
+        secured.update(zip(seed, step, strict=True))
+        for row, env_index in enumerate(fragment.columns["env_index"].tolist()):
+            stream = acted.setdefault((fragment.worker, env_index), [])
+            stream += zip(start_s[row :: fragment.num_rows], version[row :: fragment.num_rows], strict=True)
+    return {
         "computed": len(finished),
         "recomputed": finished.total() - len(finished),
-        "committed": summary["transitions_committed"],
         "secured": len(secured),
-        "lost": summary["transitions_lost"],
         "duplicated": secured.total() - len(secured),
         "uncommitted": len(finished.keys() - secured.keys()),
         "invented": len(secured.keys() - finished.keys()),
-        "difference": summary["transitions_produced"] - placed,
+        "versions_decreased": sum(
+            after < before
+            for stream in acted.values()
+            for (_, before), (_, after) in itertools.pairwise(sorted(stream))
+        ),
     }
+
+
+def _trains(seed: int) -> bool:
+    """Whether a step with this seed is training's, and not of an evaluation or of the trial before the run."""
+    evaluations = (SELECTION_SEEDS, TEST_SEEDS)
+    return seed not in (0, 1) and not any(first <= seed < first + 1000 for first in evaluations)
