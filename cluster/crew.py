@@ -115,6 +115,8 @@ class Crew:
         self._evaluator = self._start_evaluator()
         while not self._learner.heard:
             self.collect()
+            if self._recorder.env_steps >= self._config.run.steps:  # a cheap environment, and a short run
+                self.dismiss_workers()
 
     def collect(self) -> None:
         """The reports that have come; who is dead is started again. Nobody is waited for longer than a moment."""
