@@ -56,9 +56,22 @@ def train(preset: str, seed: int, overrides: list[str]) -> dict[str, Any]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def baseline_return(preset: str, summary: dict[str, Any]) -> float | None:
+    """The best sinusoid's return on the seeds of the evaluations while training."""
+    from distrl.core.config import RunConfig
+    from distrl.results import baseline_on_selection_seeds
+
+    if summary["baseline_return"] is None:
+        return None
+    with tempfile.TemporaryDirectory() as scratch:
+        return baseline_on_selection_seeds(RunConfig.load(preset), summary["baseline_params"], Path(scratch))
+
+
 def draw(preset: str, runs: list[dict[str, Any]]) -> None:
-    """Evaluation return against env steps and wall time, one line a seed."""
+    """Evaluation return against env steps and wall time, one line a seed, and the best sinusoid's on the same seeds."""
     import matplotlib
+
+    baseline = baseline_return(preset, runs[0]["summary"])
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
@@ -68,10 +81,8 @@ def draw(preset: str, runs: list[dict[str, Any]]) -> None:
         for run in runs:
             points = [(point[name], point["return_mean"]) for point in run["curve"]]
             panel.plot(*zip(*points, strict=True), lw=1.4, label=f"policy, seed {run['seed']}")
-        baselines = [run["summary"]["baseline_return"] for run in runs if run["summary"]["baseline_return"] is not None]
-        if baselines:
-            panel.axhline(baselines[0], color="#c2571a", ls="--", lw=1.2, label="best sinusoid")
-            panel.set_ylim(bottom=min(0.0, baselines[0]))
+        if baseline is not None:
+            panel.axhline(baseline, color="#c2571a", ls="--", lw=1.2, label="best sinusoid")
         panel.set_xlabel(label)
         panel.grid(alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)

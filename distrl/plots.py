@@ -58,7 +58,7 @@ def learning_curve(directory: Path, summary: dict[str, Any]) -> Path:
         label="evaluation, held-out seeds",
     )
     references = (
-        ("baseline_return", "best baseline", _BASELINE, "--"),
+        ("baseline_selection_return", "best baseline", _BASELINE, "--"),
         ("nothing_return", "doing nothing", _NOTHING, ":"),
     )
     for axes in (by_steps, by_time):

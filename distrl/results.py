@@ -55,7 +55,11 @@ def _compare(run: RunDirectory, config: RunConfig) -> dict[str, Any]:
         best = shipped_baseline(config)
         if best is not None:
             found = evaluate_controller(config, best["params"], episodes, run.scratch())
-            summary |= {"baseline_return": mean_return(found), "baseline_params": best["params"]}
+            summary |= {
+                "baseline_return": mean_return(found),
+                "baseline_selection_return": baseline_on_selection_seeds(config, best["params"], run.scratch()),
+                "baseline_params": best["params"],
+            }
             rows.append({"who": f"best of {best['num_candidates']} {baseline.NAME}s", **_row(found)})
         nothing = evaluate_controller(config, baseline.NOTHING, episodes, run.scratch())
         summary["nothing_return"] = mean_return(nothing)
@@ -89,6 +93,15 @@ def evaluate_controller(config: RunConfig, params: dict[str, Any], episodes: int
     from distrl.cluster import components
 
     return next(evaluate_controllers(config, [params], components.TEST_SEEDS, episodes, scratch))
+
+
+def baseline_on_selection_seeds(config: RunConfig, params: dict[str, Any], scratch: Path) -> float:
+    """A controller's mean return where the learning curve's evaluations were made: what to draw beside them."""
+    from distrl.actors.evaluator import mean_return
+    from distrl.cluster import components
+
+    seeds, episodes = components.SELECTION_SEEDS, config.evaluation.episodes
+    return mean_return(next(evaluate_controllers(config, [params], seeds, episodes, scratch)))
 
 
 def evaluate_controllers(
