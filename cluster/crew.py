@@ -45,13 +45,9 @@ class _Member:
             self.answer, self.since = self.actor.report.remote(), time.monotonic()
         return self.answer
 
-    def take(self) -> dict[str, Any] | None:
-        """The answer; None where it was lost on its way, and whoever owes it may well live."""
+    def take(self) -> dict[str, Any]:
         answer, self.answer = self.answer, None
-        try:
-            report = ray.get(answer)
-        except ray.exceptions.ActorUnavailableError:
-            return None
+        report = ray.get(answer)
         self.heard = True
         return report
 
@@ -265,8 +261,6 @@ class Crew:
         except DEATHS as error:
             self._replace_worker(number, _first_line(error))
             return
-        if report is None:
-            return
         self._recorder.worker_reported(worker.incarnation, report)
         if self._recorder.adopted(report["adopted"]):
             self.note_lives()
@@ -285,9 +279,7 @@ class Crew:
                 self._recorder.event("leave", role="env_worker", worker=number, incarnation=worker.incarnation)
             self._gone(number)
 
-    def _hear_learner(self, report: dict[str, Any] | None) -> None:
-        if report is None:
-            return
+    def _hear_learner(self, report: dict[str, Any]) -> None:
         if not self._began:
             self._began = True
             self._recorder.began(report, *self._before)
@@ -301,9 +293,8 @@ class Crew:
         if report["update_s"]:
             self._in_vain.pop("the learner", None)
 
-    def _note_whereabouts(self, name: str, report: dict[str, Any] | None) -> None:
-        if report is not None:
-            self.pids[name], self.gpu_ids[name] = report["pid"], report["gpu_ids"]
+    def _note_whereabouts(self, name: str, report: dict[str, Any]) -> None:
+        self.pids[name], self.gpu_ids[name] = report["pid"], report["gpu_ids"]
 
     def _say(self, text: str) -> None:
         print(text)  # shown by the driver

@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +28,8 @@ _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+_AUTH_MODE = "RAY_AUTH_MODE"  # set by ray.init where it starts a Ray that asks for a token
+_ANSWER_S = 10.0
 
 
 def connect(config: RunConfig, address: str | None) -> bool:
@@ -127,7 +130,9 @@ def run_on_ray(
     gpus = 1.0 if config.learner.device != "cpu" and ray.cluster_resources().get("GPU", 0) >= 1 else 0.0
     name = f"supervisor-{run.id}"
     context = ray.get_runtime_context()
-    run.note(ray={"address": context.gcs_address, "supervisor": name})  # where `distrl scale` finds it
+    auth_mode = os.environ.get(_AUTH_MODE)
+    # where `distrl scale` finds it
+    run.note(ray={"address": context.gcs_address, "supervisor": name, "auth_mode": auth_mode})
     here = NodeAffinitySchedulingStrategy(context.get_node_id(), soft=False)  # it lives and dies with the driver
     arguments = (config.model_dump(), str(run.path), spec, policy, inline, gpus)
     actor = start_actor(Supervisor, *arguments, name=name, scheduling_strategy=here)
@@ -161,12 +166,19 @@ def scale(run: RunDirectory, env_workers: int) -> int:
     Raises:
         ConfigError: the run is not running on a Ray that this machine reaches, or it refuses.
     """
-    import ray
-
     where = run.facts.get("ray")
     not_running = f"{run.path} is not running on a Ray cluster that can be reached from here"
     if where is None:
         raise ConfigError(f"{not_running}: it has never run on Ray")
+    host, _, port = where["address"].rpartition(":")
+    try:  # Ray itself would look for a minute
+        socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
+    except OSError as error:
+        raise ConfigError(f"{not_running}: no answer from {where['address']}") from error
+    if where.get("auth_mode") is not None:  # Ray asks for a token by default, and a client must know that beforehand
+        os.environ.setdefault(_AUTH_MODE, where["auth_mode"])
+    import ray
+
     try:
         with _signal_handlers_kept():
             ray.init(address=where["address"], namespace="distrl", log_to_driver=False, logging_level=logging.ERROR)

@@ -120,7 +120,7 @@ class EnvWorkerActor(_LoopActor):
 
     def start(self, policy: PolicySpec, learner: Any, server: Any, wait_for_weights: bool) -> int:
         """Begin to act, see ``EnvWorker.run``; returns the process id."""
-        if self._refusal is not None:
+        if self._refusal is not None or self._loop is not None:
             return os.getpid()  # the next report tells
         name = f"env worker {self._identity['worker']}"
         sink = self._sink = RaySink(learner, self._config.actors.max_unacknowledged_mb * 1e6, name)
@@ -250,7 +250,7 @@ class LearnerActor(_LoopActor):
 
     def start(self) -> int:
         """Begin to update; returns the process id."""
-        if self._refusal is not None:
+        if self._refusal is not None or self._loop is not None:
             return os.getpid()  # the next report tells
         notice = WaitNotice("the learner")
 
@@ -301,14 +301,14 @@ class LearnerActor(_LoopActor):
 
     def stop(self) -> dict[str, Any]:
         """End the loop, publish, write a checkpoint; the last report."""
-        self._stop.set()
-        if self._loop is not None:
-            self._loop.join()
-        report = self.report()
-        self._learner.publish()
-        self._learner.checkpoint()
-        self._learner.close()
-        return report
+        if not self._stop.is_set():
+            self._stop.set()
+            if self._loop is not None:
+                self._loop.join()
+            self._learner.publish()
+            self._learner.checkpoint()
+            self._learner.close()
+        return self.report()
 
 
 class EvaluatorActor:

@@ -29,9 +29,12 @@ _DYING_S = 10.0  # within which a killed process has let go of its files
 
 
 def start_actor(kind: type, *arguments: Any, **options: Any) -> Any:
-    """A Ray actor of a plain class. Ray never restarts one: the supervisor does."""
+    """A Ray actor of a plain class. Ray never restarts one: the supervisor does.
+
+    A call whose message or answer was lost on its way is made again, so every method must bear being called twice.
+    """
     remote: Any = ray.remote(kind)
-    return remote.options(max_restarts=0, **{"num_cpus": 0, **options}).remote(*arguments)
+    return remote.options(max_restarts=0, max_task_retries=-1, **{"num_cpus": 0, **options}).remote(*arguments)
 
 
 class RaySource:
@@ -118,10 +121,6 @@ class RaySink:
                 break
             try:
                 receipt = ray.get(sent.reply)
-            except ray.exceptions.ActorUnavailableError:  # the learner lives, but the message or its receipt is lost
-                time.sleep(min(timeout_s, 0.1))
-                sent.reply = self._learner.receive.remote(sent.fragment)
-                break
             except ray.exceptions.RayActorError:
                 time.sleep(min(timeout_s, 0.1))  # the supervisor starts another learner and tells us
                 break

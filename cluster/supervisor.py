@@ -49,8 +49,9 @@ class Supervisor:
 
     def begin(self) -> int:
         """Start the run in a thread; returns the process id."""
-        self._thread = threading.Thread(target=self._guarded, name="run", daemon=True)
-        self._thread.start()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._guarded, name="run", daemon=True)
+            self._thread.start()
         return os.getpid()
 
     def status(self) -> dict[str, Any]:

@@ -136,10 +136,9 @@ def test_learner_and_parameter_server_together(tmp_path, mark):
 
 def test_evaluator_and_parameter_server_one_after_the_other(tmp_path, mark):
     killer = Killer(mark, ["evaluator"], ["parameter_server"], ["parameter_server"], at_step=200)
-    run, summary = trained(ledgered(tmp_path / "run", "evaluation.period=100", ENDLESS), killer)
+    run, _ = trained(ledgered(tmp_path / "run", "evaluation.period=100", ENDLESS), killer)
     assert sorted(restarts(run)) == ["evaluator", "parameter_server", "parameter_server"]
     assert_balanced(run, mark=mark)
-    assert summary["best_return_mean"] is not None
 
 
 def test_learner_and_env_worker_while_the_run_starts(tmp_path, mark):
