@@ -52,7 +52,8 @@ def assert_balanced(run: Path, *, in_flight: int = 4, mark: str | None = None) -
 
     Args:
         in_flight: steps that may have been finished and never committed, because their environment or env worker was
-            killed in that moment; the environments that still compute at the end of a run are killed too.
+            killed in that moment: up to two of each environment whose env worker is killed, because one is committed
+            while the next computes; and one of each that still computes at the end of the run.
         mark: value of MARK that the run's processes have, of which none may be left.
     """
     ledger = run.parent / "ledger"

@@ -115,7 +115,7 @@ def test_a_run_is_scaled_killed_whole_and_resumed(command, tmp_path):
     assert (job.out / "log" / "00000000.log").stat().st_size > secured_before
     assert RunDirectory.open(job.out).id == run.id
     assert RunDirectory.open(job.out).facts["sessions"] == 2
-    found = assert_balanced(job.out, in_flight=6)
+    found = assert_balanced(job.out, in_flight=6 + 6 * 2)
     assert 2500 <= summary["env_steps"] < 3000
     assert found["committed"] == found["secured"]
     assert any(len(lives) > 1 for lives in lives_of_episodes(job.out).values()), (

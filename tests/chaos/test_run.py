@@ -19,6 +19,8 @@ from tests.chaos.balance import MARK, assert_balanced, ledgered, working
 from tests.fakes.fragments import fragment
 
 STEPS_AFTER = 500  # the last kill
+# Of each of its two environments: a step that has finished is committed while the next one computes.
+OF_A_WORKER = 2 * 2
 ENDLESS = "run.steps=1000000"
 
 
@@ -120,8 +122,8 @@ def test_an_env_worker_twice_in_quick_succession_and_an_environment_process(tmp_
     killer = Killer(mark, ["env_worker"], ["env_worker"], ["environment_process"], at_step=300)
     run, summary = trained(ledgered(tmp_path / "run", ENDLESS), killer)
     assert restarts(run) == ["env_worker", "env_worker"]
-    found = assert_balanced(run, in_flight=4 + 2 + 2 + 1, mark=mark)
-    assert summary["transitions_rejected"].get("worker_died", 0) <= 2 + 2
+    found = assert_balanced(run, in_flight=4 + 2 * OF_A_WORKER + 1, mark=mark)
+    assert summary["transitions_rejected"].get("worker_died", 0) <= 2 * OF_A_WORKER
     assert found["committed"] == found["secured"]
 
 
@@ -145,7 +147,7 @@ def test_learner_and_env_worker_while_the_run_starts(tmp_path, mark):
     killer = Killer(mark, ["learner"], ["env_worker"], phase="starting")
     run, _ = trained(ledgered(tmp_path / "run", "run.steps=500"), killer)
     assert sorted(restarts(run)) == ["env_worker", "learner"]
-    assert_balanced(run, in_flight=4 + 2, mark=mark)
+    assert_balanced(run, in_flight=4 + OF_A_WORKER, mark=mark)
 
 
 def test_the_learner_while_the_run_finishes(tmp_path, mark):
