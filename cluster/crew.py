@@ -353,6 +353,8 @@ class Crew:
             self._gone(number)
             return
         ray.kill(worker.actor)
+        if self._inline:
+            cause += ' Its environments live in its process: env.hosting = "process" gives each one of its own'
         self._count_restart(f"env worker {number}", cause)
         new = self._workers[number] = self._start_worker(number)
         self._recorder.event("restart", role="env_worker", worker=number, incarnation=new.incarnation, cause=cause)

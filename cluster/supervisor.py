@@ -161,4 +161,6 @@ class Supervisor:
             crew.evaluate()
             crew.evaluated(wait=True)
         crew.end_evaluator()
+        if not self._stop.is_set():  # nobody will continue these episodes
+            shutil.rmtree(self._run.path / "snapshots", ignore_errors=True)
         self._summary = self._recorder.summary()
