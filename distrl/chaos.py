@@ -149,7 +149,8 @@ class _Job:
             self.start()
             return time.monotonic() - began
         pids = {process.pid for process in before}
-        while not (len(now := self.find(role)) == len(before) and any(process.pid not in pids for process in now)):
+        # there may be more by then: those of an env worker that was killed just before are still being started
+        while not (len(now := self.find(role)) >= len(before) and any(process.pid not in pids for process in now)):
             if time.monotonic() - began > _START_S:
                 raise RunFailed(f"a killed {role} was not replaced within {_START_S:g} s; see {self.out}.txt")
             time.sleep(0.05)
