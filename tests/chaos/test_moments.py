@@ -83,8 +83,8 @@ def test_what_an_env_worker_had_finished_when_it_died_is_trained_once(tmp_path, 
     first = dict(node.learner.ledger.secured)
     assert node.life() == 0
     node.end()
-    # an episode that has no snapshot yet does not go on: then the steps that were computing in the two environments, and
-    # with "uncommitted" those before, are in no log
+    # an episode without a snapshot does not go on: then what the two environments were computing, and with
+    # "uncommitted" the steps before, is in no log
     found = assert_balanced(node.run.path, in_flight=4 if moment == "uncommitted" else 2)
     assert found["computed"] > 150 + sum(first.values()) / 2
     adopted = node.report["adopted"]
