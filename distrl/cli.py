@@ -219,7 +219,7 @@ def chaos(
     with console.status("starting") as status:
         found = game.chaos(kills, minutes, seed, reference_minutes, out, status.update)
     sys.stdout.write(json.dumps(found) + "\n")
-    if found["lost"] or found["duplicated"] or found["orphans"] or found["difference"]:
+    if any(found[name] for name in ("lost", "duplicated", "invented", "orphans", "difference", "versions_decreased")):
         raise typer.Exit(1)
 
 

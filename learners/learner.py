@@ -148,7 +148,13 @@ class Learner:
             return self._log.num_synced
 
     def _sync(self) -> None:
-        self._log.sync()
+        try:
+            self._log.sync()
+        except OSError as error:
+            raise StorageError(
+                f"the experience log in {self._directory} cannot be forced to its disk: {error.strerror or error}. "
+                "What was acknowledged before is secured; make room or mend the disk, and continue with --resume"
+            ) from error
         self._synced_at = time.monotonic()
 
     def _insert(self, fragment: Fragment) -> int:
@@ -199,7 +205,7 @@ class Learner:
             StorageError: it cannot be written.
         """
         with self._insert_lock:
-            self._log.sync()
+            self._sync()
             meta = {
                 "num_updates": self.num_updates,
                 "updates_undone": self._updates_undone,
