@@ -41,6 +41,7 @@ types: install-dev
 
 bench: install-dev peers  ## every benchmark of this machine, one JSON line each
 	@for script in benchmarks/pool.py benchmarks/fluids.py benchmarks/slow_envs.py; do $(BIN)/python $$script || exit 1; done
+	@$(BIN)/python -m benchmarks.durability
 	@$(BIN)/python -m distrl.learners.bench
 
 install: $(STAMP)
