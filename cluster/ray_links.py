@@ -66,7 +66,7 @@ class RaySink:
 
     def __init__(self, learner: Any, max_bytes: float, who: str):
         self._learner, self._max_bytes = learner, max_bytes
-        self._successor: Any = None
+        self._newest = learner
         self._under_way: deque[_Sent] = deque()  # not secured, oldest first
         self._bytes = 0
         self._secured = 0  # records of the log that are
@@ -74,7 +74,7 @@ class RaySink:
 
     def use_learner(self, learner: Any) -> None:
         """A new learner has taken the place of the old one (any thread)."""
-        self._successor = learner
+        self._newest = learner
 
     def publish(self, fragment: Fragment, secured: Callable[[], None]) -> None:
         """See ``FragmentSink``."""
@@ -105,8 +105,9 @@ class RaySink:
             raise RunFailed(f"the learner has not acknowledged {len(self._under_way)} fragments within {timeout_s:g} s")
 
     def _switch(self) -> None:
-        if self._successor is not None:
-            self._learner, self._successor = self._successor, None
+        newest = self._newest  # another may come at any moment
+        if newest is not self._learner:
+            self._learner = newest
             self._secured = 0  # of its log, this learner tells anew
             for sent in self._under_way:
                 sent.reply, sent.records = self._learner.receive.remote(sent.fragment), None
