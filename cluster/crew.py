@@ -262,6 +262,8 @@ class Crew:
             self._replace_worker(number, _first_line(error))
             return
         self._recorder.worker_reported(worker.incarnation, report)
+        for note in report["notes"]:
+            self._recorder.event("note", text=note)
         if self._recorder.adopted(report["adopted"]):
             self.note_lives()
         worker.node_id = report["node_id"]

@@ -94,6 +94,7 @@ class EnvWorkerActor(_LoopActor):
         self._spools = components.spool_directory(self._config, run_id) / f"worker-{worker}"
         self._orphans: list[Orphan] = []
         self._adopted: dict[int, int] = {}
+        self._told = 0  # complaints of orphans
         try:
             self._orphans = adopt_all(self._spools)
             self._adopted = {orphan.incarnation: orphan.num_committed for orphan in self._orphans}
@@ -157,14 +158,17 @@ class EnvWorkerActor(_LoopActor):
     def report(self) -> dict[str, Any]:
         """See ``EnvWorker.report``; ``failure`` where the loop has ended in one, ``left`` where this is the last report
         of one that was told to stop, ``adopted``: incarnation → transitions committed by the lives whose spools it took
-        over.
+        over, ``notes``: what of these could not be read, told once.
 
         Raises:
             DistrlError: why there are no environments.
         """
         if self._refusal is not None:
             raise self._refusal
-        facts = {"failure": self._failure, "left": self._left, "adopted": self._adopted}  # before the rest: it is final
+        complaints = [complaint for orphan in self._orphans for complaint in orphan.complaints]
+        notes, self._told = complaints[self._told :], len(complaints)
+        # before the rest: it is final
+        facts = {"failure": self._failure, "left": self._left, "adopted": self._adopted, "notes": notes}
         return self._worker.report() | facts | _whereabouts()
 
     def stop(self, grace_s: float) -> None:
