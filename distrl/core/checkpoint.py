@@ -32,7 +32,8 @@ def save_checkpoint(directory: Path, name: str, files: Mapping[str, bytes], meta
         for file_name, content in files.items():
             _write(temporary / file_name, content)
             checksums[file_name] = hashlib.sha256(content).hexdigest()
-        facts = json.dumps(dict(meta), sort_keys=True)
+        # twice through JSON: keys that are numbers are sorted as the strings that a reader will find
+        facts = json.dumps(json.loads(json.dumps(dict(meta))), sort_keys=True)
         seal = hashlib.sha256((facts + json.dumps(checksums, sort_keys=True)).encode()).hexdigest()
         text = json.dumps({"meta": json.loads(facts), "sha256": checksums, "seal": seal}, indent=1, sort_keys=True)
         _write(temporary / META, text.encode())

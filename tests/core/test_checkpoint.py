@@ -13,6 +13,11 @@ def test_files_and_facts_come_back(tmp_path):
     assert meta == {"updates": 7}
 
 
+def test_facts_by_number_are_not_taken_for_damaged(tmp_path):
+    path = save_checkpoint(tmp_path, "0000000007", {}, {"secured": {number: 1 for number in range(12)}})
+    assert load_checkpoint(path)[1]["secured"]["10"] == 1
+
+
 @pytest.mark.parametrize("name", ["a.bin", "meta.json"])
 def test_a_flipped_bit_is_noticed(tmp_path, name):
     path = save_checkpoint(tmp_path, "0000000007", {"a.bin": b"hello"}, {"updates": 7})
