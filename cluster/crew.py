@@ -242,6 +242,8 @@ class Crew:
         others = [getattr(self, name).actor for name in ("_evaluator", "_learner", "_server") if hasattr(self, name)]
         for actor in [*(worker.actor for worker in self._workers.values()), *others]:
             ray.kill(actor)
+        for worker in self._workers.values():
+            self._recorder.worker_ended(worker.incarnation, self._counted(worker.incarnation))
 
     def note_lives(self) -> None:
         """What each env worker's life came to outlives us too, whenever one has ended."""

@@ -164,8 +164,10 @@ class Recorder:
 
     @property
     def produced(self) -> dict[int, int]:
-        """Incarnation → steps its environments finished."""
-        return self._produced_before | {key: report.get("produced", 0) for key, report in self._workers.items()}
+        """Incarnation → steps its environments finished: as they counted, and at least what was secured of them."""
+        counted = self._produced_before | {key: report.get("produced", 0) for key, report in self._workers.items()}
+        secured = self._learner["secured"]
+        return {life: max(counted.get(life, 0), secured.get(life, 0)) for life in counted | secured}
 
     @property
     def committed(self) -> dict[int, int]:
