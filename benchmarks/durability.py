@@ -172,12 +172,13 @@ def measure(commits: int, seconds: float, directory: Path) -> dict[str, object]:
         assert orphan is not None
         with orphan:
             pieces += sum(1 for _ in orphan.pieces())
+    adopt_us = round((time.perf_counter() - begin) / pieces * 1e6, 1)
     return {
         "env_time_overhead": overhead(seconds, directory),
         "commit_us": single,
         "sixteen_us": sixteen,
         "fdatasync_us": fdatasync_us(directory),
-        "adopt_us": round((time.perf_counter() - begin) / pieces * 1e6, 1),
+        "adopt_us": adopt_us,
         "file_kb": file_kb,
         "wal_kb": wal_kb,
         "sqlite": sqlite3.sqlite_version,
