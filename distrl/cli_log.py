@@ -84,14 +84,20 @@ def export(
     to: Annotated[
         Form,
         typer.Option(help="parquet: one file, one row per transition; minari: a dataset of whole episodes."),
-    ],
-    out: Annotated[Path, typer.Option(help="The Parquet file, or the folder that Minari is to find its datasets in.")],
+    ] = Form.PARQUET,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The Parquet file, or the folder that Minari is to find its datasets in; by default below RUN/export."
+        ),
+    ] = None,
 ) -> None:
     """Write the log for other tools: everything in it that can be read."""
     from distrl.experience import open_log
     from distrl.export import to_minari, to_parquet
 
     log = open_log(run)
+    out = out or run / "export" / ("experience.parquet" if to is Form.PARQUET else "minari")
     written = to_parquet(log, out) if to is Form.PARQUET else to_minari(log, out)
     _say([*log.damaged, f"{written.what}: {written.path}"])
     if to is Form.MINARI:

@@ -216,6 +216,13 @@ def test_export_writes_what_is_readable_of_a_damaged_log(run, command, tmp_path)
     assert pq.read_table(tmp_path / "log.parquet").num_rows == readable == 25
 
 
+def test_without_further_words_it_is_a_parquet_file_beside_the_run(run, command):
+    code, output = command("export", run.path)
+    assert code == 0
+    assert "experience.parquet" in output
+    assert pq.read_table(run.path / "export" / "experience.parquet").num_rows == 29
+
+
 def test_a_folder_without_a_log_is_one_sentence(tmp_path, command):
     code, output = command("ls", tmp_path)
     assert code == 1

@@ -14,7 +14,7 @@ def test_files_and_facts_come_back(tmp_path):
 
 
 def test_facts_by_number_are_not_taken_for_damaged(tmp_path):
-    path = save_checkpoint(tmp_path, "0000000007", {}, {"secured": {number: 1 for number in range(12)}})
+    path = save_checkpoint(tmp_path, "0000000007", {}, {"secured": dict.fromkeys(range(12), 1)})
     assert load_checkpoint(path)[1]["secured"]["10"] == 1
 
 
