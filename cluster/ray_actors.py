@@ -99,12 +99,12 @@ class EnvWorkerActor(_LoopActor):
             self._orphans = adopt_all(self._spools)
             self._adopted = {orphan.incarnation: orphan.num_committed for orphan in self._orphans}
             self._spool = self._new_spool(inline)
-            cursors = read_cursors(self._snapshots)
+            self._inherited = read_cursors(self._snapshots)
             for orphan in self._orphans:
-                cursors |= orphan.cursors
+                self._inherited |= orphan.cursors
             if self._spool is not None:
-                self._spool.inherit(cursors)
-            self._pool = self._host(scratch_directory(run_id), inline, cursors)
+                self._spool.inherit(self._inherited)
+            self._pool = self._host(scratch_directory(run_id), inline, self._inherited)
         except DistrlError as error:  # raised here, Ray would bury its sentence in the report of a dead actor
             self._refusal = error
 
@@ -136,7 +136,8 @@ class EnvWorkerActor(_LoopActor):
                 self._stop, self._config.actors.pull_period_s, wait_for_weights, grace_s=lambda: self._grace_s
             )
             sink.flush(_SECURED_S)
-            write_cursors(self._snapshots, self._worker.cursors())
+            begun = self._pool.stats().produced > 0
+            write_cursors(self._snapshots, self._worker.cursors() if begun else self._inherited)
             self._worker.close()
             for orphan in self._orphans:
                 orphan.close()
