@@ -25,7 +25,8 @@ from distrl.core.run_directory import RunDirectory
 from distrl.core.types import EnvSpec, PolicySpec
 
 POLL_S = 0.5
-_SILENCE_S = 60.0  # an env worker that has reported before and does not for so long is taken for dead
+_SILENCE_S = 60.0  # an env worker that has reported before and does not for so long is taken for dead …
+_LEARNER_SILENCE_S = 120.0  # … and so is a learner: between two reports it may have much to receive
 _RESTARTS_IN_VAIN = 5  # of one component in a row, without a step or an update, before the run gives up
 _DRAIN_MARGIN_S = 2.0  # before a node's deadline: to publish what has finished
 DEATHS = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError)
@@ -127,6 +128,8 @@ class Crew:
                 self._hear_learner(self._learner.take())
             except DEATHS as error:
                 self._replace_learner(_first_line(error))
+        elif self._learner.heard and time.monotonic() - self._learner.since > _LEARNER_SILENCE_S:
+            self._replace_learner(f"it has not answered for {_LEARNER_SILENCE_S:g} s")
         if server in ready:
             try:
                 self._note_whereabouts("parameter_server", self._server.take())

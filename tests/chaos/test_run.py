@@ -127,6 +127,23 @@ def test_an_env_worker_twice_in_quick_succession_and_an_environment_process(tmp_
     assert found["committed"] == found["secured"]
 
 
+@pytest.mark.slow  # two minutes of silence
+def test_a_learner_that_stands_still_is_replaced(tmp_path, mark):
+    class Freezer(Killer):
+        def kill(self):
+            for process in working(self._mark, "learner"):
+                process.suspend()
+                del self._groups[0]
+                self._at_step += 10 * STEPS_AFTER  # made while nobody learns, and some more
+                return True
+            return False
+
+    run, summary = trained(ledgered(tmp_path / "run", ENDLESS), Freezer(mark, ["learner"], at_step=500))
+    assert restarts(run) == ["learner"]
+    assert_balanced(run, mark=mark)
+    assert summary["transitions_lost"] == 0
+
+
 def test_learner_and_parameter_server_together(tmp_path, mark):
     killer = Killer(mark, ["learner", "parameter_server"], ["learner"], at_step=500)
     run, summary = trained(ledgered(tmp_path / "run", ENDLESS), killer)
