@@ -176,51 +176,6 @@ def test_a_dead_learner_is_replaced_and_nothing_is_lost(tmp_path):
     assert reproduce(RunDirectory.open(tmp_path / "run")).difference is None
 
 
-def test_what_a_dead_env_worker_had_committed_is_sent_again(tmp_path):
-    def kill(status):
-        os.kill(status["pids"]["env_worker_0"], signal.SIGKILL)
-
-    out = tmp_path / "run"
-    config = slow(out, "run.steps=2500", "run.durability='always'", "actors.fragment_steps=100")
-    summary = run(config, Watcher(500, kill)).summary
-    assert balanced(summary)
-    assert summary["transitions_committed"] > 2000
-    assert summary["transitions_lost"] == 0
-    # at most what had just finished in each of its environments had not been committed
-    assert sum(summary["transitions_rejected"].values()) <= 2
-    assert not list((tmp_path / "spool").rglob("*.sqlite"))
-
-
-def test_env_workers_join_and_leave_a_running_job(tmp_path):
-    seen = []
-
-    def grow(status):
-        supervisor = ray.get_actor(f"supervisor-{RunDirectory.open(tmp_path / 'run').id}")
-        assert ray.get(supervisor.scale.remote(3)) == 2
-
-    def shrink(status):
-        seen.append(status["env_workers"])
-        supervisor = ray.get_actor(f"supervisor-{RunDirectory.open(tmp_path / 'run').id}")
-        if status["env_workers"] == 3 and len(seen) < 1000:
-            seen.extend([0] * 1000)
-            ray.get(supervisor.scale.remote(1))
-
-    class Scaling(Watcher):
-        def __call__(self, status):
-            super().__call__(status)
-            if self._acted and status.get("phase") == "training":
-                shrink(status)
-
-    watcher = Scaling(200, grow)
-    result = run(slow(tmp_path / "run", "run.steps=5000"), watcher)
-    events = read_json_lines(tmp_path / "run" / "events.jsonl")
-    assert [event["env_workers"] for event in events if event["kind"] == "scale"] == [3, 1]
-    assert sorted(event["worker"] for event in events if event["kind"] == "leave") == [1, 2]
-    assert result.summary["transitions_rejected"] == {}
-    assert balanced(result.summary)
-    assert watcher.statuses[-1]["env_workers"] <= 1
-
-
 def test_stopping_leaves_a_checkpoint_and_no_process(tmp_path):
     stop, seen = threading.Event(), {}
 

@@ -32,7 +32,7 @@ def test_spec_from_another_process_and_thread():
         ({"mode": "raise_init"}, EnvironmentFault, "error", "raised in its constructor: RuntimeError: no licence"),
         ({"mode": "raise_reset"}, EnvironmentFault, "error", "raised in reset: ValueError: the restart file is empty"),
         ({"mode": "raise", "after": 3}, EnvironmentFault, "error", "raised in step: FloatingPointError"),
-        ({"mode": "nan"}, EnvironmentFault, "protocol", "finite numbers"),
+        ({"mode": "nan"}, EnvironmentFault, "divergence", "finite numbers"),
         ({"mode": "exit"}, EnvironmentFault, "crash", "exit code 9"),
         ({"mode": "kill"}, EnvironmentFault, "crash", "signal 9"),
         ({"mode": "hang"}, EnvironmentFault, "hang", "within 3 s; it did not"),
