@@ -94,6 +94,8 @@ class EnvWorker:
                 pieces += self._builder.pieces()
             if pieces:
                 spool.commit(pieces, ends_fragment=bool(closed))
+            else:
+                spool.keep_up()
         for item in closed:
             self._sink.publish(item.fragment, partial(self._secured, item.numbers))
 

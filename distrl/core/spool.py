@@ -100,6 +100,7 @@ class Spool:
         self._sync, self._sync_period_s, self._synced_at = sync, sync_period_s, -float("inf")
         self.num_committed = self._num_forgotten = 0
         self._next_id = 1
+        self._unsynced = False  # commits since the last sync
         self._unforgotten: dict[int, tuple[list[int], list[int]]] = {}  # number → (ids, transitions) of its pieces
         self._to_delete: list[int] = []  # ids of forgotten pieces, deleted by the next transaction
         self._environments: dict[int, tuple[int, int, int]] = {}  # env_index → (episode_uid, step, num_committed)
@@ -158,8 +159,19 @@ class Spool:
             ids.append(row_id)
             transitions.append(piece.num_transitions)
             self.num_committed += piece.num_transitions
+        self._unsynced = not durable  # a durable commit takes all earlier ones with it
         if durable:
             self._synced_at = now
+
+    def keep_up(self) -> None:
+        """Called a few times a second, also when nothing is to be committed: with ``sync="seconds"``, what the last
+        commits have left unsynced follows within the period.
+
+        Raises:
+            StorageError: the disk is full or failed.
+        """
+        if self._sync == "seconds" and self._unsynced and time.monotonic() - self._synced_at >= self._sync_period_s:
+            self.flush()
 
     def _transaction(
         self, rows: Sequence[tuple], environments: Mapping[int, tuple[int, int, int]], durable: bool
@@ -218,6 +230,7 @@ class Spool:
         except sqlite3.Error as error:
             raise StorageError(f"the spool {self._path} cannot be written to its disk: {error}") from error
         self._synced_at = time.monotonic()
+        self._unsynced = False
 
     def close(self) -> None:
         """Everything forgotten: the files go; otherwise they stay for an adopter. Harmless when repeated.

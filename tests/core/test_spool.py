@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -513,3 +514,21 @@ def test_an_inherited_cursor_is_there_for_the_next_life_too(tmp_path):
     assert orphan.cursors == {1: Cursor(77, 12)}
     assert orphan.num_committed == 0
     orphan.close()
+
+
+def test_what_the_last_commits_left_unsynced_follows_when_no_more_come(tmp_path, monkeypatch):
+    """With a simulator of minutes a step, the next commit may be far away; a sync moves the WAL into the database."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr("distrl.core.spool.time", SimpleNamespace(monotonic=lambda: clock.now))
+    database = tmp_path / "0.sqlite"
+    spool = Spool(tmp_path, 0, worker=0, sync="seconds", sync_period_s=1.0)
+    for step in range(2):  # the first is synced, the second is within its second
+        spool.commit([(0, piece(step, size=10_000))])
+    before = database.stat().st_size
+    clock.now = 0.9
+    spool.keep_up()
+    assert database.stat().st_size == before
+    clock.now = 1.1
+    spool.keep_up()
+    assert database.stat().st_size > before
+    spool.close()
