@@ -71,17 +71,21 @@ class EnvWorker:
 
     def run_once(self, timeout_s: float) -> int:
         """One round; returns the number of steps that finished."""
+        num_steps, requests = self._receive(timeout_s)
+        if len(requests.rows):
+            self._act(requests)
+        self._builder.close_aged(time.monotonic())
+        self._deliver()
+        return num_steps
+
+    def _receive(self, timeout_s: float) -> tuple[int, Requests]:
+        """Take what is ready; (steps that finished, rows that want an action)."""
         outcomes, requests, faults = self._pool.recv(timeout_s)
-        now = time.monotonic()
-        self._builder.finished(outcomes, now)
+        self._builder.finished(outcomes, time.monotonic())
         if faults:
             self._builder.failed(faults)
             self._faults += [{"row": fault.row, "fault": fault.kind, "message": fault.message} for fault in faults]
-        if len(requests.rows):
-            self._act(requests)
-        self._builder.close_aged(now)
-        self._deliver()
-        return len(outcomes.rows)
+        return len(outcomes.rows), requests
 
     def _deliver(self) -> None:
         """Commit what has finished, then publish the fragments that have closed."""
@@ -161,9 +165,7 @@ class EnvWorker:
         produced)."""
         deadline = time.monotonic() + grace_s
         while (left_s := deadline - time.monotonic()) > 0 and self._builder.num_in_flight > len(self._unanswered):
-            outcomes, requests, faults = self._pool.recv(min(left_s, 0.25))
-            self._builder.finished(outcomes, time.monotonic())
-            self._builder.failed(faults)
+            _, requests = self._receive(min(left_s, 0.25))
             if len(requests.rows):
                 self._act(requests, send=False)
                 self._unanswered.update(requests.rows.tolist())
