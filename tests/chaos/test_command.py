@@ -1,5 +1,6 @@
 """`distrl train`, killed whole and resumed, scaled from elsewhere, on a network that fails: as a user would meet it."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -8,6 +9,7 @@ import time
 import uuid
 from pathlib import Path
 
+import psutil
 import pytest
 
 from distrl.core.experience_log import read_log
@@ -56,7 +58,8 @@ class Command:
         """SIGKILL for every process that it has started, as when the machine's power goes."""
         while left := marked(self.mark):
             for process in left:
-                process.kill()
+                with contextlib.suppress(psutil.NoSuchProcess):  # some die of the death of others
+                    process.kill()
             time.sleep(0.05)
         self.process.wait()
 
