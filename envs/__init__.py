@@ -10,6 +10,7 @@ import gymnasium
 #: Our environments: id → ``"module:Class"``. A new environment adds one line here.
 REGISTRY: dict[str, str] = {
     "distrl/FinRay-v0": "distrl.envs.fluids.fin_ray:FinRay",
+    "distrl/TandemFins-v0": "distrl.envs.fluids.tandem_fins:TandemFins",
 }
 
 for _id, _entry_point in REGISTRY.items():

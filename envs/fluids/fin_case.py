@@ -10,12 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from distrl.core.errors import ConfigError
+from distrl.envs import options as check
 from distrl.envs.fluids.beam import make_beam
-from distrl.envs.fluids.scene import Filament, Fluid
+from distrl.envs.fluids.bodies import Filament
+from distrl.envs.fluids.fluid import Fluid, graded_sponge
+from distrl.envs.fluids.scene import Scene
 
-DOMAIN = (6.0, 5.0)  # length and height, in L
-ROOT = (1.5, 2.5)  # mean position of the root from the inlet and the lower side, in L
+HEIGHT = 5.0  # of the domain, in L; the fins swim at its middle
+INLET = 1.5  # from the inlet to the first root, in L
+OUTLET = 3.5  # from the last fin's tip to the outlet, in L
 CONTROL_INTERVAL = 0.1  # L/U
 HEAVE_AMPLITUDE = 0.25  # L: the root is at 0.25 sin(phase)
 PITCH_AMPLITUDE = 0.5  # rad: the root's angle is -0.5 cos(phase)
@@ -25,7 +28,6 @@ ROOT_MOTIONS = ("both", "heave", "pitch", "held")
 RANDOM_FREQUENCIES = (0.6, 1.0)  # U/L, the range of ``random_frequency``
 
 _SPONGE_LENGTHS = (0.6, 1.0)  # at inlet and outlet, in L
-_SPONGE_VISCOSITY = 0.1  # cells²/step at the very edge
 _MAGIC = 0.125  # Lambda: 1/4 gives more drag bias and diverged at L = 16, 0.05 diverged too
 _SMALLEST_TAU_EXCESS = 0.0145  # tau - 1/2; at 0.012 one bang-bang episode in six diverged, at 0.0135 none did
 _LARGEST_MACH = 0.15
@@ -40,11 +42,6 @@ class Fidelity:
     cells: int
     seconds_per_step: float
 
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Fluid cells along the stream and across it."""
-        return round(DOMAIN[0] * self.cells), round(DOMAIN[1] * self.cells)
-
 
 FIDELITIES: dict[str, Fidelity] = {
     "smoke": Fidelity(20, 0.0012),
@@ -52,30 +49,6 @@ FIDELITIES: dict[str, Fidelity] = {
     "check": Fidelity(32, 0.004),
     "expensive": Fidelity(48, 0.012),
 }
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ConfigError(message)
-
-
-def require_number(name: str, value: Any, low: float, high: float, why: str) -> float:
-    """``value`` as a float if it is a number in [low, high]; otherwise a ConfigError that says why."""
-    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-    _require(
-        number and low <= value <= high,
-        f"FinRay needs {name} between {low:g} and {high:g}, got {value!r}: {why}.",
-    )
-    return float(value)
-
-
-def require_one_of(name: str, value: Any, choices: tuple[str, ...]) -> str:
-    """``value`` if it is one of ``choices``; otherwise a ConfigError that lists them."""
-    _require(
-        isinstance(value, str) and value in choices,
-        f"FinRay needs {name} to be one of {', '.join(choices)}, got {value!r}: choose one of these.",
-    )
-    return value
 
 
 @dataclass(frozen=True)
@@ -91,6 +64,9 @@ class FinCase:
         mass_ratio: mass of the fin per unit length over that of fluid in a square of side L, rho_s h / (rho L).
         stiffness: K_B = B / (rho U² L³).
         lattice_speed: U in cells per lattice step: sets the time step and the Mach number.
+        num_fins: fins one behind the other.
+        gap: from the tip of one to the root of the next, in L.
+        lag: phase by which each root follows the one before, in degrees.
     """
 
     fidelity: str = "default"
@@ -101,61 +77,75 @@ class FinCase:
     mass_ratio: float = 0.1
     stiffness: float = 1.0
     lattice_speed: float = 0.05
+    num_fins: int = 1
+    gap: float = 1.0
+    lag: float = 0.0
 
     def __post_init__(self) -> None:
-        require_one_of("fidelity", self.fidelity, tuple(FIDELITIES))
-        require_one_of("root", self.root, ROOT_MOTIONS)
-        _require(
-            isinstance(self.random_frequency, bool | np.bool_),
-            f"FinRay needs random_frequency to be true or false, got {self.random_frequency!r}: "
-            "set a fixed frequency with frequency=… instead.",
-        )
-        require_number("frequency", self.frequency, 0.3, 1.5, "outside it the fin was never tried")
-        _require(
+        owner = self.owner
+        check.one_of(owner, "fidelity", self.fidelity, tuple(FIDELITIES))
+        check.one_of(owner, "root", self.root, ROOT_MOTIONS)
+        check.flag(owner, "random_frequency", self.random_frequency)
+        check.number(owner, "frequency", self.frequency, 0.3, 1.5, "outside it the fin was never tried")
+        check.require(
             not self.random_frequency or self.frequency == 0.8,
-            f"FinRay needs frequency to stay at 0.8 with random_frequency, got {self.frequency!r}: "
+            f"{owner} needs frequency to stay at 0.8 with random_frequency, got {self.frequency!r}: "
             "the frequency is drawn between 0.6 and 1.0, so leave frequency out.",
         )
-        require_number("mass_ratio", self.mass_ratio, 0.01, 2.0, "the coupling was tested in this range")
-        require_number("stiffness", self.stiffness, 0.05, 10.0, "the beam was tested in this range")
-        require_number("reynolds", self.reynolds, 20.0, 400.0, "above it this collision operator is not reliable")
-        require_number(
+        check.number(owner, "mass_ratio", self.mass_ratio, 0.01, 2.0, "the coupling was tested in this range")
+        check.number(owner, "stiffness", self.stiffness, 0.05, 10.0, "the beam was tested in this range")
+        check.number(owner, "reynolds", self.reynolds, 20.0, 400.0, "above it this collision operator is not reliable")
+        check.number(
+            owner,
             "lattice_speed",
             self.lattice_speed,
             0.02,
             _LARGEST_MACH * math.sqrt(1 / 3),
             f"the Mach number must stay below {_LARGEST_MACH}",
         )
+        check.number(owner, "gap", self.gap, 0.2, 5.0, "closer fins may touch, and wakes further apart were not tried")
+        check.number(owner, "lag", self.lag, -180.0, 180.0, "it is a phase in degrees")
         steps = CONTROL_INTERVAL * self.cells / self.lattice_speed
-        _require(
+        check.require(
             abs(steps - round(steps)) < 1e-9,
-            f"FinRay needs a whole number of lattice steps in a control interval, got {steps:.3f} from lattice_speed="
+            f"{owner} needs a whole number of lattice steps in a control interval, got {steps:.3f} from lattice_speed="
             f"{self.lattice_speed:g}: try {CONTROL_INTERVAL * self.cells / math.ceil(steps):.6g}.",
         )
         excess = 3 * self.lattice_speed * self.cells / self.reynolds
         largest = 3 * self.lattice_speed * self.cells / _SMALLEST_TAU_EXCESS
-        _require(
+        check.require(
             excess >= _SMALLEST_TAU_EXCESS,
-            f"FinRay needs a relaxation time of at least {0.5 + _SMALLEST_TAU_EXCESS:g} for stability, got "
+            f"{owner} needs a relaxation time of at least {0.5 + _SMALLEST_TAU_EXCESS:g} for stability, got "
             f"{0.5 + excess:.4f} from reynolds={self.reynolds:g} at fidelity {self.fidelity!r}: "
             f"choose reynolds <= {largest:.0f} or a finer fidelity.",
         )
         highest = RANDOM_FREQUENCIES[1] if self.random_frequency else self.frequency
         if self.root != "held":
             for f in {self.frequency, highest}:
-                tone = f * self.lattice_speed * DOMAIN[1]
-                _require(
+                tone = f * self.lattice_speed * HEIGHT
+                check.require(
                     abs(tone / _RESONANCE - 1) > _RESONANCE_BAND,
-                    f"FinRay needs a root frequency away from the sound wave between the side walls, got "
+                    f"{owner} needs a root frequency away from the sound wave between the side walls, got "
                     f"frequency={f:g} at lattice_speed={self.lattice_speed:g}, which is {tone / _RESONANCE:.2f} of "
                     f"the wave's: change one of them so that this leaves {1 - _RESONANCE_BAND:g} "
                     f"to {1 + _RESONANCE_BAND:g}.",
                 )
 
     @property
+    def owner(self) -> str:
+        """The environment that messages name."""
+        return "FinRay" if self.num_fins == 1 else "TandemFins"
+
+    @property
     def cells(self) -> int:
         """Cells per fin length, L in lattice units."""
         return FIDELITIES[self.fidelity].cells
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Fluid cells along the stream and across it."""
+        length = INLET + self.num_fins + (self.num_fins - 1) * self.gap + OUTLET
+        return round(length * self.cells), round(HEIGHT * self.cells)
 
     @property
     def interval_steps(self) -> int:
@@ -174,23 +164,25 @@ class FinCase:
         """Phase per lattice step, in rad, of a frequency in U/L."""
         return 2 * math.pi * frequency * self.lattice_speed / self.cells
 
+    def phase_of(self, fin: int, phase: Any) -> Any:
+        """Root phase of a fin, in rad, at the phase of the first."""
+        return phase - fin * math.radians(self.lag)
+
     def as_dict(self) -> dict[str, Any]:
         """The parameters by name, plain numbers and strings."""
         return asdict(self)
 
-    def fluid(self) -> Fluid:
-        """A fluid in uniform flow, with a graded viscous sponge at inlet and outlet (without it the inlet diverged)."""
-        nx, ny = FIDELITIES[self.fidelity].grid
-        x = np.arange(nx + 2) - 0.5  # distance of the cell centres from the inlet
-        inlet, outlet = (length * self.cells for length in _SPONGE_LENGTHS)
-        depth = np.maximum(np.clip(1 - x / inlet, 0, 1), np.clip(1 - (nx - x) / outlet, 0, 1))
-        return Fluid(
-            nx, ny, self.lattice_speed * self.cells / self.reynolds, self.lattice_speed,
-            magic=_MAGIC, sponge=_SPONGE_VISCOSITY * depth**2,
+    def scene(self) -> Scene:
+        """The fins at rest, straight along a uniform stream, with a sponge at inlet and outlet."""
+        nx, ny = self.grid
+        fluid = Fluid(
+            nx, ny, self.lattice_speed * self.cells / self.reynolds, self.lattice_speed, magic=_MAGIC,
+            sponge=graded_sponge(nx, *(length * self.cells for length in _SPONGE_LENGTHS)),
         )  # fmt: skip
+        return Scene(fluid, {f"fin {fin}": self._filament(fin) for fin in range(self.num_fins)})
 
-    def filament(self) -> Filament:
-        """The fin, straight along the stream; unit activation bends it by (1 - s/L)/L."""
+    def _filament(self, fin: int) -> Filament:
+        """One fin; unit activation bends it by (1 - s/L)/L."""
         s = np.arange(self.cells) / self.cells
         beam = make_beam(
             self.cells,
@@ -198,12 +190,16 @@ class FinCase:
             self.stiffness * self.lattice_speed**2 * self.cells**3,
             profile=(1 - s) / self.cells,
         )
-        return Filament.straight(beam, *self.root_position(np.zeros(1), np.zeros(1))[0, :2])
+        return Filament.straight(beam, *self.root_position(fin, np.zeros(1), np.zeros(1))[0, :2])
 
-    def root_position(self, phase: np.ndarray, envelope: np.ndarray) -> np.ndarray:
-        """Root ``[n, 4]``, position in array indices and direction, at phases (rad); ``envelope`` scales the motion."""
+    def root_position(self, fin: int, phase: np.ndarray, envelope: np.ndarray) -> np.ndarray:
+        """A fin's root ``[n, 4]``, position in array indices and direction, at the first fin's phases (rad).
+
+        ``envelope`` scales the motion.
+        """
         heave, pitch = self.moves
+        phase = self.phase_of(fin, phase)
         angle = -pitch * envelope * np.cos(phase)
-        x = np.full_like(phase, ROOT[0] * self.cells + 0.5)
-        y = (ROOT[1] + heave * envelope * np.sin(phase)) * self.cells + 0.5
+        x = np.full_like(phase, (INLET + fin * (1 + self.gap)) * self.cells + 0.5)
+        y = (HEIGHT / 2 + heave * envelope * np.sin(phase)) * self.cells + 0.5
         return np.stack([x, y, np.cos(angle), np.sin(angle)], axis=1)

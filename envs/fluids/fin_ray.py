@@ -1,22 +1,20 @@
-"""Actions in [-1, 1] in, observations and rewards of a swimming fin ray out: the environment ``distrl/FinRay-v0``.
+"""Actions in [-1, 1] in, observations and rewards of swimming fin rays out: the environment ``distrl/FinRay-v0``.
 
 A flexible fin, driven at its root by heave and pitch, actuates its own curvature: the action is the activation a / 3 to
 be reached at the end of a control interval of 0.1 L/U, linearly and by at most 1.5 a step. The literature's problem:
 Liu, Bodaghi, Xue, Zheng & Wang, arXiv 2401.11349. Equations, every observation, options and figures: docs/fin_ray.md.
 """
 
-import io
-import json
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-import gymnasium as gym
 import numpy as np
 
-from distrl.core.errors import ConfigError, EnvironmentFault, StorageError
-from distrl.envs.fluids import picture
+from distrl.envs import options as check
+from distrl.envs.fluids import fin_case, fin_flow, picture
 from distrl.envs.fluids.fin_case import (
     ACTUATION_LIMIT,
     CONTROL_INTERVAL,
@@ -26,15 +24,13 @@ from distrl.envs.fluids.fin_case import (
     RANDOM_FREQUENCIES,
     Fidelity,
     FinCase,
-    require_number,
-    require_one_of,
 )
-from distrl.envs.fluids.fin_flow import FinFlow, Loads
-from distrl.envs.fluids.flow_pool import SIZE, developed_flow, frequencies
+from distrl.envs.fluids.fin_flow import FinFlow, Loads, develop, frequencies
+from distrl.envs.fluids.flow_pool import SIZE, FlowPool
+from distrl.envs.simulation import Simulation
 
 OBJECTIVES = ("thrust_minus_power", "thrust", "efficiency")
 POWER_PRICE = 0.1  # of C_P in units of C_T, in thrust_minus_power
-DIVERGED_REWARD = -50.0  # worse than the rest of any episode's discounted future, so that it never pays
 STATIONS = (0.25, 0.5, 0.75, 1.0)  # s/L where shape and velocity are observed
 DEFAULT_GUST = 0.1
 
@@ -53,15 +49,14 @@ OBSERVATION_NAMES: tuple[str, ...] = (
 )  # fmt: skip
 
 
-class FinRay(gym.Env[np.ndarray, np.ndarray]):
+class FinRay(Simulation):
     """A fin ray that swims in a two-dimensional flow at Reynolds number 200.
 
     Args:
         fidelity: "smoke", "default", "check" or "expensive" (20, 24, 32, 48 cells per fin length).
         objective: what a step's reward is: "thrust_minus_power", J = C_T - 0.1 C_P; "thrust", C_T; both are means over
-        the
-            control interval, so that an episode's return over its steps is the mean objective. "efficiency": C_T / C_P
-            of means that forget over one root cycle, clipped to [-1, 1].
+            the control interval, so that an episode's return over its steps is the mean objective. "efficiency":
+            C_T / C_P of means that forget over one root cycle, clipped to [-1, 1].
         root: "both", "heave", "pitch" or "held" (root at rest; the phase still runs, as a clock).
         frequency: of the root in U/L, without ``random_frequency``.
         random_frequency: each episode draws the frequency uniformly from 0.6 to 1.0 U/L.
@@ -76,12 +71,12 @@ class FinRay(gym.Env[np.ndarray, np.ndarray]):
 
     ``info`` of a step: ``C_T``, ``C_P`` (as the objective counts it), ``C_P_net``, ``efficiency`` (of the cycle means),
     ``diverged``; and when a guard tripped ``divergence``, its name. Then ``terminated`` is true and the reward is
-    ``DIVERGED_REWARD``.
+    ``diverged_reward``.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 25}  # type: ignore[misc]
-    fidelities: ClassVar[dict[str, Fidelity]] = FIDELITIES
+    fidelities: ClassVar[Mapping[str, Fidelity]] = FIDELITIES
     baseline: ClassVar[str] = "distrl.envs.fluids.sinusoid"
+    averaged: ClassVar[tuple[str, ...]] = ("C_T", "C_P")
 
     def __init__(
         self,
@@ -100,51 +95,54 @@ class FinRay(gym.Env[np.ndarray, np.ndarray]):
         render_mode: str | None = None,
         cache_directory: str | os.PathLike[str] | None = None,
     ) -> None:
-        self.case = FinCase(
-            fidelity, root, frequency, random_frequency, reynolds, mass_ratio, stiffness, lattice_speed
-        )  # fmt: skip
-        self.objective = require_one_of("objective", objective, OBJECTIVES)
+        case = FinCase(fidelity, root, frequency, random_frequency, reynolds, mass_ratio, stiffness, lattice_speed)
+        self._set_up(case, objective, gusts, episode_steps, muscle_recovery, render_mode, cache_directory)
+
+    def _set_up(
+        self,
+        case: FinCase,
+        objective: str,
+        gusts: bool | float,
+        episode_steps: int,
+        muscle_recovery: bool,
+        render_mode: str | None,
+        cache_directory: str | os.PathLike[str] | None,
+    ) -> None:
+        """The constructor behind one or several fins."""
+        self.case = case
+        self.objective = check.one_of(case.owner, "objective", objective, OBJECTIVES)
         gusts = DEFAULT_GUST if gusts is True else 0.0 if gusts is False else gusts
-        self.gusts = require_number("gusts", gusts, 0.0, 0.15, "stronger ones let the inflow reverse its sound waves")
-        if not isinstance(episode_steps, int | np.integer) or isinstance(episode_steps, bool) or episode_steps < 1:
-            raise ConfigError(f"FinRay needs episode_steps to be a whole number >= 1, got {episode_steps!r}.")
-        if not isinstance(muscle_recovery, bool | np.bool_):
-            raise ConfigError(f"FinRay needs muscle_recovery to be true or false, got {muscle_recovery!r}.")
-        if render_mode is not None:
-            require_one_of("render_mode", render_mode, ("rgb_array",))
-        self.episode_steps = int(episode_steps)
-        self.muscle_recovery = bool(muscle_recovery)
-        self.render_mode = render_mode
-        self.fidelity = fidelity
-        self.cache_directory = None if cache_directory is None else Path(cache_directory)
-        self.action_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
-        self.observation_space = gym.spaces.Box(-10.0, 10.0, (len(OBSERVATION_NAMES),), np.float32)
-        self.flow = FinFlow(self.case)
-        self._steps = 0
-        self._playable = False
+        why = "stronger ones let the inflow reverse its sound waves"
+        self.gusts = check.number(case.owner, "gusts", gusts, 0.0, 0.15, why)
+        self.muscle_recovery = check.flag(case.owner, "muscle_recovery", muscle_recovery)
+        names = [f"{name}{suffix}" for suffix in self._suffixes for name in OBSERVATION_NAMES]
+        options = {"objective": self.objective, "gusts": self.gusts, "muscle_recovery": self.muscle_recovery}
+        super().__init__(
+            num_actions=case.num_fins, observation_names=names, episode_steps=episode_steps,
+            options=case.as_dict() | options, fidelity=case.fidelity, render_mode=render_mode,
+        )  # fmt: skip
+        directory = None if cache_directory is None else Path(cache_directory)
+        modules = (fin_case, fin_flow)
+        self.pool = FlowPool(case.owner, case.as_dict(), lambda: develop(case), modules, directory)
+        self.flow = FinFlow(case)
         self._rate = self.flow.rate
         self._gust_waves = np.zeros((3, _GUST_WAVES))  # amplitude, angular frequency per interval, phase
-        self._loads = np.zeros(5)  # thrust, lift, root power, muscle power, muscle power spent of the last interval
-        self._cycle = np.zeros(5)  # the same, averaged with a memory of one cycle
-        self._sums = np.zeros(2)  # C_T and C_P over the episode so far
-        self._observation = np.zeros(len(OBSERVATION_NAMES), np.float32)
+        self._loads = np.zeros((case.num_fins, 5))  # ``Loads.felt`` of the last interval
+        self._cycle = np.zeros((case.num_fins, 5))  # the same, averaged with a memory of one cycle
 
-    @staticmethod
-    def preload() -> None:
+    @classmethod
+    def preload(cls) -> None:
         """Load every kernel before environment processes are forked, so that they share the code."""
-        env = FinRay(fidelity="smoke")
+        env = cls(fidelity="smoke")
         env.reset(seed=0)
-        env.step(np.zeros(1, np.float32))
+        env.step(np.zeros(env.action_space.shape or (), np.float32))
         env.close()
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start from a developed flow at a phase, and where asked a frequency and gusts, drawn from the seed."""
-        super().reset(seed=seed)
+    def _start(self) -> dict[str, Any]:
+        """A developed flow at a phase, and where asked a frequency and gusts, drawn from the seed."""
         random = self.np_random
         index = int(random.integers(SIZE))
-        start = developed_flow(self.case, index, self.cache_directory)
+        start = self.pool.flow(index)
         self._loads, self._cycle = start["loads"], start["cycle"]
         self.flow.load(start)
         frequency = float(frequencies(self.case)[index])
@@ -155,35 +153,12 @@ class FinRay(gym.Env[np.ndarray, np.ndarray]):
         self._gust_waves = np.stack(
             [amplitude, 2 * math.pi * CONTROL_INTERVAL / periods, random.uniform(0, 2 * math.pi, _GUST_WAVES)]
         )
-        self._steps = 0
-        self._sums = np.zeros(2)
-        self._playable = True
-        self._observation = self._observe()
-        return self._observation.copy(), {"frequency": self._frequency}
+        return {"frequency": self._frequency}
 
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Advance one control interval of 0.1 L/U."""
-        if not self._playable:
-            raise EnvironmentFault("FinRay needs reset() before step(): the episode has not begun or has diverged.")
-        value = np.asarray(action, dtype=np.float64)
-        if value.shape != (1,) or not np.isfinite(value).all():
-            raise EnvironmentFault(f"FinRay needs one finite action of shape (1,), got {action!r}.", kind="protocol")
-        target = ACTUATION_LIMIT * float(np.clip(value[0], -1.0, 1.0))
-        loads, outcome = self.flow.advance(target, self._rate, 1.0 + self._gust(self._steps + 1))
-        self._steps += 1
-        truncated = self._steps >= self.episode_steps
-        if loads is None:
-            self._playable = False
-            info = {"C_T": 0.0, "C_P": 0.0, "C_P_net": 0.0, "efficiency": 0.0, "diverged": True, "divergence": outcome}
-            return self._observation.copy(), DIVERGED_REWARD, True, truncated, info
-        reward, info = self._account(loads)
-        self._sums = self._sums + np.array([info["C_T"], info["C_P"]])
-        if truncated:
-            thrust, power = self._sums / self._steps
-            ratio = float(thrust / max(power, _SMALLEST_POWER))
-            info |= {"episode_C_T": float(thrust), "episode_C_P": float(power), "episode_efficiency": ratio}
-        self._observation = self._observe()
-        return self._observation.copy(), reward, False, truncated, info
+    def _advance(self, action: np.ndarray) -> tuple[float, dict[str, Any]]:
+        """One control interval of 0.1 L/U."""
+        loads = self.flow.advance(ACTUATION_LIMIT * action, self._rate, 1.0 + self._gust(self._steps))
+        return self._account(loads)
 
     @property
     def _frequency(self) -> float:
@@ -195,127 +170,93 @@ class FinRay(gym.Env[np.ndarray, np.ndarray]):
         amplitude, rate, phase = self._gust_waves
         return min(step / _GUST_ENTRY, 1.0) * float((amplitude * np.sin(rate * step + phase)).sum())
 
-    def _account(self, loads: Loads) -> tuple[float, dict[str, Any]]:
-        """The reward and ``info`` of an interval; keeps its loads for the observation."""
-        self._loads = np.array(
-            [loads.thrust, loads.lift, loads.root_power, loads.muscle_power, loads.muscle_power_spent]
-        )
+    def _account(self, loads: list[Loads]) -> tuple[float, dict[str, Any]]:
+        """The reward and ``info`` of an interval, means over the fins; keeps the loads for the observation."""
+        self._loads = np.array([load.felt for load in loads])
         self._cycle = self._cycle + CONTROL_INTERVAL * self._frequency * (self._loads - self._cycle)
-        muscle = loads.muscle_power if self.muscle_recovery else loads.muscle_power_spent
-        power = loads.root_power + muscle
-        efficiency = float(np.clip(self._cycle[0] / max(self._mean_power, _SMALLEST_POWER), -1.0, 1.0))
+        fins = [self._judge(fin, load) for fin, load in enumerate(loads)]
+        info: dict[str, Any] = {name: float(np.mean([found[name] for found in fins])) for name in fins[0]}
+        if len(fins) > 1:
+            info |= {
+                name + suffix: found[name]
+                for suffix, found in zip(self._suffixes, fins, strict=True)
+                for name in ("reward", "C_T", "C_P")
+            }
+        return info.pop("reward"), info
+
+    def _judge(self, fin: int, load: Loads) -> dict[str, float]:
+        """The reward of one fin and what it is made of."""
+        power = load.root_power + (load.muscle_power if self.muscle_recovery else load.muscle_power_spent)
+        ratio = float(np.clip(self._cycle[fin, 0] / max(self._mean_power(fin), _SMALLEST_POWER), -1.0, 1.0))
         reward = {
-            "thrust": loads.thrust,
-            "thrust_minus_power": loads.thrust - POWER_PRICE * power,
-            "efficiency": efficiency,
+            "thrust": load.thrust,
+            "thrust_minus_power": load.thrust - POWER_PRICE * power,
+            "efficiency": ratio,
         }[self.objective]
-        info = {
-            "C_T": loads.thrust,
-            "C_P": power,
-            "C_P_net": loads.power,
-            "efficiency": efficiency,
-            "diverged": False,
-        }
-        return float(reward), info
+        return {"reward": reward, "C_T": load.thrust, "C_P": power, "C_P_net": load.power, "efficiency": ratio}
 
     @property
-    def _mean_power(self) -> float:
+    def _suffixes(self) -> tuple[str, ...]:
+        """What tells the fins' names apart."""
+        return ("",) if self.case.num_fins == 1 else ("_front", "_rear")
+
+    def _mean_power(self, fin: int) -> float:
         """C_P as the objective counts it, averaged with a memory of one cycle."""
-        return float(self._cycle[2] + self._cycle[3 if self.muscle_recovery else 4])
+        return float(self._cycle[fin, 2] + self._cycle[fin, 3 if self.muscle_recovery else 4])
+
+    def _summary(self, means: dict[str, float]) -> dict[str, float]:
+        thrust, power = means["C_T"], means["C_P"]
+        ratio = thrust / max(power, _SMALLEST_POWER)
+        return {"episode_C_T": thrust, "episode_C_P": power, "episode_efficiency": ratio}
 
     def _observe(self) -> np.ndarray:
-        """The observation float32 [31], in the order of ``OBSERVATION_NAMES``; scales in docs/fin_ray.md."""
+        """31 numbers for each fin, in the order of ``OBSERVATION_NAMES``; scales in docs/fin_ray.md."""
+        return np.clip(np.concatenate([self._feel(fin) for fin in range(self.case.num_fins)]), -10.0, 10.0)
+
+    def _feel(self, fin: int) -> np.ndarray:
+        """What one fin observes."""
         flow, case = self.flow, self.case
-        fin = flow.filament
+        body = flow.fins[fin]
         nodes = [round(s * case.cells) for s in STATIONS]
-        shape = (fin.shape[nodes] - fin.shape[0]) / case.cells
+        shape = (body.shape[nodes] - body.shape[0]) / case.cells
         shape[:, 0] -= STATIONS
-        velocity = (fin.shape[nodes] - fin.shape_old[nodes]) / case.lattice_speed
+        velocity = (body.shape[nodes] - body.shape_old[nodes]) / case.lattice_speed
         heave, pitch = case.moves
-        sine, cosine = math.sin(flow.phase), math.cos(flow.phase)
+        phase = case.phase_of(fin, flow.phase)
+        sine, cosine = math.sin(phase), math.cos(phase)
         pace = flow.frequency / 0.8
-        thrust, lift, root_power, muscle_power, _ = self._loads
-        values = np.concatenate([
+        thrust, lift, root_power, muscle_power, _ = self._loads[fin]
+        return np.concatenate([
             2 * shape.ravel(),
             velocity.ravel() / 2,
             [heave / HEAVE_AMPLITUDE * sine, heave / HEAVE_AMPLITUDE * pace * cosine],
             [-pitch / PITCH_AMPLITUDE * cosine, pitch / PITCH_AMPLITUDE * pace * sine],
             [sine, cosine, (flow.frequency - 0.8) / 0.2],
             [thrust / 2, lift / 5, root_power / 10, muscle_power / 10],
-            [flow.activation / ACTUATION_LIMIT, self._cycle[0], self._mean_power / 5, 5 * (flow.inflow - 1)],
+            [flow.activation[fin] / ACTUATION_LIMIT, self._cycle[fin, 0], self._mean_power(fin) / 5],
+            [5 * (flow.inflow - 1)],
         ])  # fmt: skip
-        return np.clip(values, -10.0, 10.0).astype(np.float32)
 
     def render(self) -> np.ndarray | None:  # type: ignore[override]
-        """Vorticity and fin as an image, uint8 [480, 576, 3]; None without a render mode."""
+        """Vorticity, fins and activations as an image, uint8 [h, w, 3]; None without a render mode."""
         if self.render_mode is None:
             return None
-        fluid = self.flow.fluid
-        return picture.vorticity_and_fin(
-            fluid.populations, self.flow.filament.shape, self.case.cells / self.case.lattice_speed,
-            self.flow.activation / ACTUATION_LIMIT,
+        return picture.flow(
+            self.flow.fluid.populations, self.case.cells / self.case.lattice_speed,
+            lines=[fin.shape for fin in self.flow.fins], gauges=self.flow.activation / ACTUATION_LIMIT,
         )  # fmt: skip
 
-    def snapshot(self, directory: str | os.PathLike[str]) -> None:
-        """Write the complete state, random numbers included, to ``directory/fin_ray.npz``, atomically."""
-        folder = Path(directory)
-        state = {
-            "identity": self._identity(),
-            "random": self.np_random.bit_generator.state,
-            "steps": self._steps,
-            "playable": self._playable,
-            "rate": self._rate,
-        }
-        arrays = self.flow.state() | {
+    def _state(self) -> dict[str, np.ndarray]:
+        return self.flow.state() | {
+            "rate": np.array(self._rate),
             "gust_waves": self._gust_waves,
             "loads": self._loads,
             "cycle": self._cycle,
-            "sums": self._sums,
-            "observation": self._observation,
-            "state": np.frombuffer(json.dumps(state).encode(), np.uint8),
         }
-        buffer = io.BytesIO()
-        np.savez(buffer, **arrays)  # type: ignore[arg-type]
-        temporary = folder / "fin_ray.npz.tmp"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(buffer.getvalue())
-            os.replace(temporary, folder / "fin_ray.npz")
-        except OSError as error:
-            raise StorageError(
-                f"FinRay needs a writable folder for its snapshot, but {folder} gave: {error}."
-            ) from error
 
-    def restore(self, directory: str | os.PathLike[str]) -> np.ndarray:
-        """Continue bit by bit from a ``snapshot`` taken with the same options; returns its last observation."""
-        path = Path(directory) / "fin_ray.npz"
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = dict(file)  # reads everything: the archive's checksums are verified here
-            state = json.loads(arrays["state"].tobytes())
-        except Exception as error:  # a damaged archive raises many kinds, all with one remedy
-            raise StorageError(
-                f"FinRay needs a whole snapshot, but {path} gave "
-                f"{type(error).__name__}: {error}. Use an earlier one or reset()."
-            ) from error
-        if state["identity"] != self._identity():
-            raise StorageError(
-                f"FinRay needs a snapshot of an environment with the same options, but {path} was taken with "
-                f"{state['identity']} and this one has {self._identity()}: make the environment with those."
-            )
-        self.flow.load(arrays)
-        self.np_random.bit_generator.state = state["random"]
-        self._steps, self._playable, self._rate = state["steps"], state["playable"], state["rate"]
-        self._gust_waves, self._loads, self._cycle = arrays["gust_waves"], arrays["loads"], arrays["cycle"]
-        self._sums = arrays["sums"]
-        self._observation = arrays["observation"]
-        return self._observation.copy()
-
-    def _identity(self) -> dict[str, Any]:
-        """The options that a snapshot must share."""
-        return self.case.as_dict() | {
-            "objective": self.objective,
-            "gusts": self.gusts,
-            "episode_steps": self.episode_steps,
-            "muscle_recovery": self.muscle_recovery,
-        }
+    def _load(self, state: Mapping[str, np.ndarray]) -> None:
+        self.flow.load(state)
+        self._rate = float(state["rate"])
+        self._gust_waves, self._loads, self._cycle = (
+            np.array(state[name]) for name in ("gust_waves", "loads", "cycle")
+        )

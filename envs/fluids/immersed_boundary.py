@@ -47,15 +47,16 @@ def interpolate(ux, uy, nodes, weights, velocity):  # pragma: no cover
 
 
 @nb.njit(cache=True)
-def spread(force, nodes, weights, fx, fy):  # pragma: no cover
-    """Add the marker forces float64 ``[n, 2]`` to the force density ``fx, fy`` ``[nx + 2, ny + 2]``."""
+def spread(force, nodes, weights, fx, fy, scale):  # pragma: no cover
+    """Add ``scale`` times the marker forces float64 ``[n, 2]`` to the fields ``fx, fy`` ``[nx + 2, ny + 2]``."""
     for i in range(nodes.shape[0]):
         x, y = nodes[i, 0], nodes[i, 1]
+        px, py = scale * force[i, 0], scale * force[i, 1]
         for p in range(3):
             for q in range(3):
                 w = weights[i, 0, p] * weights[i, 1, q]
-                fx[x + p - 1, y + q - 1] += w * force[i, 0]
-                fy[x + p - 1, y + q - 1] += w * force[i, 1]
+                fx[x + p - 1, y + q - 1] += w * px
+                fy[x + p - 1, y + q - 1] += w * py
 
 
 @nb.njit(cache=True)

@@ -1,286 +1,293 @@
-"""A fluid state and what its bodies are told to do in, the state some lattice steps later and the bodies' work out.
+"""A fluid, its bodies and what they are told to do in; the state some lattice steps later and the bodies' loads out.
 
-A time step of the whole scene: stream; read the fluid's velocity at the markers; let each body turn it into marker
-forces; collide, with those forces where they act; fill the edges. ``advance_fin`` moves a flexible filament,
-``advance_rigid`` bodies whose surface moves as prescribed, ``advance_channel`` a fluid under a body force between
-walls.
+A time step of the whole scene: read the fluid's velocity at the markers, after streaming; let each body turn it into
+marker forces; collide, with those forces where they act; fill the edges. Each line of the kernel below is one term of
+the equations, in a file of its own: ``lattice``, ``immersed_boundary``, ``beam``, ``boundaries``.
 """
 
-from dataclasses import dataclass, field
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
 import numba as nb
 import numpy as np
 
+from distrl.core.errors import ConfigError
 from distrl.envs.fluids import beam as beam_term
 from distrl.envs.fluids import boundaries, immersed_boundary, lattice
-from distrl.envs.fluids.beam import REFACTOR_PERIOD, WORK_NAMES, Beam
+from distrl.envs.fluids.beam import REFACTOR_PERIOD, WORK_NAMES, make_beam
+from distrl.envs.fluids.bodies import Drive, Filament, Motion, RigidBody
+from distrl.envs.fluids.fluid import Fluid
 
-# Why a run of steps ended; the index is what the kernels return.
+# Why a run of steps ended; the index is what the kernel returns.
 OUTCOMES = ("fine", "displacement", "left_domain", "inextensibility")
+
+SIDES = {"slip": 0, "no_slip": 1, "periodic": 2}
+_ITERATIONS = 5  # of the direct forcing of rigid bodies (Luo et al., Phys. Rev. E 76, 2007); each halves the slip
 
 
 def kernel_sources() -> int:
     """A digest of every kernel file. Numba's cache looks only at the file of the function that it compiled, so that an
-    edit of ``lattice.py`` alone would leave old machine code inside ``advance_fin``: the digest is part of its key."""
+    edit of ``lattice.py`` alone would leave old machine code inside the scene's kernel: the digest is part of its
+    key."""
     digest = sha256()
     for module in (lattice, boundaries, immersed_boundary, beam_term):
         digest.update(Path(module.__file__ or "").read_bytes())
     return int.from_bytes(digest.digest()[:6], "big")
 
 
-@dataclass
-class Fluid:
-    """Populations and material of one domain of ``nx`` by ``ny`` cells.
-
-    ``sponge`` is added to the viscosity: float64 [nx + 2] in cells²/step, or 0.
-    """
-
-    nx: int
-    ny: int
-    viscosity: float
-    speed: float
-    magic: float = 0.125
-    sponge: np.ndarray | float = 0.0
-    dtype: type = np.float32
-    populations: np.ndarray = field(init=False)
-    spare: np.ndarray = field(init=False)
-    rates: np.ndarray = field(init=False)
-    const: np.ndarray = field(init=False)
-    scratch: np.ndarray = field(init=False)  # density, ux, uy, fx, fy, each [nx + 2, ny + 2]
-
-    def __post_init__(self) -> None:
-        shape = (self.nx + 2, self.ny + 2)
-        self.rates = lattice.relaxation_rates(np.full(shape[0], self.viscosity) + self.sponge, self.magic, self.dtype)
-        self.const = lattice.kernel_constants(self.dtype)
-        self.scratch = np.zeros((5, *shape), self.dtype)
-        self.spare = np.zeros((9, *shape), self.dtype)
-        self.set_fields(np.ones(shape), np.full(shape, self.speed), np.zeros(shape))
-
-    def set_fields(self, density: np.ndarray, ux: np.ndarray, uy: np.ndarray) -> None:
-        """Set the populations to equilibrium with fields ``[nx + 2, ny + 2]``, ghost cells included."""
-        self.populations = lattice.equilibrium(density, ux, uy, self.dtype)
-
-    def swap(self, steps: int) -> None:
-        """The kernels exchange the two buffers every step: after an odd number the result is in the spare one."""
-        if steps % 2:
-            self.populations, self.spare = self.spare, self.populations
-
-    @property
-    def arrays(self) -> tuple[np.ndarray, ...]:
-        """What the kernels take: populations, spare, rates, const, scratch."""
-        return self.populations, self.spare, self.rates, self.const, self.scratch
-
-
-@dataclass
-class Filament:
-    """The state of one flexible body: shapes at this step and the last, tensions, and its root at both.
-
-    ``root`` float64 [2, 4] holds position and direction of the root at the last step and at this one.
-    """
-
-    beam: Beam
-    shape: np.ndarray
-    shape_old: np.ndarray
-    root: np.ndarray
-    tension: np.ndarray = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.tension = np.zeros(len(self.shape) - 1)
-
-    @classmethod
-    def straight(cls, beam: Beam, x: float, y: float, angle: float = 0.0) -> "Filament":
-        """A resting straight filament with its root at (x, y), in array indices, and its direction at ``angle`` rad."""
-        direction = np.array([np.cos(angle), np.sin(angle)])
-        shape = np.array([x, y]) + np.arange(len(beam.mass))[:, None] * direction
-        root = np.tile(np.array([x, y, *direction]), (2, 1))
-        return cls(beam, shape, shape.copy(), root)
-
-
-def _build_advance_fin(sources: int):
+def _build_advance(sources: int):
     @nb.njit(cache=True)
-    def advance(fluid, beam, x, x_old, root, tension, driven, inflow, displacement_limit, work):  # pragma: no cover
-        marker = sources  # part of the cache key, see kernel_sources
-        f, out, rates, const, scratch = fluid
-        roots, activation = driven
-        density, ux, uy, fx, fy = scratch[0], scratch[1], scratch[2], scratch[3], scratch[4]
-        nx, ny = f.shape[1] - 2, f.shape[2] - 2
-        count = x.shape[0]
-        nodes = np.empty((count, 2), np.int64)
-        weights = np.empty((count, 2, 3))
-        slip = np.empty((count, 2))
-        force = np.empty((count, 2))
-        x_new = np.empty((count, 2))
-        space = beam_term.workspace(count - 1)
+    def fill_edges(f, edges, speed):  # pragma: no cover
+        periodic, sides, profile = edges
+        if periodic:
+            boundaries.fill_periodic_x(f)
+        if sides == 0:
+            boundaries.fill_slip_sides(f)
+        elif sides == 1:
+            boundaries.fill_no_slip_sides(f)
+        else:
+            boundaries.fill_periodic_y(f)
+        if not periodic:
+            boundaries.fill_velocity_inlet(f, speed, profile)
+            boundaries.fill_pressure_outlet(f)
+
+    @nb.njit(cache=True)
+    def place(outline, poses, n, markers, velocity, blowing):  # pragma: no cover
+        """Write position and velocity of the markers of one rigid body at step ``n``."""
+        x, y, angle, vx, vy, spin, blow = poses[n]
+        cosine, sine = np.cos(angle), np.sin(angle)
+        for i in range(outline.shape[0]):
+            rx = cosine * outline[i, 0] - sine * outline[i, 1]
+            ry = sine * outline[i, 0] + cosine * outline[i, 1]
+            markers[i, 0] = x + rx
+            markers[i, 1] = y + ry
+            velocity[i, 0] = vx - spin * ry + blow * (cosine * blowing[i, 0] - sine * blowing[i, 1])
+            velocity[i, 1] = vy + spin * rx + blow * (sine * blowing[i, 0] + cosine * blowing[i, 1])
+
+    @nb.njit(cache=True)
+    def move_filament(fin, n, displacement_limit):  # pragma: no cover
+        """One step of a filament whose slip velocity is known; the index of an outcome."""
+        beam, x, x_old, root, tension, roots, activation, work, (_, _, slip, force, x_new, space) = fin
+        shapes = (x_old, x, x_new)
+        turns = (root[0], root[1], roots[n])
+        refactor = n % REFACTOR_PERIOD == 0
+        if not beam_term.step(beam, shapes, turns, tension, activation[n], slip, refactor, force, space):
+            return 3
         limit = displacement_limit * displacement_limit
-        for n in range(roots.shape[0]):
-            immersed_boundary.kernel_weights(x, nodes, weights)
-            box = immersed_boundary.support(nodes, nx, ny)
-            if box[1] == 0:
-                return 2, n
-            lattice.streamed_fields(f, density, ux, uy, box)
-            immersed_boundary.interpolate(ux, uy, nodes, weights, slip)
-            refactor = n % REFACTOR_PERIOD == 0 and marker >= 0
-            shapes = (x_old, x, x_new)
-            turns = (root[0], root[1], roots[n])
-            if not beam_term.step(beam, shapes, turns, tension, activation[n], slip, refactor, force, space):
-                return 3, n
-            for i in range(count):
-                moved = (x_new[i, 0] - x[i, 0]) ** 2 + (x_new[i, 1] - x[i, 1]) ** 2
-                if not moved < limit:
-                    return 1, n
-            beam_term.account(beam, shapes, turns, tension, activation[n], force, work, space)
-            fx[box[0] : box[1], box[2] : box[3]] = 0
-            fy[box[0] : box[1], box[2] : box[3]] = 0
-            immersed_boundary.spread(force, nodes, weights, fx, fy)
-            lattice.collide(f, out, rates, const)
-            lattice.collide_forced(f, out, rates, const, fx, fy, box)
-            boundaries.fill_slip_sides(out)
-            boundaries.fill_velocity_inlet(out, inflow[n])
-            boundaries.fill_pressure_outlet(out)
-            f, out = out, f
-            x_old[:] = x
-            x[:] = x_new
-            root[0] = root[1]
-            root[1] = roots[n]
-        return 0, roots.shape[0]
+        for i in range(x.shape[0]):
+            moved = (x_new[i, 0] - x[i, 0]) ** 2 + (x_new[i, 1] - x[i, 1]) ** 2
+            if not moved < limit:
+                return 1
+        beam_term.account(beam, shapes, turns, tension, activation[n], force, work, space)
+        x_old[:] = x
+        x[:] = x_new
+        root[0] = root[1]
+        root[1] = roots[n]
+        return 0
 
-    return advance
-
-
-_advance_fin = _build_advance_fin(kernel_sources())
-
-
-def advance_fin(
-    fluid: Fluid,
-    filament: Filament,
-    roots: np.ndarray,
-    activation: np.ndarray,
-    inflow: np.ndarray,
-    displacement_limit: float = 0.3,
-) -> tuple[str, dict[str, float]]:
-    """Advance a filament in an open channel with slip sides, and say how that ended and what work was done.
-
-    Args:
-        roots: float64 [steps, 4], position (array indices) and direction of the root after each step.
-        activation: float64 [steps], active curvature in units of the beam's profile, at the start of each step.
-        inflow: float64 [steps], inlet velocity in cells per step.
-        displacement_limit: cells that a node may move in a step.
-
-    Returns:
-        one of ``OUTCOMES``, and the sums over the steps of ``WORK_NAMES`` in lattice units. After anything but ``fine``
-        the state is not to be used any more.
-    """
-    work = np.zeros(len(WORK_NAMES))
-    code, steps = _advance_fin(
-        fluid.arrays, filament.beam.arrays, filament.shape, filament.shape_old, filament.root, filament.tension,
-        (roots, activation), inflow, displacement_limit, work,
-    )  # fmt: skip
-    fluid.swap(steps)
-    return OUTCOMES[code], dict(zip(WORK_NAMES, work.tolist(), strict=True))
-
-
-def _build_advance_rigid(sources: int):
     @nb.njit(cache=True)
-    def advance(fluid, markers, velocity, inflow, iterations, no_slip, forces):  # pragma: no cover
+    def advance(fluid, edges, inflow, push, rigid, fins, num_fins, displacement_limit, loads):  # pragma: no cover
         marker = sources  # part of the cache key, see kernel_sources
         f, out, rates, const, scratch = fluid
+        outline, blowing, first, poses, moves, iterations = rigid
         density, ux, uy, fx, fy = scratch[0], scratch[1], scratch[2], scratch[3], scratch[4]
         nx, ny = f.shape[1] - 2, f.shape[2] - 2
-        count = markers.shape[0]
+        num_rigid = first.shape[0] - 1
+        count = outline.shape[0]
+        markers = np.empty((count, 2))
+        velocity = np.empty((count, 2))
         nodes = np.empty((count, 2), np.int64)
         weights = np.empty((count, 2, 3))
         seen = np.empty((count, 2))
-        push = np.empty((count, 2))
-        immersed_boundary.kernel_weights(markers, nodes, weights)
-        box = immersed_boundary.support(nodes, nx, ny)
-        if box[1] == 0 or marker < 0:
-            return 2, 0
-        x0, x1, y0, y1 = box
-        for n in range(forces.shape[0]):
-            lattice.streamed_fields(f, density, ux, uy, box)
-            fx[x0:x1, y0:y1] = 0
-            fy[x0:x1, y0:y1] = 0
-            for _ in range(iterations):
+        force = np.empty((count, 2))
+        boxes = np.empty((num_rigid + num_fins, 4), np.int64)
+        for n in range(inflow.shape[0] if marker >= 0 else 0):
+            for b in range(num_rigid):
+                part = slice(first[b], first[b + 1])
+                place(outline[part], poses[b], n, markers[part], velocity[part], blowing[part])
+                if n == 0 or moves[b]:
+                    immersed_boundary.kernel_weights(markers[part], nodes[part], weights[part])
+                    boxes[b] = immersed_boundary.support(nodes[part], nx, ny)
+            for b in range(num_fins):
+                fin = fins[b]
+                fin_nodes, fin_weights = fin[8][0], fin[8][1]
+                immersed_boundary.kernel_weights(fin[1], fin_nodes, fin_weights)
+                boxes[num_rigid + b] = immersed_boundary.support(fin_nodes, nx, ny)
+            for b in range(boxes.shape[0]):
+                x0, x1, y0, y1 = boxes[b]
+                if x1 == 0:
+                    return 2, n
+                lattice.streamed_fields(f, density, ux, uy, (x0, x1, y0, y1))
+                fx[x0:x1, y0:y1] = 0
+                fy[x0:x1, y0:y1] = 0
+            if push != 0:
+                fx[:] = push
+            for b in range(num_fins):
+                fin = fins[b]
+                fin_nodes, fin_weights, slip, fin_force = fin[8][0], fin[8][1], fin[8][2], fin[8][3]
+                immersed_boundary.interpolate(ux, uy, fin_nodes, fin_weights, slip)
+                code = move_filament(fin, n, displacement_limit)
+                if code:
+                    return code, n
+                immersed_boundary.spread(fin_force, fin_nodes, fin_weights, fx, fy, 1.0)
+                if num_rigid:
+                    # The velocity of a cell rises by half the force density added to it (Guo forcing).
+                    immersed_boundary.spread(fin_force, fin_nodes, fin_weights, ux, uy, 0.5)
+            for _ in range(iterations if num_rigid else 0):
                 immersed_boundary.interpolate(ux, uy, nodes, weights, seen)
-                for i in range(count):
-                    for axis in range(2):
-                        push[i, axis] = 2 * (velocity[i, axis] - seen[i, axis])
-                        forces[n, axis] += push[i, axis]
-                # The velocity of a cell rises by half the force density added to it (Guo forcing).
-                immersed_boundary.spread(push, nodes, weights, fx, fy)
-                push *= 0.5
-                immersed_boundary.spread(push, nodes, weights, ux, uy)
-            lattice.collide(f, out, rates, const)
-            lattice.collide_forced(f, out, rates, const, fx, fy, box)
-            if no_slip:
-                boundaries.fill_no_slip_sides(out)
+                for b in range(num_rigid):
+                    for i in range(first[b], first[b + 1]):
+                        force[i, 0] = 2 * (velocity[i, 0] - seen[i, 0])
+                        force[i, 1] = 2 * (velocity[i, 1] - seen[i, 1])
+                        rx, ry = markers[i, 0] - poses[b, n, 0], markers[i, 1] - poses[b, n, 1]
+                        loads[b, n, 0] += force[i, 0]
+                        loads[b, n, 1] += force[i, 1]
+                        loads[b, n, 2] += rx * force[i, 1] - ry * force[i, 0]
+                immersed_boundary.spread(force, nodes, weights, fx, fy, 1.0)
+                immersed_boundary.spread(force, nodes, weights, ux, uy, 0.5)
+            if push != 0:
+                lattice.collide_forced(f, out, rates, const, fx, fy, (1, nx + 1, 1, ny + 1))
             else:
-                boundaries.fill_slip_sides(out)
-            boundaries.fill_velocity_inlet(out, inflow)
-            boundaries.fill_pressure_outlet(out)
+                lattice.collide(f, out, rates, const)
+                for b in range(boxes.shape[0]):
+                    x0, x1, y0, y1 = boxes[b]
+                    lattice.collide_forced(f, out, rates, const, fx, fy, (x0, x1, y0, y1))
+            fill_edges(out, edges, inflow[n])
             f, out = out, f
-        return 0, forces.shape[0]
+        return 0, inflow.shape[0]
 
-    return advance
-
-
-_advance_rigid = _build_advance_rigid(kernel_sources())
+    return advance, fill_edges
 
 
-def advance_rigid(
-    fluid: Fluid, markers: np.ndarray, velocity: np.ndarray, steps: int, *, iterations: int = 5, no_slip: bool = False
-) -> np.ndarray:
-    """Advance an open channel around markers that stay where they are, and return the force on the fluid [steps, 2].
+_advance, _fill_edges = _build_advance(kernel_sources())
+
+
+@dataclass(frozen=True)
+class Loads:
+    """What the bodies did to the fluid and the fluid to them in a run of lattice steps, in lattice units.
+
+    Attributes:
+        outcome: one of ``OUTCOMES``; after anything but ``fine`` neither loads nor state are to be used.
+        forces: of the fluid on each rigid body, by name: float64 [steps, 3], along x, along y, and the torque about its
+            centre. The inertia of the fluid inside the outline is taken out of the forces (not out of the torque).
+        work: of each filament, by name: sums over the steps of ``beam.WORK_NAMES``.
+    """
+
+    outcome: str
+    forces: dict[str, np.ndarray]
+    work: dict[str, dict[str, float]]
+
+
+class Scene:
+    """A channel and the bodies in it.
 
     Args:
-        markers: float64 [n, 2], about one cell apart, in array indices.
-        velocity: float64 [n, 2], of the surface, in cells per step (a turning cylinder's, or zero).
-        iterations: of the direct forcing (Luo et al., Phys. Rev. E 76, 2007); each halves the slip.
-        no_slip: whether the sides are resting walls instead of slip walls.
+        fluid: populations and material.
+        bodies: by name; a ``RigidBody`` or a ``Filament``.
+        sides: what the fluid meets at both y edges: "slip" (no friction), "no_slip" (resting walls) or "periodic".
+        periodic: whether what leaves through one x edge comes in through the other; otherwise the fluid enters at the
+            low x edge with the inflow's velocity and leaves at the high one at density 1.
+        profile: of the inflow over y, float [ny], relative to the inflow's speed; None is uniform.
     """
-    forces = np.zeros((steps, 2))
-    code, advanced = _advance_rigid(fluid.arrays, markers, velocity, fluid.speed, iterations, no_slip, forces)
-    if code:
-        raise ValueError(
-            "every marker must lie at least 1.5 cells inside the domain; move the body or enlarge the domain"
-        )
-    fluid.swap(advanced)
-    return forces
+
+    def __init__(
+        self,
+        fluid: Fluid,
+        bodies: Mapping[str, RigidBody | Filament] | None = None,
+        *,
+        sides: str = "slip",
+        periodic: bool = False,
+        profile: np.ndarray | None = None,
+    ) -> None:
+        if sides not in SIDES or (sides == "periodic" and not periodic):
+            raise ConfigError(
+                f"a scene needs sides to be one of {', '.join(SIDES)}, and periodic ones only with periodic=True; "
+                f"got {sides!r}."
+            )
+        self.fluid = fluid
+        self.bodies = dict(bodies or {})
+        self._rigid = {name: body for name, body in self.bodies.items() if isinstance(body, RigidBody)}
+        self._fins = {name: body for name, body in self.bodies.items() if isinstance(body, Filament)}
+        self._outline = np.concatenate([np.zeros((0, 2)), *(body.outline for body in self._rigid.values())])
+        self._blowing = np.concatenate([np.zeros((0, 2)), *(body.blowing for body in self._rigid.values())])
+        self._first = np.cumsum([0, *(len(body.outline) for body in self._rigid.values())])
+        shape = np.ones(fluid.ny) if profile is None else np.asarray(profile, np.float64)
+        self._edges = (periodic, SIDES[sides], np.pad(shape, 1, mode="edge"))
+        self.fill_edges()
+
+    def fill_edges(self) -> None:
+        """Make the edges fit the fields inside: after the populations were set from outside."""
+        _fill_edges(self.fluid.populations, self._edges, self.fluid.speed)
+
+    def advance(
+        self,
+        steps: int,
+        motions: Mapping[str, Motion | Drive] | None = None,
+        *,
+        inflow: np.ndarray | float | None = None,
+        push: float = 0.0,
+        displacement_limit: float = 0.3,
+    ) -> Loads:
+        """Advance every body and the fluid by ``steps`` lattice steps.
+
+        Args:
+            motions: by body: a ``Motion`` of a rigid body, a ``Drive`` of a filament. Bodies left out rest.
+            inflow: velocity at the inlet, in cells per step: one, or float64 [steps]; None is ``fluid.speed``.
+            push: force density along x everywhere (what drives a periodic channel).
+            displacement_limit: cells that a filament's node may move in a step.
+
+        Raises:
+            ConfigError: a motion for a body that is not there.
+        """
+        motions = dict(motions or {})
+        for name in motions:
+            if name not in self.bodies:
+                raise ConfigError(f"a motion was given for {name!r}, but the scene has {', '.join(self.bodies)}.")
+        moves = [motions.get(name) or body.resting() for name, body in self._rigid.items()]
+        drives = [motions.get(name) or body.resting(steps) for name, body in self._fins.items()]
+        poses = np.stack([np.zeros((steps, 7)), *(move.table(steps) for move in moves)])[1:]
+        speed = self.fluid.speed if inflow is None else inflow
+        speeds = np.ascontiguousarray(np.broadcast_to(np.asarray(speed, np.float64), (steps,)))
+        for fin in self._fins.values():
+            fin.work[:] = 0
+        fins = tuple(fin.arrays(drive) for fin, drive in zip(self._fins.values(), drives, strict=True))
+        loads = np.zeros((len(self._rigid), steps, 3))
+        moving = np.array([move.moves for move in moves], np.bool_)
+        code, done = _advance(
+            self.fluid.arrays, self._edges, speeds, float(push),
+            (self._outline, self._blowing, self._first, np.ascontiguousarray(poses), moving, _ITERATIONS),
+            fins or _no_fins(), len(fins), displacement_limit, loads,
+        )  # fmt: skip
+        self.fluid.swap(done)
+        forces = {}
+        for body, (name, rigid) in enumerate(self._rigid.items()):
+            velocity = np.concatenate([rigid.velocity[None], poses[body, :, 3:5]])
+            rigid.velocity = velocity[-1]
+            force = -loads[body]
+            # The markers also move the fluid inside, as if it were rigid (Feng & Michaelides, J. Comput. Phys. 2009).
+            force[:, :2] += rigid.area * np.diff(velocity, axis=0)
+            forces[name] = force
+        work = {name: dict(zip(WORK_NAMES, fin.work.tolist(), strict=True)) for name, fin in self._fins.items()}
+        return Loads(OUTCOMES[code], forces, work)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything that decides the future, as arrays; ``load`` takes it back bit by bit."""
+        arrays = {"populations": self.fluid.populations}
+        for name, fin in self._fins.items():
+            arrays |= {f"{name}/{part}": getattr(fin, part) for part in ("shape", "shape_old", "root", "tension")}
+        return arrays | {f"{name}/velocity": body.velocity for name, body in self._rigid.items()}
+
+    def load(self, state: Mapping[str, np.ndarray]) -> None:
+        """Take over a state of the same scene."""
+        for name, array in self.state().items():
+            array[:] = state[name]
 
 
-def _build_advance_channel(sources: int):
-    @nb.njit(cache=True)
-    def advance(fluid, force, walls, steps):  # pragma: no cover
-        marker = sources  # part of the cache key, see kernel_sources
-        f, out, rates, const, scratch = fluid
-        fx, fy = scratch[3], scratch[4]
-        fx[:] = force
-        fy[:] = 0
-        box = (1, f.shape[1] - 1, 1, f.shape[2] - 1)
-        for _ in range(steps if marker >= 0 else 0):
-            if force == 0:
-                lattice.collide(f, out, rates, const)
-            else:
-                lattice.collide_forced(f, out, rates, const, fx, fy, box)
-            boundaries.fill_periodic_x(out)
-            if walls:
-                boundaries.fill_no_slip_sides(out)
-            else:
-                boundaries.fill_periodic_y(out)
-            f, out = out, f
-
-    return advance
-
-
-_advance_channel = _build_advance_channel(kernel_sources())
-
-
-def advance_channel(fluid: Fluid, steps: int, *, force: float = 0.0, walls: bool = True) -> None:
-    """Advance a fluid, periodic in x and between walls or periodic in y, under a force density along x."""
-    f = fluid.populations
-    boundaries.fill_periodic_x(f)
-    (boundaries.fill_no_slip_sides if walls else boundaries.fill_periodic_y)(f)
-    _advance_channel(fluid.arrays, force, walls, steps)
-    fluid.swap(steps)
+def _no_fins() -> tuple:
+    """A filament that is not there: numba cannot give a type to the elements of an empty tuple."""
+    fin = Filament.straight(make_beam(2, 1.0, 1.0), 0.0, 0.0)
+    return (fin.arrays(fin.resting(1)),)

@@ -1,4 +1,4 @@
-"""Observations of a fin ray in, sinusoidal actions out: the open-loop baseline a = A sin(phase + phi), and its grid.
+"""Observations of fin rays in, sinusoidal actions out: the open-loop baseline a = A sin(phase + phi), and its grid.
 
 ``baseline_candidates`` and ``baseline_policy`` are what ``distrl baseline`` looks for in the module that an
 environment's
@@ -46,18 +46,18 @@ class Sinusoid:
         self._steps = 0
 
     def act(self, observation: np.ndarray) -> np.ndarray:
-        """The action, float32 [1], for an observation of the fin ray, float32 [31].
+        """The action, float32 [fins], for an observation of one or more fins, float32 [31 fins].
 
         The activation is reached at the end of the interval, so the phase is taken there.
         """
+        fins = observation.reshape(-1, len(OBSERVATION_NAMES)).astype(np.float64)
         if self.frequency is None:
-            rate = 2 * math.pi * (0.8 + 0.2 * float(observation[_FREQUENCY]))
-            at = math.atan2(float(observation[_SINE]), float(observation[_COSINE])) + rate * CONTROL_INTERVAL
+            rate = 2 * math.pi * (0.8 + 0.2 * fins[:, _FREQUENCY])
+            at = np.arctan2(fins[:, _SINE], fins[:, _COSINE]) + rate * CONTROL_INTERVAL
         else:
             self._steps += 1
-            at = 2 * math.pi * self.frequency * CONTROL_INTERVAL * self._steps
-        value = self.amplitude / ACTUATION_LIMIT * math.sin(at + self.phase)
-        return np.array([value], dtype=np.float32)
+            at = np.full(len(fins), 2 * math.pi * self.frequency * CONTROL_INTERVAL * self._steps)
+        return (self.amplitude / ACTUATION_LIMIT * np.sin(at + self.phase)).astype(np.float32)
 
 
 def baseline_candidates(env_kwargs: dict[str, Any]) -> list[dict[str, float]]:

@@ -5,7 +5,7 @@ import pytest
 
 from distrl.envs.fluids import beam as beam_term
 from distrl.envs.fluids.beam import WORK_NAMES, Beam, make_beam
-from distrl.envs.fluids.scene import Filament
+from distrl.envs.fluids.bodies import Filament
 
 
 def move(filament: Filament, roots: np.ndarray, activation: np.ndarray) -> dict[str, np.ndarray]:

@@ -8,8 +8,11 @@ side, St 0.30-0.32.
 import numpy as np
 import pytest
 
+from distrl.core.errors import ConfigError
 from distrl.envs.fluids.beam import make_beam
-from distrl.envs.fluids.scene import Filament, Fluid, advance_fin, advance_rigid
+from distrl.envs.fluids.bodies import Filament, Motion, RigidBody
+from distrl.envs.fluids.fluid import Fluid, graded_sponge
+from distrl.envs.fluids.scene import Scene
 
 _SPEED = 0.05
 
@@ -33,10 +36,8 @@ def cylinder(diameter: int, width: int, height: int, duration: float) -> tuple[f
     centre = np.array([nx / 3 + 0.5, ny / 2 + 0.5])
     gap = ((x - centre[0] - 1.5 * diameter) ** 2 + (y - centre[1] - 0.3 * diameter) ** 2) / diameter**2
     fluid.set_fields(np.ones_like(x), np.full_like(x, _SPEED), 0.3 * _SPEED * np.exp(-gap))  # or it sheds only later
-    radius = diameter / 2 - 0.35
-    angle = np.linspace(0, 2 * np.pi, round(2 * np.pi * radius), endpoint=False)
-    markers = centre + radius * np.stack([np.cos(angle), np.sin(angle)], 1)
-    force = -advance_rigid(fluid, markers, np.zeros_like(markers), int(duration * diameter / _SPEED))
+    scene = Scene(fluid, {"cylinder": RigidBody.circle(*centre, diameter, retraction=0.35)})
+    force = scene.advance(int(duration * diameter / _SPEED)).forces["cylinder"][:, :2]
     drag, lift = force[-len(force) // 3 :].T / (0.5 * _SPEED**2 * diameter)
     return float(drag.mean()), float(np.sqrt(2) * lift.std()), _frequency(lift) * diameter / _SPEED
 
@@ -47,18 +48,15 @@ def filament(cells: int, duration: float) -> tuple[float, float]:
     Mass ratio 1.5, bending rigidity 0.0015, g L / U² = 0.5; 8 by 8 L, released at 0.1 pi rad.
     """
     n = 8 * cells
-    x = np.arange(n + 2) - 0.5
-    edge = np.maximum(np.clip(1 - x / (0.6 * cells), 0, 1), np.clip(1 - (n - x) / cells, 0, 1))
-    fluid = Fluid(n, n, _SPEED * cells / 200, _SPEED, sponge=0.1 * edge**2)
+    fluid = Fluid(n, n, _SPEED * cells / 200, _SPEED, sponge=graded_sponge(n, 0.6 * cells, cells))
     gravity = 0.5 * _SPEED**2 / cells
     beam = make_beam(cells, 1.5 * cells, 0.0015 * _SPEED**2 * cells**3, clamped=False, gravity=gravity)
     body = Filament.straight(beam, 2 * cells + 0.5, n / 2 + 0.5, 0.1 * np.pi)
+    scene = Scene(fluid, {"filament": body})
     steps = 20
-    roots = np.tile(body.root[0], (steps, 1))
     tip = []
     for _ in range(int(duration * cells / _SPEED / steps)):
-        outcome, _ = advance_fin(fluid, body, roots, np.zeros(steps), np.full(steps, _SPEED), 0.5)
-        assert outcome == "fine"
+        assert scene.advance(steps, displacement_limit=0.5).outcome == "fine"
         tip.append((body.shape[-1, 1] - body.shape[0, 1]) / cells)
     end = np.array(tip[-len(tip) // 3 :])
     return float(np.ptp(end)), _frequency(end) * cells / _SPEED / steps
@@ -96,7 +94,12 @@ def test_passive_filament_flaps() -> None:
     assert 0.30 <= strouhal <= 0.32
 
 
-def test_a_body_outside_the_domain_is_refused() -> None:
-    fluid = Fluid(20, 20, 0.1, _SPEED)
-    with pytest.raises(ValueError, match=r"inside the domain"):
-        advance_rigid(fluid, np.array([[1.0, 10.0]]), np.zeros((1, 2)), 1)
+def test_a_body_outside_the_domain_ends_the_run() -> None:
+    scene = Scene(Fluid(20, 20, 0.1, _SPEED), {"circle": RigidBody.circle(4.0, 10.0, 8)})
+    assert scene.advance(1).outcome == "left_domain"
+
+
+def test_a_motion_for_a_body_that_is_not_there_is_refused() -> None:
+    scene = Scene(Fluid(20, 20, 0.1, _SPEED), {"circle": RigidBody.circle(10.0, 10.0, 8)})
+    with pytest.raises(ConfigError, match=r"'square', but the scene has circle"):
+        scene.advance(1, {"square": Motion(10.0, 10.0)})

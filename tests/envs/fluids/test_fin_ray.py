@@ -10,7 +10,7 @@ from gymnasium.utils.env_checker import check_env
 
 from distrl.core.errors import ConfigError, EnvironmentFault, StorageError
 from distrl.envs.fluids.fin_case import FIDELITIES
-from distrl.envs.fluids.fin_ray import DIVERGED_REWARD, OBJECTIVES, OBSERVATION_NAMES, FinRay
+from distrl.envs.fluids.fin_ray import OBJECTIVES, OBSERVATION_NAMES, FinRay
 from distrl.envs.fluids.sinusoid import baseline_candidates, baseline_policy
 
 
@@ -100,7 +100,7 @@ def test_a_damaged_or_foreign_snapshot_is_refused(make, tmp_path: Path) -> None:
     env.snapshot(tmp_path)
     with pytest.raises(StorageError, match=r"same options.*'gusts': 0.0"):
         make(gusts=0.05).restore(tmp_path)
-    file = tmp_path / "fin_ray.npz"
+    file = tmp_path / "state.npz"
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 0xFF
     file.write_bytes(content)
@@ -129,7 +129,7 @@ def test_a_tripped_guard_ends_the_episode(make, monkeypatch, name: str, value: o
     env.reset(seed=0)
     monkeypatch.setattr(f"distrl.envs.fluids.fin_flow.{name}", value)
     observation, reward, terminated, truncated, info = env.step(np.ones(1, np.float32))
-    assert (reward, terminated, truncated) == (DIVERGED_REWARD, True, False)
+    assert (reward, terminated, truncated) == (FinRay.diverged_reward, True, False)
     assert (info["diverged"], info["divergence"]) == (True, reason)
     assert env.observation_space.contains(observation)
     with pytest.raises(EnvironmentFault, match="reset"):
@@ -152,7 +152,7 @@ def test_a_flow_that_is_not_finite_trips_the_guard(make) -> None:
 def test_a_wrong_action_is_refused(make, action: Any) -> None:
     env = make()
     env.reset(seed=0)
-    with pytest.raises(EnvironmentFault, match=r"one finite action of shape \(1,\)"):
+    with pytest.raises(EnvironmentFault, match=r"a finite action of shape \(1,\)"):
         env.step(action)
 
 
@@ -185,13 +185,11 @@ def test_what_the_fin_is_given_arrives_in_the_fluid(make) -> None:
     policy = baseline_policy({"amplitude": 2.1, "phase": math.pi / 2}, {})
     given, taken = [], []
     for _ in range(125):
-        target = 3 * float(policy.act(observation)[0])
-        loads, _ = env.flow.advance(target)
-        assert loads is not None
+        loads = env.flow.advance(3 * policy.act(observation))
         env._account(loads)
-        observation = env._observe()
-        given.append(loads.power)
-        taken.append(loads.fluid_power)
+        observation = env._observe().astype(np.float32)
+        given.append(loads[0].power)
+        taken.append(loads[0].fluid_power)
     assert np.mean(given[-100:]) == pytest.approx(np.mean(taken[-100:]), rel=0.01)
 
 
@@ -270,7 +268,7 @@ def test_finer_levels_allow_higher_reynolds_numbers(make) -> None:
 
 @pytest.mark.parametrize("fidelity", FIDELITIES)
 def test_every_level_is_inside_the_range(make, fidelity: str) -> None:
-    assert make(fidelity=fidelity).fidelities[fidelity].grid[0] == 6 * FIDELITIES[fidelity].cells
+    assert make(fidelity=fidelity).case.grid[0] == 6 * FIDELITIES[fidelity].cells
 
 
 def test_the_baselines_grid_starts_with_doing_nothing(make) -> None:
@@ -296,4 +294,4 @@ def test_a_sinusoid_keeps_its_phase_at_any_root_frequency(make) -> None:
     for step in range(20):
         observation = env.step(policy.act(observation))[0]
         if step > 2:  # the first steps are limited by the rate, and the frequency settles
-            assert env.flow.activation == pytest.approx(1.4 * math.sin(env.flow.phase + 0.7), abs=1e-3)
+            assert env.flow.activation[0] == pytest.approx(1.4 * math.sin(env.flow.phase + 0.7), abs=1e-3)

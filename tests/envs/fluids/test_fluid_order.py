@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from distrl.envs.fluids import lattice
-from distrl.envs.fluids.scene import Fluid, advance_channel
+from distrl.envs.fluids.fluid import Fluid
+from distrl.envs.fluids.scene import Scene
 
 
 def _relative(error: np.ndarray, exact: np.ndarray) -> float:
@@ -16,7 +17,8 @@ def poiseuille_error(height: int, magic: float) -> float:
     viscosity, peak = 0.1, 0.4 / height
     fluid = Fluid(4, height, viscosity, 0.0, magic=magic, dtype=np.float64)
     force = 8 * viscosity * peak / height**2
-    advance_channel(fluid, int(2 * height**2 / viscosity), force=force)
+    channel = Scene(fluid, sides="no_slip", periodic=True)
+    channel.advance(int(2 * height**2 / viscosity), push=force)
     density, ux, _ = lattice.fields(fluid.populations)
     y = np.arange(height) + 0.5
     exact = 4 * peak * y * (height - y) / height**2
@@ -32,7 +34,7 @@ def taylor_green_error(n: int, dtype: type) -> float:
     ux, uy = speed * np.sin(k * x) * np.cos(k * y), -speed * np.cos(k * x) * np.sin(k * y)
     fluid.set_fields(1 + 0.75 * speed**2 * (np.cos(2 * k * x) + np.cos(2 * k * y)), ux, uy)
     steps = round(1 / (2 * viscosity * k**2))
-    advance_channel(fluid, steps, walls=False)
+    Scene(fluid, sides="periodic", periodic=True).advance(steps)
     exact = (ux * np.exp(-2 * viscosity * k**2 * steps))[1:-1, 1:-1]
     return _relative(lattice.fields(fluid.populations)[1] - exact, exact)
 
