@@ -53,7 +53,7 @@ class FinRay(Simulation):
     """A fin ray that swims in a two-dimensional flow at Reynolds number 200.
 
     Args:
-        fidelity: "smoke", "default", "check" or "expensive" (20, 24, 32, 48 cells per fin length).
+        fidelity: "smoke", "default", "check" or "expensive" (22, 24, 32, 48 cells per fin length).
         objective: what a step's reward is: "thrust_minus_power", J = C_T - 0.1 C_P; "thrust", C_T; both are means over
             the control interval, so that an episode's return over its steps is the mean objective. "efficiency":
             C_T / C_P of means that forget over one root cycle, clipped to [-1, 1].

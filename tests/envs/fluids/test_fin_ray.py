@@ -108,14 +108,15 @@ def test_a_damaged_or_foreign_snapshot_is_refused(make, tmp_path: Path) -> None:
         make().restore(tmp_path)
 
 
-def test_bang_bang_actions_do_not_break_the_default_level(flows: Path) -> None:
+@pytest.mark.parametrize("fidelity", ["smoke", "default"])
+def test_bang_bang_actions_do_not_break_a_level(make, fidelity: str) -> None:
     """Switching between the bounds every few intervals: the harshest actions there are, and the guards stay quiet."""
-    env = FinRay(cache_directory=flows)
+    env = make(fidelity=fidelity)
     env.reset(seed=0)
     observations, rewards = play(env, np.sign(np.sin(np.arange(150) * np.pi / 3 + 0.1)))
     assert np.isfinite(rewards).all()
     assert env.observation_space.contains(observations[-1])
-    assert np.abs(observations).max() < 9.9  # the bounds of the space, 10, clip nothing
+    assert np.abs(observations).max() < 9.9  # clipping at 10 changes nothing
 
 
 @pytest.mark.parametrize(
