@@ -7,9 +7,11 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
+
+import numpy as np
 
 from distrl.actors.fragment_builder import FragmentBuilder
 from distrl.core.contracts import EnvPool, FragmentSink, Policy, Requests, WeightsSource
@@ -50,7 +52,8 @@ class EnvWorker:
     ):
         self._pool, self._policy, self._builder, self._sink, self._source = pool, policy, builder, sink, source
         self._spool, self._durability = spool, durability
-        self._mean_step_s: float | None = None  # None: nothing has been measured yet
+        self._mean_step_s = math.inf  # of late; what has not been measured yet may be dear
+        self._measured = (0.0, 0)  # seconds and number of the steps before
         self._decided_at = -math.inf
         self._state: Columns = policy.initial_state(len(pool.env_index))
         self._initial_state = policy.initial_state(1)
@@ -116,9 +119,10 @@ class EnvWorker:
         if now - self._decided_at > _DECIDE_PERIOD_S:
             self._decided_at = now
             stats = self._pool.stats()
-            self._mean_step_s = stats.step_s / stats.produced if stats.produced else None
-        mean = math.inf if self._mean_step_s is None else self._mean_step_s  # what is not known yet may be dear
-        return mean > _COMMIT_EACH_STEP_S, mean > _COMMIT_S
+            step_s, num_steps = stats.step_s - self._measured[0], stats.produced - self._measured[1]
+            if num_steps:  # at another fidelity steps cost otherwise, so the mean over all is of no use
+                self._mean_step_s, self._measured = step_s / num_steps, (stats.step_s, stats.produced)
+        return self._mean_step_s > _COMMIT_EACH_STEP_S, self._mean_step_s > _COMMIT_S
 
     def _act(self, requests: Requests, send: bool = True) -> None:
         rows, version = requests.rows, max(self.version, 0)  # before the first weights, no update is behind the actions
@@ -180,9 +184,15 @@ class EnvWorker:
         """After ``finish``: how far each environment's running episode has come, for whoever continues it."""
         return self._builder.cursors()
 
+    def progress(self, env_steps: int) -> None:
+        """See the pool's."""
+        self._pool.progress(env_steps)
+
     def report(self) -> dict[str, Any]:
         """What happened since the last report (episodes, faults), and totals of the pool."""
+        levels = self._pool.spec.fidelities
         episodes, self._builder.episodes = self._builder.episodes, []
+        episodes = [episode | {"fidelity": levels[episode["fidelity"]]} for episode in episodes]
         faults, self._faults = self._faults, []
         stats = self._pool.stats()
         return {
@@ -202,6 +212,8 @@ class EnvWorker:
             "snapshots": stats.snapshots,
             "snapshot_s": stats.snapshot_s,
             "diverged": stats.diverged,
+            "env_steps_by_fidelity": _by_level(levels, stats.level_steps),
+            "core_s_by_fidelity": _by_level(levels, stats.level_core_s),
             "committed": 0 if self._spool is None else self._spool.num_committed,
         }
 
@@ -210,6 +222,10 @@ class EnvWorker:
         self._pool.close()
         if self._spool is not None:
             self._spool.close()
+
+
+def _by_level(levels: Sequence[str], values: np.ndarray) -> dict[str, Any]:
+    return {level: value for level, value in zip(levels, values.tolist(), strict=False) if value}
 
 
 def build_env_worker(

@@ -22,6 +22,7 @@ finished one (snapshots.py).
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import pickle
 import random
@@ -44,10 +45,11 @@ from distrl.actors.snapshots import (
     SnapshotPlan,
     check_observation,
     check_step,
+    read_state,
     restore_around,
     supports,
 )
-from distrl.core.errors import ConfigError, EnvironmentFault
+from distrl.core.errors import ConfigError, EnvironmentFault, StorageError
 from distrl.core.seeds import EpisodeSeeds
 from distrl.core.spaces import action_leaf, leaves, observation_leaves
 from distrl.core.types import OBSERVATION, EnvRecipe, EnvSpec
@@ -150,7 +152,10 @@ class _Host:
         self._channel = channel
         self._common = common
         self._seeds = common.seeds
+        self._recipe: EnvRecipe
         self._env: Any = None
+        self._level: str | None = None  # that the environment was made at; None: its own choice …
+        self._fidelity = 0  # … and its index
         self._shared = SharedRows(common.scratch_file)
         self._record = self._shared.records[row : row + 1]
         # environments that draw from the global generators must not all draw the same
@@ -159,10 +164,9 @@ class _Host:
         np.random.seed(seed)  # noqa: NPY002
 
     def serve(self) -> None:
-        recipe: EnvRecipe = pickle.loads(self._common.recipe_pickled)
-        self._env = resolve.make(recipe)
-        spec = resolve.spec_of(self._env, recipe)
-        layout = layout_of(spec)
+        self._recipe = pickle.loads(self._common.recipe_pickled)
+        spec = self._make(self._first_level())
+        self._layout = layout = layout_of(spec)
         self._record["constructed_at"] = self._record["last_seen_at"] = time.monotonic()
         self._channel.send(b"C")
         while (message := self._channel.recv(4096))[:1] == b"P":
@@ -178,11 +182,41 @@ class _Host:
         self._next = [(leaf, self._shared.next[leaf.path][self._row, ...]) for leaf in found]
         self._final = [(leaf, self._shared.final[leaf.path][self._row, ...]) for leaf in found]
         self._action = self._shared.action[self._row, ...]
-        self._record["fidelity"] = resolve.fidelity_index(self._env, spec)
         self._record["attempt"] = 0
         if self._common.snapshots is not None and supports(self._env):
             self._files = EpisodeFiles(self._common.snapshots, self._row, layout)
         self._loop()
+
+    def _first_level(self) -> str | None:
+        """That of the episode to continue, else that of the first one that begins here."""
+        if self._order is not None and self._common.snapshots is not None:
+            with contextlib.suppress(StorageError):  # restoring meets the same and reports it
+                return read_state(self._common.snapshots, self._row, self._order).get("level", self._recipe.fidelity)
+        return self._level_of_next()
+
+    def _level_of_next(self) -> str | None:
+        return self._seeds.fidelity(self._row, self._episode, self._shared.env_steps) or self._recipe.fidelity
+
+    def _make(self, level: str | None) -> EnvSpec:
+        """The environment at a level, in place of the one there is."""
+        gone, self._env = self._env, None
+        if gone is not None:
+            with contextlib.suppress(Exception):
+                gone.close()
+        self.doing = "the environment's constructor"
+        recipe = dataclasses.replace(self._recipe, fidelity=level)
+        self._env = resolve.make(recipe)
+        spec = resolve.spec_of(self._env, recipe)
+        self._level, self._fidelity = level, resolve.fidelity_index(self._env, spec, level)
+        return spec
+
+    def _change_level(self, level: str | None) -> None:
+        """Between two episodes, as part of the reset."""
+        self._record["in_constructor_since"] = time.monotonic()
+        if layout_of(self._make(level)) != self._layout:
+            raise EnvironmentFault(f"every fidelity must have the same spaces; {level} has others.", "protocol")
+        self._record["in_constructor_since"] = 0.0
+        self._record["last_seen_at"] = time.monotonic()
 
     def _loop(self) -> None:
         channel, step = self._channel, self._step
@@ -195,7 +229,6 @@ class _Host:
                 self._snapshot(self._files)
 
     def _reset(self) -> None:
-        self.doing = "reset"
         record = self._record
         seed = self._seeds.seed(self._row, self._episode)
         record["episode"] = self._episode
@@ -203,12 +236,16 @@ class _Host:
         record["seed"] = seed
         begin, core = time.monotonic(), core_seconds()
         record["in_reset_since"] = begin
+        if (level := self._level_of_next()) != self._level:
+            self._change_level(level)
+        record["fidelity"] = self._fidelity
+        self.doing = "reset"
         write_observation(unpack_reset(self._env.reset(seed=seed)), self._next, "reset")
         end = time.monotonic()
         record["in_reset_since"] = 0.0
         record["last_seen_at"] = end
         record["reset_s"] += end - begin
-        record["core_s"] += core_seconds() - core
+        self._count_core(core_seconds() - core)
         record["resets"] += 1
         self._episode += 1
         self._step_index, self._episode_return, self._attempts = 0, 0.0, {}
@@ -240,7 +277,7 @@ class _Host:
         )  # by the monotonic clock, so that a clock adjustment gives no negative step
         record["step_core_s"] = core
         record["step_s"] += end - begin
-        record["core_s"] += core
+        self._count_core(core)
         if self._attempts or record["attempt"][0]:
             record["attempt"] = self._attempts.pop(self._step_index, 0)
         failure = None
@@ -253,6 +290,7 @@ class _Host:
         self._step_index += 1
         self._step_s = end - begin
         record["produced"] += 1
+        record["level_steps"][0, self._fidelity] += 1
         if not ended:
             self._channel.send(b"S")
         else:
@@ -265,11 +303,15 @@ class _Host:
             self._tell_of_snapshot(failure, "its journal")
         return ended
 
+    def _count_core(self, core_s: float) -> None:
+        self._record["core_s"] += core_s
+        self._record["level_core_s"][0, self._fidelity] += core_s
+
     def _snapshot(self, files: EpisodeFiles) -> None:
         """After a step has been told of, so that the policy answers meanwhile. A failure costs nothing but safety."""
         record, failing = self._record, files.failing
         record["in_snapshot_since"] = time.monotonic()
-        facts = {name: record[name][0].item() for name in ("seed", "fidelity")}
+        facts = {name: record[name][0].item() for name in ("seed", "fidelity")} | {"level": self._level}
         try:
             cost = files.snapshot(self._env, self._step_index, self._next, episode_return=self._episode_return, **facts)
             record["snapshot_s"] += cost
@@ -324,7 +366,7 @@ class _Host:
         record["in_reset_since"] = 0.0
         record["last_seen_at"] = end = time.monotonic()
         record["reset_s"] += end - begin
-        record["core_s"] += core_seconds() - core
+        self._count_core(core_seconds() - core)
         self._channel.send(b"K" + pickle.dumps((float(total), len(saved.records))))
         return True
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from distrl.core.contracts import EnvPool, Policy, Requests
-from distrl.core.types import Columns
+from distrl.core.types import Columns, EnvSpec
 
 Act = Callable[[Requests], np.ndarray]  # actions [N, …] for the rows of a request
 
@@ -35,6 +35,11 @@ class EpisodeRunner:
         self._pool = pool
         self._seeds = seeds
         self._waiting: list[tuple[int, Requests]] = []  # (position, requests copy) of rows that wait for the next call
+
+    @property
+    def spec(self) -> EnvSpec:
+        """The environments' spaces."""
+        return self._pool.spec
 
     def run(self, act: Act, stop: Callable[[], bool] = lambda: False) -> list[EpisodeResult]:
         """One episode per seed, in the order of the seeds; fewer if ``stop`` became true."""

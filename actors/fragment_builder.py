@@ -232,6 +232,7 @@ class FragmentBuilder:
                 "env_index": int(self._indices["env_index"][row]),
                 "agent_index": int(self._indices["agent_index"][row]),
                 "seed": int(self._columns["seed"][last, row]),
+                "fidelity": int(self._columns["fidelity"][last, row]),
                 "policy_version": int(self._columns["policy_version"][last, row]),
                 **self._origin,
                 "info": info,

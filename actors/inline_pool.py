@@ -7,6 +7,7 @@ measures. Fast vectorised stepping is another pool's; this one hosts anything th
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
 import time
 from typing import Any
@@ -19,7 +20,7 @@ from distrl.core.contracts import Fault, Outcomes, PoolStats, Requests
 from distrl.core.errors import ConfigError, EnvironmentFault
 from distrl.core.seeds import EpisodeSeeds
 from distrl.core.spaces import action_leaf, empty_observation, leaves
-from distrl.core.types import EnvRecipe, EnvSpec
+from distrl.core.types import MAX_FIDELITIES, EnvRecipe, EnvSpec
 from distrl.envs import resolve
 from distrl.envs.checks import plain_scalars, unpack_reset, unpack_step, write_observation
 
@@ -35,6 +36,7 @@ class InlinePool:
 
     Args:
         recipe: what to make. num_envs: how many. seeds: of each environment's episodes.
+        env_steps: of the whole run so far; see ``progress``.
 
     Raises:
         ConfigError, EnvironmentFault: the environments cannot be made.
@@ -43,22 +45,26 @@ class InlinePool:
     spec: EnvSpec
     lockstep = True
 
-    def __init__(self, recipe: EnvRecipe, num_envs: int, seeds: EpisodeSeeds):
+    def __init__(self, recipe: EnvRecipe, num_envs: int, seeds: EpisodeSeeds, env_steps: int = 0):
         self.num_envs = num_envs
         self.env_index = np.arange(num_envs, dtype=np.int32)
         self.agent_index = np.zeros(num_envs, np.int32)
         self._recipe = recipe
         self._seeds = seeds
+        self._env_steps = env_steps
         self._envs: list[Any] = [None] * num_envs
+        self._levels: list[str | None] = [None] * num_envs  # that they were made at
+        self._episode = [0] * num_envs
         self._made_at = np.zeros(num_envs)
         self._lifetime_s = 0.0  # of environments that are gone
         self._step_s = self._reset_s = self._core_s = 0.0
         self._produced = self._resets = self._starts = self._diverged = 0
+        self._level_steps, self._level_core_s = np.zeros(MAX_FIDELITIES, np.int64), np.zeros(MAX_FIDELITIES)
         self._shown: set[str] = set()  # messages whose traceback has been printed
         self._closed = False
         for row in range(num_envs):
             try:
-                self._make(row)
+                self._make(row, self._level_of_next(row))
             except ConfigError:
                 self.close()
                 raise
@@ -66,7 +72,7 @@ class InlinePool:
                 self.close()
                 kind, message, _ = cause_of(error, "its constructor")
                 raise EnvironmentFault(f"environment {row} ({recipe.id}): {message}.", kind) from error
-        self.spec = resolve.spec_of(self._envs[0], recipe)
+        self.spec = resolve.spec_of(self._envs[0], dataclasses.replace(recipe, fidelity=self._levels[0]))
         found = leaves(self.spec.observation_space)
         action = action_leaf(self.spec.action_space)
         self._observation = empty_observation(found, num_envs)  # each row's newest, what its policy acts on
@@ -76,7 +82,6 @@ class InlinePool:
         self._actions = np.zeros((num_envs, *action.shape), action.dtype)
         self._acting: list[int] = []  # rows that have an action
         self._to_reset = list(range(num_envs))
-        self._episode = [0] * num_envs
         self._failures = [0] * num_envs
         self._cause = EnvironmentFault("no environment was started.", "error")
         self._held: list[Fault] = []
@@ -84,7 +89,7 @@ class InlinePool:
         self._returns = np.zeros(num_envs, np.float64)
         self._episode_uid = np.zeros(num_envs, np.uint64)
         self._seed = np.zeros(num_envs, np.int64)
-        self._fidelity = np.full(num_envs, resolve.fidelity_index(self._envs[0], self.spec), np.int16)
+        self._fidelity = np.zeros(num_envs, np.int16)
 
     def recv(self, timeout_s: float) -> tuple[Outcomes, Requests, list[Fault]]:
         """Step every row that has an action, reset what has ended.
@@ -160,6 +165,10 @@ class InlinePool:
         self._actions[rows] = actions
         self._acting = sorted({*self._acting, *np.asarray(rows).tolist()})
 
+    def progress(self, env_steps: int) -> None:
+        """See the contract."""
+        self._env_steps = env_steps
+
     def halt(self) -> tuple[Outcomes, Requests]:
         """See the contract; steps happen in ``recv``, so none is under way."""
         self._acting, self._to_reset = [], []
@@ -179,6 +188,8 @@ class InlinePool:
             lifetime_s=lifetime_s,
             process_starts=self._starts,
             diverged=self._diverged,
+            level_steps=self._level_steps.copy(),
+            level_core_s=self._level_core_s.copy(),
         )
 
     def close(self) -> None:
@@ -196,8 +207,6 @@ class InlinePool:
                 self._to_reset.append(row)  # a batch with a row's fault holds nothing else of that row
                 continue
             try:
-                if self._envs[row] is None:
-                    self._make(row)
                 self._reset(row)
                 first.append(row)
             except _ANY as error:
@@ -205,31 +214,52 @@ class InlinePool:
                 self._to_reset.append(row)
         return first
 
-    def _make(self, row: int) -> None:
-        self._starts += 1
-        self._envs[row] = resolve.make(self._recipe)
-        self._made_at[row] = time.monotonic()
+    def _level_of_next(self, row: int) -> str | None:
+        return self._seeds.fidelity(row, self._episode[row], self._env_steps) or self._recipe.fidelity
+
+    def _make(self, row: int, level: str | None) -> None:
+        """The environment of a row at a level, in place of the one there may be."""
+        env, self._envs[row] = self._envs[row], None
+        if env is None:
+            self._starts += 1
+        else:
+            with contextlib.suppress(Exception):
+                env.close()
+        self._envs[row] = resolve.make(dataclasses.replace(self._recipe, fidelity=level))
+        self._levels[row] = level
+        self._made_at[row] = self._made_at[row] or time.monotonic()  # a change of level is part of its life
 
     def _unmake(self, row: int) -> None:
         env, self._envs[row] = self._envs[row], None
-        if env is not None:
+        if self._made_at[row] > 0:
             self._lifetime_s += time.monotonic() - self._made_at[row]
             self._made_at[row] = 0.0
+        if env is not None:
             with contextlib.suppress(Exception):
                 env.close()
 
     def _reset(self, row: int) -> None:
+        level = self._level_of_next(row)
+        if self._envs[row] is None:
+            self._make(row, level)
+        begin, core = time.monotonic(), core_seconds()
+        if level != self._levels[row]:
+            self._make(row, level)
+        self._fidelity[row] = resolve.fidelity_index(self._envs[row], self.spec, level)
         episode = self._episode[row]
         self._episode[row] += 1
         seed = self._seeds.seed(row, episode)
         self._seed[row] = seed
         self._episode_uid[row] = self._seeds.episode_uid(row, episode)
-        begin, core = time.monotonic(), core_seconds()
         write_observation(unpack_reset(self._envs[row].reset(seed=seed)), self._next_targets[row], "reset")
         self._steps[row], self._returns[row] = 0, 0.0
         self._reset_s += time.monotonic() - begin
-        self._core_s += core_seconds() - core
+        self._count_core(row, core_seconds() - core)
         self._resets += 1
+
+    def _count_core(self, row: int, core_s: float) -> None:
+        self._core_s += core_s
+        self._level_core_s[self._fidelity[row]] += core_s
 
     def _step(self, row: int) -> tuple[tuple[float, float, float, float, bool, bool], Any]:
         """(reward, start_s, end_s, core_s, terminated, truncated) and info."""
@@ -244,8 +274,9 @@ class InlinePool:
         self._steps[row] += 1
         self._returns[row] += np.float32(reward)
         self._produced += 1
+        self._level_steps[self._fidelity[row]] += 1
         self._step_s += wall
-        self._core_s += core
+        self._count_core(row, core)
         return (reward, start, start + wall, core, terminated, truncated), info
 
     def _fail(self, row: int, error: BaseException, doing: str, cut: bool, faults: list[Fault]) -> None:

@@ -47,6 +47,7 @@ class ProcessPool:
             starts run on that one and the next, ⌈cores⌉ in all. None: anywhere.
         snapshots: where environments that can (``snapshot``, ``restore``) leave their state, and how often. Then
             an episode outlives its process, and with ``cursors`` this pool.
+        env_steps: of the whole run so far; see ``progress``.
         cursors: env_index → how far its episode in the dead life of this env worker is committed. The row continues it
             with the step behind; where it cannot, it resets.
 
@@ -76,6 +77,7 @@ class ProcessPool:
         pin: Sequence[int] | None = None,
         snapshots: SnapshotPlan | None = None,
         cursors: Mapping[int, Cursor] | None = None,
+        env_steps: int = 0,
     ):
         blocks = None if pin is None else _blocks(pin, num_envs, cores)
         self.num_envs = num_envs
@@ -86,6 +88,7 @@ class ProcessPool:
             os.makedirs(scratch_dir, exist_ok=True)
         self._final_stats: PoolStats | None = None
         self._shared = SharedRows(self.scratch_file, num_envs)
+        self._shared.env_steps = env_steps
         try:
             self._processes = RowProcesses(
                 recipe.id,
@@ -133,6 +136,10 @@ class ProcessPool:
         rows = np.asarray(rows, np.int64)
         self._shared.action[rows] = actions
         self._processes.go(rows.tolist())
+
+    def progress(self, env_steps: int) -> None:
+        """See the contract."""
+        self._shared.env_steps = env_steps
 
     def halt(self) -> tuple[Outcomes, Requests]:
         """See the contract."""

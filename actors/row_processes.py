@@ -95,7 +95,7 @@ class RowProcesses:
         self._id = env_id
         self._timeout_s = math.inf if timeout_s is None else timeout_s
         self._hang_factor = hang_factor
-        self._hang_limits = None if hang_factor is None else [HangLimit(hang_factor) for _ in range(num_rows)]
+        self._hang_limits: dict[tuple[int, int], HangLimit] = {}  # of each row at each fidelity: their steps differ
         self._shared = shared
         self._common = common
         self._threads = threads
@@ -114,6 +114,7 @@ class RowProcesses:
         self._acting = [False] * num_rows  # an action lies in the shared memory, its step not yet finished
         self._begun = [0] * num_rows  # times that this step has been begun
         self._delivered = [0] * num_rows  # steps in batches so far, to compare with what the process has counted
+        self._fidelity = [0] * num_rows  # of the running episode
         self.steps = np.zeros(num_rows, np.int32)  # delivered steps of each row's running episode, …
         self.returns = np.zeros(num_rows, np.float64)  # … and the sum of their rewards
         self._start_at = np.full(num_rows, -np.inf)  # time.monotonic() when a row that is gone starts again
@@ -268,6 +269,7 @@ class RowProcesses:
                 self.steps[row], self.returns[row] = 0, 0.0
                 self._begun[row] = 0
                 self._acting[row] = False
+                self._fidelity[row] = int(self._shared.records["fidelity"][row])
                 self._await(row)
                 return True
             if what == b"K":
@@ -316,9 +318,9 @@ class RowProcesses:
         self._acting[row] = False
         self._begun[row] = 0
         self._recovery.finished(row)
-        if self._hang_limits is not None:
+        if (limit := self._hang_limit(row)) is not None:
             record = self._shared.records[row]
-            self._hang_limits[row].add(float(record["end_s"] - record["start_s"]))
+            limit.add(float(record["end_s"] - record["start_s"]))
 
     def _episode_goes_on(self, row: int, episode_return: float, recomputed: int) -> None:
         """A row's process has continued an episode: it waits for the next action, or has been given it before."""
@@ -326,6 +328,7 @@ class RowProcesses:
         assert order is not None
         asked, faults = self._recovery.continued(row, recomputed)
         self._batch.faults += faults
+        self._fidelity[row] = int(self._shared.records["fidelity"][row])
         self._await(row)
         if asked:
             if self._acting[row]:
@@ -452,6 +455,8 @@ class RowProcesses:
         state, rule = self._state[row], "step_timeout_s"
         if state == _STARTING:
             return "its constructor", max(self._timeout_s, CONSTRUCTION_TIMEOUT_S), rule
+        if state == _RESETTING and self._shared.records["in_constructor_since"][row] > 0:
+            return "its constructor", max(self._timeout_s, CONSTRUCTION_TIMEOUT_S), rule
         if state == _RESETTING:
             return "reset" if self._recovery.orders[row] is None else "restore", self._timeout_s, rule
         if state == _STEPPING and self._shared.records["in_snapshot_since"][row] > 0:
@@ -459,8 +464,16 @@ class RowProcesses:
         return ("step", *self._step_limit(row)) if state == _STEPPING else (None, math.inf, rule)
 
     def _step_limit(self, row: int) -> tuple[float, str]:
-        if self._hang_limits is not None:
-            own = self._hang_limits[row]
-            if own.limit_s < self._timeout_s:
-                return own.limit_s, f"hang_factor {self._hang_factor:g}; 99 % of its steps took < {own.p99_s:.3g} s"
+        own = self._hang_limit(row)
+        if own is not None and own.limit_s < self._timeout_s:
+            return own.limit_s, f"hang_factor {self._hang_factor:g}; 99 % of its steps took < {own.p99_s:.3g} s"
         return self._timeout_s, "step_timeout_s"
+
+    def _hang_limit(self, row: int) -> HangLimit | None:
+        """Of the row's steps at the fidelity of its episode."""
+        if self._hang_factor is None:
+            return None
+        key = row, self._fidelity[row]
+        if key not in self._hang_limits:
+            self._hang_limits[key] = HangLimit(self._hang_factor)
+        return self._hang_limits[key]

@@ -3,15 +3,15 @@
 One plain file (memory-mapped by all; best under a RAM file system), never multiprocessing.shared_memory, whose resource
 tracker removes segments that are still in use. Layout, little-endian as the machine is:
 
-    0       HEADER: magic, number of rows, record size, data offset, stride
+    0       HEADER: magic, number of rows, record size, data offset, stride, env steps of the run
     64      RECORD × rows: counters and the last step's and the current episode's numbers of each row
     data    stride × rows, at a page boundary, each row: action | next observation | final observation, 64-byte aligned
 
 The *next* slot holds what the policy acts on (after a step or a reset), the *final* slot the last observation of an
 episode: the environment process resets by itself right after an episode's last step, so with one slot the first
 observation of the next episode would overwrite a final one that the pool has not read yet. Who writes what: the
-environment process everything but ``action``, ``process_starts`` and ``lifetime_before_s``, which are the pool's. Who
-may read when is settled by the messages on each row's socket (environment_process.py).
+environment process everything but ``action``, ``process_starts``, ``lifetime_before_s`` and the header, which are the
+pool's. Who may read when is settled by the messages on each row's socket (environment_process.py).
 """
 
 from __future__ import annotations
@@ -26,10 +26,16 @@ import numpy as np
 
 from distrl.core.contracts import PoolStats
 from distrl.core.errors import StorageError
-from distrl.core.types import ArraySpec, Observation
+from distrl.core.types import MAX_FIDELITIES, ArraySpec, Observation
 
 MAGIC = 0x316C6F6F70644C52
-HEADER = np.dtype([("magic", "u8"), ("num_rows", "i8"), ("record_size", "i8"), ("data_offset", "i8"), ("stride", "i8")])
+HEADER = np.dtype(
+    [
+        *((name, "u8" if name == "magic" else "i8") for name in ("magic", "num_rows", "record_size", "data_offset")),
+        ("stride", "i8"),
+        ("env_steps", "i8"),  # of the whole run, as far as the pool has been told: decides an episode's fidelity
+    ]
+)
 HEADER_BYTES = 64
 PREFIX = "pool-"  # of a scratch file's name
 
@@ -49,11 +55,14 @@ RECORD = np.dtype(
         ("diverged", "i8"),  # episodes that ended with a true ``diverged`` in info
         ("lifetime_before_s", "f8"),  # wall seconds that this row's dead processes had lived
         ("process_starts", "i8"),
+        ("level_steps", "i8", (MAX_FIDELITIES,)),  # of ``produced``, by fidelity
+        ("level_core_s", "f8", (MAX_FIDELITIES,)),  # of ``core_s``
         # the living process
         ("constructed_at", "f8"),
         ("last_seen_at", "f8"),  # last time that the process began or ended anything
         ("in_step_since", "f8"),
-        ("in_reset_since", "f8"),  # also: restoring, and computing again
+        ("in_reset_since", "f8"),  # also: restoring, computing again, and making it anew at another fidelity
+        ("in_constructor_since", "f8"),  # within a reset
         ("in_snapshot_since", "f8"),
         # the last finished step
         ("reward", "f8"),
@@ -124,7 +133,7 @@ class SharedRows:
                 end = HEADER_BYTES + num_rows * RECORD.itemsize
                 data_offset = -(-end // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
                 os.posix_fallocate(self._fd, 0, data_offset)
-                header = np.array([(MAGIC, num_rows, RECORD.itemsize, data_offset, 0)], HEADER)
+                header = np.array([(MAGIC, num_rows, RECORD.itemsize, data_offset, 0, 0)], HEADER)
                 os.pwrite(self._fd, header.tobytes(), 0)
             header = np.frombuffer(os.pread(self._fd, HEADER.itemsize, 0).ljust(HEADER.itemsize, b"\0"), HEADER)[0]
         except OSError as error:
@@ -142,6 +151,15 @@ class SharedRows:
         self.final: Observation = {}
         if creating:
             self.records["episode"] = -1
+
+    @property
+    def env_steps(self) -> int:
+        """Env steps of the whole run, as far as the pool has been told."""
+        return int(self._header["env_steps"][0])
+
+    @env_steps.setter
+    def env_steps(self, value: int) -> None:
+        self._header["env_steps"] = value
 
     def allocate_data(self, layout: RowLayout) -> None:
         """Reserve the data region (the pool, once, when it knows the spaces), then map it.
@@ -203,6 +221,8 @@ class SharedRows:
             snapshots=int(rows["snapshots"].sum()),
             snapshot_s=float(rows["snapshot_s"].sum()),
             diverged=int(rows["diverged"].sum()),
+            level_steps=rows["level_steps"].sum(0),
+            level_core_s=rows["level_core_s"].sum(0),
         )
 
     def bury(self, row: int) -> None:
@@ -210,7 +230,7 @@ class SharedRows:
         record = self.records[row : row + 1]
         if record["constructed_at"][0] > 0:
             record["lifetime_before_s"] += time.monotonic() - record["constructed_at"]
-        for name in ("constructed_at", "in_step_since", "in_reset_since", "in_snapshot_since"):
+        for name in ("constructed_at", "in_step_since", "in_reset_since", "in_constructor_since", "in_snapshot_since"):
             record[name] = 0.0
 
 

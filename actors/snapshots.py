@@ -94,6 +94,22 @@ def snapshot_steps(directory: str, row: int, episode_uid: int, until: int) -> li
     return [step for step in _steps_in(Path(directory, f"env-{row}", str(episode_uid))) if step <= until]
 
 
+def read_state(plan: SnapshotPlan, row: int, order: Continuation) -> dict[str, Any]:
+    """What was kept with a snapshot beside the environment's files, ``facts`` of ``EpisodeFiles.snapshot`` among it.
+
+    Raises:
+        StorageError: it is damaged or not there.
+    """
+    folder = Path(plan.directory, f"env-{row}", str(order.episode_uid), str(order.snapshot))
+    try:
+        blob = (folder / "state").read_bytes()
+    except OSError as error:
+        raise StorageError(f"the snapshot {folder} cannot be read: {error.strerror}.") from error
+    if zlib.crc32(blob[4:]) != int.from_bytes(blob[:4], "little"):
+        raise StorageError(f"the snapshot {folder} is damaged: the checksum of its state is wrong.")
+    return pickle.loads(blob[4:])
+
+
 def supports(env: gymnasium.Env) -> bool:
     """Whether an environment can be continued."""
     return all(callable(getattr(env.unwrapped, name, None)) for name in ("snapshot", "restore"))
@@ -109,7 +125,7 @@ class EpisodeFiles:
     """
 
     def __init__(self, plan: SnapshotPlan, row: int, layout: RowLayout):
-        self._plan = plan
+        self._plan, self._row = plan, row
         self._folder = Path(plan.directory, f"env-{row}")
         self._dtype = np.dtype(
             [
@@ -226,14 +242,9 @@ class EpisodeFiles:
         Raises:
             StorageError: it is damaged, or the journal does not reach the step asked for.
         """
+        state = read_state(self._plan, self._row, order)
         episode = self._folder / str(order.episode_uid)
         folder = episode / str(order.snapshot)
-        try:
-            blob = (folder / "state").read_bytes()
-        except OSError as error:
-            raise StorageError(f"the snapshot {folder} cannot be read: {error.strerror}.") from error
-        if zlib.crc32(blob[4:]) != int.from_bytes(blob[:4], "little"):
-            raise StorageError(f"the snapshot {folder} is damaged: the checksum of its state is wrong.")
         records = self._read_journal(episode / "journal")
         if len(records) and records[0]["step"] <= order.snapshot:
             records = records[order.snapshot - records[0]["step"] :]
@@ -243,7 +254,7 @@ class EpisodeFiles:
                 f"the journal behind the snapshot {folder} must reach step {order.step}; "
                 f"it ends at step {order.snapshot + len(records)}."
             )
-        return Saved(str(folder / "environment"), pickle.loads(blob[4:]), records[:wanted], len(records) - wanted)
+        return Saved(str(folder / "environment"), state, records[:wanted], len(records) - wanted)
 
     def settle(self, order: Continuation) -> None:
         """After an episode was brought to ``order.step``: forget what came later, and go on writing behind it."""

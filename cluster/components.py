@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from distrl.actors.env_worker import EnvWorker
     from distrl.actors.evaluator import EpisodeRunner
     from distrl.core.spool import Spool
+    from distrl.envs.describe import Trial
     from distrl.learners.learner import Learner, Publish
     from distrl.learners.replay import Replay
 
@@ -51,6 +52,36 @@ def algorithm_model(config: RunConfig) -> Any:
         return model.model_validate(config.algorithm.options)
     except ValidationError as error:
         raise ConfigError(explain(error, model, "algorithm")) from None
+
+
+def try_environment(config: RunConfig) -> Trial:
+    """The environment as evaluations run it, after trying it in a process of its own, and at every level of the
+    schedule.
+
+    Raises:
+        ConfigError: wrong id or arguments; a level that the environment does not have, or with other spaces.
+        EnvironmentFault: it is broken.
+    """
+    from distrl.envs import describe
+
+    recipe = config.env.recipe()
+    trial = describe.try_environment(recipe)
+    for level in config.fidelity.levels():
+        if level not in trial.spec.fidelities:
+            raise ConfigError(
+                f"fidelity.schedule needs levels that {recipe.id} lists in its attribute fidelities, which are "
+                f"{', '.join(trial.spec.fidelities)}, but {level!r} came: name one of these"
+            )
+    for level in [level for level in config.fidelity.levels() if level != recipe.fidelity]:
+        spec = describe.try_environment(dataclasses.replace(recipe, fidelity=level)).spec
+        for name in ("observation_space", "action_space"):
+            mine, its = getattr(trial.spec, name), getattr(spec, name)
+            if mine != its:
+                raise ConfigError(
+                    f"fidelity.schedule needs the same spaces at every level, but {recipe.id} has the "
+                    f"{name.replace('_', ' ')} {its} at {level} and {mine} at {recipe.fidelity}: leave that level out"
+                )
+    return trial
 
 
 def build_pool(
@@ -82,17 +113,22 @@ def build_training_pool(
     scratch: Path,
     *,
     inline: bool,
+    env_steps: int,
     snapshots: Path | None = None,
     cursors: Mapping[int, Cursor] | None = None,
 ) -> EnvPool:
     """The pool of one env worker's life.
 
     Args:
+        env_steps: of the run so far.
         snapshots: where environments that can leave their state, and where the episodes at ``cursors`` continue from.
     """
-    seeds, actors = TrainingSeeds(config.run.seed, worker, incarnation), config.actors
+    seeds = TrainingSeeds(config.run.seed, worker, incarnation, config.fidelity.stages())
+    actors = config.actors
     if inline:
-        return build_pool(config, config.env.recipe(), actors.envs_per_worker, seeds, scratch, inline=True)
+        from distrl.actors.inline_pool import InlinePool
+
+        return InlinePool(config.env.recipe(), actors.envs_per_worker, seeds, env_steps)
     from distrl.actors.process_pool import ProcessPool
     from distrl.actors.snapshots import SnapshotPlan
 
@@ -110,6 +146,7 @@ def build_training_pool(
         pin=[first_core + row * size for row in range(actors.envs_per_worker)] if actors.pin_cores else None,
         snapshots=plan,
         cursors=cursors or {},
+        env_steps=env_steps,
     )
 
 
@@ -178,7 +215,7 @@ def build_learner(config: RunConfig, spec: EnvSpec, run_directory: Path, publish
 
 def log_facts(config: RunConfig, spec: EnvSpec, run_id: str) -> LogFacts:
     """What a run's log says about itself; ``run_id`` is empty where the run does not exist yet."""
-    return LogFacts.of(run_id, config.env.recipe(), spec)
+    return LogFacts.of(run_id, config.env.recipe(), spec, config.fidelity.levels())
 
 
 def spool_directory(config: RunConfig, run_id: str) -> Path:

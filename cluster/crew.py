@@ -41,9 +41,9 @@ class _Member:
     since: float = 0.0
     heard: bool = False  # whether it has ever answered
 
-    def ask(self) -> Any:
+    def ask(self, *arguments: Any) -> Any:
         if self.answer is None:
-            self.answer, self.since = self.actor.report.remote(), time.monotonic()
+            self.answer, self.since = self.actor.report.remote(*arguments), time.monotonic()
         return self.answer
 
     def take(self) -> dict[str, Any]:
@@ -117,7 +117,8 @@ class Crew:
 
     def collect(self) -> None:
         """The reports that have come; who is dead is started again. Nobody is waited for longer than a moment."""
-        asked = {number: worker.ask() for number, worker in self._workers.items()}
+        env_steps = self._env_steps
+        asked = {number: worker.ask(env_steps) for number, worker in self._workers.items()}
         learner, server, evaluator = self._learner.ask(), self._server.ask(), self._evaluator.ask()
         everything = [*asked.values(), learner, server]  # the evaluator does not answer while it evaluates
         ready = set(ray.wait(everything, num_returns=len(everything), timeout=POLL_S)[0])
@@ -307,6 +308,11 @@ class Crew:
         print(text)  # shown by the driver
         self._recorder.event("waiting", text=text)
 
+    @property
+    def _env_steps(self) -> int:
+        """Of the run: what the supervisor tells env workers, for the fidelity of their next episodes."""
+        return max(self._recorder.known_env_steps, sum(self._before[0].values()))
+
     # -- starting, leaving and replacing -------------------------------------------------------------------------------
 
     @property
@@ -330,7 +336,7 @@ class Crew:
 
     def _start_worker(self, number: int) -> _Worker:
         incarnation = self._run.next_incarnation()
-        arguments = (self._plain, number, incarnation, str(self._run.path), self._run.id, self._inline)
+        arguments = (self._plain, number, incarnation, str(self._run.path), self._run.id, self._inline, self._env_steps)
         actor = start_actor(EnvWorkerActor, *arguments, num_cpus=self._cpus)
         self._recorder.event("start", role="env_worker", worker=number, incarnation=incarnation)
         return _Worker(actor, incarnation=incarnation)

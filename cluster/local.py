@@ -76,13 +76,16 @@ def run_local(
     check_local(config)
     server = ParameterServer()
     learner = components.build_learner(config, spec, run.path, server.publish)
-    recorder = Recorder(run.path, max(config.evaluation.period // 10, 1))
+    recorder = Recorder(run.path, max(config.evaluation.period // 10, 1), config.env.fidelity)
+    recorder.began(learner.report(), {}, {})
     sink, scratch = _DirectSink(learner.receive), run.scratch()
     workers = {}
     policy = learner.policy_spec()
     for number in range(config.actors.env_workers):
         incarnation = run.next_incarnation()
-        pool = components.build_training_pool(config, number, incarnation, scratch, inline=True)
+        pool = components.build_training_pool(
+            config, number, incarnation, scratch, inline=True, env_steps=recorder.env_steps
+        )
         workers[incarnation] = components.build_worker(
             config, pool, policy, sink, server, worker=number, incarnation=incarnation, timed=False
         )
@@ -113,12 +116,12 @@ def run_local(
     try:
         for note in learner.notes:
             recorder.event("note", text=note)
-        recorder.began(learner.report(), {}, {})
         learner.publish()
         next_evaluation = (recorder.env_steps // config.evaluation.period + 1) * config.evaluation.period
         while recorder.env_steps < config.run.steps and not stop():
             for worker in workers.values():
                 worker.pull()
+                worker.progress(recorder.env_steps)
                 worker.run_once(0.0)
             while learner.update():
                 pass

@@ -82,7 +82,9 @@ class EnvWorkerActor(_LoopActor):
     sent again, and their episodes continue where a snapshot allows it.
     """
 
-    def __init__(self, config: dict[str, Any], worker: int, incarnation: int, run: str, run_id: str, inline: bool):
+    def __init__(
+        self, config: dict[str, Any], worker: int, incarnation: int, run: str, run_id: str, inline: bool, env_steps: int
+    ):
         super().__init__()
         self._config = RunConfig.validated(config)
         self._identity = {"worker": worker, "incarnation": incarnation}
@@ -104,7 +106,7 @@ class EnvWorkerActor(_LoopActor):
                 self._inherited |= orphan.cursors
             if self._spool is not None:
                 self._spool.inherit(self._inherited)
-            self._pool = self._host(scratch_directory(run_id), inline, self._inherited)
+            self._pool = self._host(scratch_directory(run_id), inline, env_steps)
         except DistrlError as error:  # raised here, Ray would bury its sentence in the report of a dead actor
             self._refusal = error
 
@@ -114,9 +116,15 @@ class EnvWorkerActor(_LoopActor):
             return None
         return Spool(self._spools, self._identity["incarnation"], worker=self._identity["worker"], sync=run.sync)
 
-    def _host(self, scratch: Path, inline: bool, cursors: dict[int, Cursor]) -> EnvPool:
+    def _host(self, scratch: Path, inline: bool, env_steps: int) -> EnvPool:
         return components.build_training_pool(
-            self._config, **self._identity, scratch=scratch, inline=inline, snapshots=self._snapshots, cursors=cursors
+            self._config,
+            **self._identity,
+            scratch=scratch,
+            inline=inline,
+            env_steps=env_steps,
+            snapshots=self._snapshots,
+            cursors=self._inherited,
         )
 
     def start(self, policy: PolicySpec, learner: Any, server: Any, wait_for_weights: bool) -> int:
@@ -156,16 +164,20 @@ class EnvWorkerActor(_LoopActor):
         if self._sink is not None:
             self._sink.use_learner(learner)
 
-    def report(self) -> dict[str, Any]:
-        """See ``EnvWorker.report``; ``failure`` where the loop has ended in one, ``left`` where this is the last report
-        of one that was told to stop, ``adopted``: incarnation → transitions committed by the lives whose spools it took
-        over, ``notes``: what of these could not be read, told once.
+    def report(self, env_steps: int) -> dict[str, Any]:
+        """See ``EnvWorker.progress`` and ``EnvWorker.report``.
+
+        Returns:
+            Also ``failure`` where the loop has ended in one, ``left`` where this is the last report of one that was
+            told to stop, ``adopted``: incarnation → transitions committed by the lives whose spools it took over,
+            ``notes``: what of these could not be read, told once.
 
         Raises:
             DistrlError: why there are no environments.
         """
         if self._refusal is not None:
             raise self._refusal
+        self._worker.progress(env_steps)
         complaints = [complaint for orphan in self._orphans for complaint in orphan.complaints]
         notes, self._told = complaints[self._told :], len(complaints)
         # before the rest: it is final

@@ -15,6 +15,8 @@ from distrl.core.accounting import Accounts, Ledger
 from distrl.core.metrics import JsonLines, read_json_lines
 
 _POOL_TOTALS = ("step_s", "reset_s", "core_s", "lifetime_s", "cpu_s")
+_LEVEL_TOTALS = ("env_steps_by_fidelity", "core_s_by_fidelity")
+_RECENT = 20  # episodes
 
 
 class Recorder:
@@ -25,8 +27,13 @@ class Recorder:
         best_return: of the evaluations, or None.
     """
 
-    def __init__(self, directory: Path, record_period: int):
-        """``record_period``: env steps between two records of the learner's metrics."""
+    def __init__(self, directory: Path, record_period: int, target: str | None = None):
+        """
+        Args:
+            record_period: env steps between two records of the learner's metrics.
+            target: the fidelity whose training returns are the run's; None where all episodes have the same.
+        """
+        self._target = target
         self._metrics = JsonLines(directory / "metrics.jsonl")
         self._timing = JsonLines(directory / "timing.jsonl")
         self._events = JsonLines(directory / "events.jsonl")
@@ -49,7 +56,7 @@ class Recorder:
         self._first_step_s: float | None = None
         self._produced_before: dict[int, int] = {}
         self._committed: dict[int, int] = {}  # incarnation → transitions that its spool has held
-        self._returns: deque[float] = deque(maxlen=20)
+        self._returns: dict[str, deque[float]] = {}  # fidelity → of its newest episodes
         self.faults: Counter[str] = Counter()  # by kind
         self.restarts: Counter[str] = Counter()  # by role
         self.evaluations: list[dict[str, Any]] = [
@@ -58,7 +65,7 @@ class Recorder:
         finite = [record["return_mean"] for record in self.evaluations if record["return_mean"] is not None]
         self.best_return: float | None = max(finite, default=None)
         totals = [record for record in read_json_lines(directory / "timing.jsonl") if record["kind"] == "totals"]
-        self._before: dict[str, float] = totals[-1] if totals else {}
+        self._before: dict[str, Any] = totals[-1] if totals else {}
 
     # -- what components report ----------------------------------------------------------------------------------------
 
@@ -80,7 +87,7 @@ class Recorder:
         if self._first_step_s is None and self.env_steps > sum(self._produced_before.values()):
             self._first_step_s = self.wall_s
         for episode in report["episodes"]:
-            self._returns.append(episode["return"])
+            self._returns.setdefault(episode["fidelity"], deque(maxlen=_RECENT)).append(episode["return"])
             self._metrics.write({"kind": "episode", "env_steps": self.env_steps, **episode})
         for fault in report["faults"]:
             self.faults[fault["fault"]] += 1
@@ -179,6 +186,11 @@ class Recorder:
         """Env steps produced over all sessions."""
         return sum(self.produced.values())
 
+    @property
+    def known_env_steps(self) -> int:
+        """At least so many: before the learner is up, what earlier sessions have recorded."""
+        return max(self.env_steps, self._before.get("env_steps", 0))
+
     def accounts(self) -> Accounts:
         """Every transition in exactly one state."""
         learner = self._learner
@@ -191,9 +203,30 @@ class Recorder:
             name: self._before.get(name, 0.0) + sum(report.get(name, 0.0) for report in self._workers.values())
             for name in _POOL_TOTALS
         }
+        by_level: dict[str, Counter[str]] = {}
+        for name in _LEVEL_TOTALS:
+            by_level[name] = Counter(self._before.get(name, {}))
+            for report in self._workers.values():
+                by_level[name].update(report.get(name, {}))
         learner_cpu_s = self._before.get("learner_cpu_s", 0.0) + self._learner.get("cpu_s", 0.0)
         update_wall_s = self._before.get("update_wall_s", 0.0) + self._learner.get("training_s", 0.0)
-        return {**sums, "learner_cpu_s": learner_cpu_s, "update_wall_s": update_wall_s, "wall_s": self.total_wall_s}
+        return {
+            **sums,
+            **{name: dict(counts) for name, counts in by_level.items()},
+            "env_steps": self.env_steps,
+            "learner_cpu_s": learner_cpu_s,
+            "update_wall_s": update_wall_s,
+            "wall_s": self.total_wall_s,
+        }
+
+    def recent_returns(self) -> dict[str, float]:
+        """Fidelity → mean return of its newest training episodes: levels have returns of their own."""
+        return {level: float(np.mean(returns)) for level, returns in self._returns.items()}
+
+    def _recent_return(self) -> float | None:
+        """The entry of the target."""
+        found = self.recent_returns()
+        return found.get(self._target) if self._target is not None else next(iter(found.values()), None)
 
     def status(self) -> dict[str, Any]:
         """What a progress display shows."""
@@ -207,7 +240,8 @@ class Recorder:
             "busy": totals["step_s"] / totals["lifetime_s"] if totals["lifetime_s"] else 0.0,
             "env_steps_per_s": (self.env_steps - sum(self._produced_before.values())) / max(self.wall_s, 1e-9),
             "staleness_mean": self._learner.get("staleness_mean", 0.0),
-            "recent_return": float(np.mean(self._returns)) if self._returns else None,
+            "recent_return": self._recent_return(),
+            "recent_return_by_fidelity": self.recent_returns(),
             "num_envs": sum(report.get("num_envs", 0) for report in live),
             "env_workers": len(live),
             "faults": self.faults.total(),
@@ -253,7 +287,10 @@ class Recorder:
             "faults": dict(self.faults),
             "restarts": dict(self.restarts),
             "best_return_mean": self.best_return,
-            "recent_return_mean": float(np.mean(self._returns)) if self._returns else None,
+            "recent_return_mean": self._recent_return(),
+            "recent_return_mean_by_fidelity": self.recent_returns(),
+            "env_steps_by_fidelity": totals["env_steps_by_fidelity"],
+            "core_hours_by_fidelity": {level: core_s / 3600 for level, core_s in totals["core_s_by_fidelity"].items()},
             "first_env_step_s": self._first_step_s,
             "core_hours": (totals["core_s"] + totals["cpu_s"] + totals["learner_cpu_s"]) / 3600,
         }

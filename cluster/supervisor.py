@@ -36,7 +36,9 @@ class Supervisor:
     ):
         self._config = RunConfig.validated(config)
         self._run = RunDirectory.open(Path(directory))
-        self._recorder = Recorder(self._run.path, max(self._config.evaluation.period // 10, 1))
+        self._recorder = Recorder(
+            self._run.path, max(self._config.evaluation.period // 10, 1), self._config.env.fidelity
+        )
         self._crew = Crew(self._config, self._run, spec, policy, self._recorder, inline=inline, gpus=gpus)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None

@@ -108,7 +108,6 @@ def train(
     from distrl import results
     from distrl.cluster import components
     from distrl.cluster.local import check_local, run_local
-    from distrl.envs.describe import try_environment
 
     algorithm = components.algorithm_model(config)
     if local:
@@ -127,7 +126,7 @@ def train(
     try:
         if local:
             components.pick_device(config.learner.device)
-            spec = try_environment(config.env.recipe()).spec
+            spec = components.try_environment(config).spec
             algorithm.policy_spec(spec)  # refuses spaces that the algorithm cannot handle
             _check_warm_start(config, spec, run)
             run = run or RunDirectory.create(_new_directory(config), config)
@@ -140,7 +139,7 @@ def train(
             if address is None and config.run.durability != "off":
                 refuse_network_file_system(components.spool_directory(config, ""))
             with ThreadPoolExecutor(1) as background:  # the environment is tried while Ray starts
-                tried = background.submit(try_environment, config.env.recipe())
+                tried = background.submit(components.try_environment, config)
                 connected = launch.connect(config, address)
                 trial = tried.result()
             launch.check_device(config)

@@ -11,7 +11,7 @@ from distrl.core.config import RunConfig
 from distrl.core.metrics import read_json_lines
 from distrl.core.run_directory import RunDirectory
 
-_POLICY, _TRAINING, _BASELINE, _NOTHING = "#1f5fa8", "#9db8d6", "#c2571a", "#777777"
+_POLICY, _TRAINING, _BASELINE, _NOTHING, _OTHER = "#1f5fa8", "#9db8d6", "#c2571a", "#777777", "#d5cfc3"
 
 
 def learning_curve(directory: Path, summary: dict[str, Any]) -> Path:
@@ -29,14 +29,17 @@ def learning_curve(directory: Path, summary: dict[str, Any]) -> Path:
     episodes = [record for record in metrics if record["kind"] == "episode"]
 
     figure, (by_steps, by_time) = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, constrained_layout=True)
-    if episodes:
+    target = RunDirectory.open(directory).config().env.fidelity
+    for level in dict.fromkeys(e["fidelity"] for e in episodes):  # returns of two fidelities are two curves
+        own = target is None or level == target
         by_steps.plot(
-            [e["env_steps"] for e in episodes],
-            [e["return"] for e in episodes],
-            ".",
+            [e["env_steps"] for e in episodes if e["fidelity"] == level],
+            [e["return"] for e in episodes if e["fidelity"] == level],
+            "." if own else "x",
             ms=3,
-            color=_TRAINING,
-            label="training episodes",
+            color=_TRAINING if own else _OTHER,
+            label="training episodes" if own else f"… at {level}",
+            zorder=1.9 if own else 1.8,
         )
     recent = [(record["wall_s"], record["recent_return"]) for record in status if record["recent_return"] is not None]
     if recent:

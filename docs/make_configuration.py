@@ -73,7 +73,8 @@ def _rows(prefix: str, model: type[BaseModel]) -> Iterator[str]:
         if section is None:
             cells = (f"`{path}`", _type(field.annotation), _default(field), _bounds(field), about)
         else:
-            cells = (f"`[{path}]`", "table", _default(field), "", about)
+            kind = "list of tables" if _entries(field.annotation) else "table"
+            cells = (f"`[{path}]`", kind, _default(field), "", about)
         yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
         if section is not None:
             yield from _rows(path, section)
@@ -81,7 +82,7 @@ def _rows(prefix: str, model: type[BaseModel]) -> Iterator[str]:
 
 def _section(annotation: Any) -> type[BaseModel] | None:
     """The model behind a field that is a table of its own."""
-    for part in _alternatives(annotation):
+    for part in (*_alternatives(annotation), *_entries(annotation)):
         if isinstance(part, type) and issubclass(part, BaseModel):
             return part
     return None
@@ -91,6 +92,11 @@ def _alternatives(annotation: Any) -> tuple[Any, ...]:
     if typing.get_origin(annotation) in (typing.Union, UnionType):
         return typing.get_args(annotation)
     return (annotation,)
+
+
+def _entries(annotation: Any) -> tuple[Any, ...]:
+    """What a list holds."""
+    return typing.get_args(annotation) if typing.get_origin(annotation) is list else ()
 
 
 def _type(annotation: Any) -> str:

@@ -21,7 +21,7 @@ import gymnasium
 from gymnasium.wrappers import TimeLimit
 
 from distrl.core.errors import ConfigError
-from distrl.core.types import EnvRecipe, EnvSpec
+from distrl.core.types import MAX_FIDELITIES, EnvRecipe, EnvSpec
 from distrl.envs import REGISTRY
 from distrl.envs.delay import Delay
 
@@ -66,6 +66,8 @@ def spec_of(env: gymnasium.Env, recipe: EnvRecipe) -> EnvSpec:
     names = tuple(fidelity_table(type(env.unwrapped)))
     if recipe.fidelity is not None and recipe.fidelity not in names:
         names = (*names, recipe.fidelity)  # the environment took a name that its class does not list
+    if len(names) > MAX_FIDELITIES:
+        raise ConfigError(f"{recipe.id} lists {len(names)} fidelities; at most {MAX_FIDELITIES} can be told apart.")
     limit = env.get_wrapper_attr("_max_episode_steps") if env.has_wrapper_attr("_max_episode_steps") else None
     if limit is None and env.has_wrapper_attr("max_episode_steps"):
         limit = env.get_wrapper_attr("max_episode_steps")
@@ -78,9 +80,10 @@ def spec_of(env: gymnasium.Env, recipe: EnvRecipe) -> EnvSpec:
     )
 
 
-def fidelity_index(env: gymnasium.Env, spec: EnvSpec) -> int:
-    """Position in ``spec.fidelities`` of the one that the environment runs at, by its attribute ``fidelity``."""
-    name = getattr(env.unwrapped, "fidelity", None)
+def fidelity_index(env: gymnasium.Env, spec: EnvSpec, asked: str | None = None) -> int:
+    """Position in ``spec.fidelities`` of the one that the environment runs at: the one asked for, or where none was, by
+    its attribute ``fidelity``."""
+    name = asked or getattr(env.unwrapped, "fidelity", None)
     return spec.fidelities.index(name) if name in spec.fidelities else 0
 
 

@@ -10,11 +10,12 @@ import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from distrl.core.errors import ConfigError
+from distrl.core.fidelity import Stage
 from distrl.core.types import EnvRecipe
 
 
@@ -73,7 +74,9 @@ class EnvSection(_Section):
         default_factory=dict, description="Passed to the environment's constructor, which validates them."
     )
     fidelity: str | None = Field(
-        None, description="Level of detail, one of those that `distrl envs` lists for the environment."
+        None,
+        description="Level of detail, one of those that `distrl envs` lists for the environment. With a "
+        "`fidelity.schedule` it is the target: what evaluations, baseline and film are run at.",
     )
     hosting: Literal["process", "inline", "auto"] = Field(
         "auto",
@@ -95,6 +98,53 @@ class EnvSection(_Section):
         """What travels to the environment processes."""
         delay = self.delay.model_dump() if self.delay else None
         return EnvRecipe(self.id, self.kwargs, self.fidelity, delay, self.max_episode_steps)
+
+
+_Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class FidelityStage(_Section):
+    """A part of a run."""
+
+    from_env_steps: int = Field(ge=0, description="Env steps of the run from which on it is in force.")
+    mix: dict[str, _Weight] = Field(
+        min_length=1, description="Level → weight: training episodes have levels in proportion to the weights."
+    )
+
+    @field_validator("mix")
+    @classmethod
+    def _something(cls, mix: dict[str, float]) -> dict[str, float]:
+        if not any(mix.values()):
+            raise ValueError(f"the mix of a fidelity stage needs a weight above 0, but {mix} came")
+        return mix
+
+
+class FidelitySection(_Section):
+    """Which level of detail training episodes have, where they do not all have `env.fidelity`."""
+
+    schedule: list[FidelityStage] = Field(
+        default_factory=list,
+        description="Stages in order, the first from 0 env steps on. An episode has its level from the stage in force "
+        "when it begins. Empty: all are at `env.fidelity`.",
+    )
+
+    @field_validator("schedule")
+    @classmethod
+    def _ordered(cls, schedule: list[FidelityStage]) -> list[FidelityStage]:
+        begins = [stage.from_env_steps for stage in schedule]
+        if begins and (begins[0] != 0 or begins != sorted(set(begins))):
+            raise ValueError(
+                f"fidelity.schedule needs stages whose from_env_steps begin with 0 and increase, but {begins} came"
+            )
+        return schedule
+
+    def stages(self) -> tuple[Stage, ...]:
+        """What travels to the environment processes."""
+        return tuple(Stage(stage.from_env_steps, stage.mix) for stage in self.schedule)
+
+    def levels(self) -> tuple[str, ...]:
+        """Every level that the schedule names, each once."""
+        return tuple(dict.fromkeys(level for stage in self.schedule for level in stage.mix))
 
 
 class ActorsSection(_Section):
@@ -250,12 +300,22 @@ class RunConfig(_Section):
 
     run: RunSection = Field(default_factory=RunSection)
     env: EnvSection
+    fidelity: FidelitySection = Field(default_factory=FidelitySection)
     actors: ActorsSection = Field(default_factory=ActorsSection)
     algorithm: AlgorithmSection = Field(default_factory=AlgorithmSection)
     replay: ReplaySection = Field(default_factory=ReplaySection)
     learner: LearnerSection = Field(default_factory=LearnerSection)
     evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
     checkpoint: CheckpointSection = Field(default_factory=CheckpointSection)
+
+    @model_validator(mode="after")
+    def _has_target(self) -> RunConfig:
+        if self.fidelity.schedule and self.env.fidelity is None:
+            raise ValueError(
+                "fidelity.schedule needs env.fidelity, the level that the policy is for and is evaluated at, and it "
+                f"was not given: set it to one of {', '.join(self.fidelity.levels())}, or another of the environment's"
+            )
+        return self
 
     @staticmethod
     def load(source: str | Path, overrides: Iterable[str] = ()) -> RunConfig:

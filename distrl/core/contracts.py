@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from distrl.core.types import Columns, EnvSpec, Fragment, Observation, PolicySpec, Weights
+from distrl.core.types import MAX_FIDELITIES, Columns, EnvSpec, Fragment, Observation, PolicySpec, Weights
 
 
 @dataclass
@@ -94,6 +94,10 @@ class EnvPool(Protocol):
 
     def send(self, actions: np.ndarray, rows: np.ndarray) -> None: ...
 
+    def progress(self, env_steps: int) -> None:
+        """The run has come so far: which decides the fidelity of episodes that begin from now on, where ``seeds`` has a
+        schedule. May be called from any thread."""
+
     def halt(self) -> tuple[Outcomes, Requests]:
         """Stop computing, at once: steps under way are abandoned (they were never produced), what had finished is
         returned.
@@ -137,6 +141,8 @@ class PoolStats:
         step_s: wall seconds inside ``step``. reset_s: wall seconds inside ``reset``. core_s: CPU seconds of both.
         lifetime_s: wall seconds since each environment was constructed, summed.
         process_starts: environment processes started, restarts included.
+        level_steps, level_core_s: of ``produced`` and ``core_s`` what was at each fidelity, int64 and float64
+            [MAX_FIDELITIES] by index into ``EnvSpec.fidelities``.
     """
 
     produced: int
@@ -150,6 +156,8 @@ class PoolStats:
     snapshots: int = 0
     snapshot_s: float = 0.0
     diverged: int = 0
+    level_steps: np.ndarray = field(default_factory=lambda: np.zeros(MAX_FIDELITIES, np.int64))
+    level_core_s: np.ndarray = field(default_factory=lambda: np.zeros(MAX_FIDELITIES))
 
 
 class Policy(Protocol):

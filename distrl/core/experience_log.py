@@ -219,16 +219,22 @@ class ExperienceLog:
         found = read_facts(self._directory)
         if found is None:
             write_facts(self._directory, facts)
-        elif found.run_id != facts.run_id:
+            return
+        if found.run_id != facts.run_id:
             raise StorageError(
                 f"{self._directory} holds the experience of run {found.run_id}, and this is run {facts.run_id}: give "
                 "each run a directory of its own, and fill its replay from another's log with replay.warm_start"
             )
-        elif differences := found.differences(facts):
+        differences = found.differences(facts)
+        if not differences and found.fidelity != facts.fidelity:  # both may train at both levels
+            differences = [f"its policy is for the fidelity {found.fidelity} against {facts.fidelity}"]
+        if differences:
             raise StorageError(
                 f"{self._directory} was begun otherwise: {'; '.join(differences)}. Resume with what the run began "
                 "with, or begin a new one"
             )
+        if found.levels != facts.levels:
+            write_facts(self._directory, facts)  # this session's schedule has more
 
     def _count(self) -> tuple[int, int]:
         """(number of the last segment, where its last record ends)."""

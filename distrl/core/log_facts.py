@@ -5,6 +5,7 @@ the run that wrote it.
     run_id                              of the run that wrote it
     env.id, env.kwargs                  what decides the reward: the reward definition (with the code of that version)
     env.fidelity                        the level asked for; null is the environment's own choice
+    env.scheduled                       levels that training episodes may have beside it, by the run's schedule
     env.max_episode_steps               the time limit set by the user, or null
     fidelities                          names that the column ``fidelity`` points into
     observation_space, action_space     ``text`` for reading, ``form`` to rebuild the Gymnasium space from
@@ -41,6 +42,7 @@ class LogFacts:
         fidelity, max_episode_steps: as in the recipe.
         fidelities: names that the column ``fidelity`` points into.
         observation_space, action_space: Gymnasium spaces of one agent.
+        scheduled: levels that the run's schedule names.
     """
 
     run_id: str
@@ -51,9 +53,10 @@ class LogFacts:
     fidelities: tuple[str, ...]
     observation_space: Any
     action_space: Any
+    scheduled: tuple[str, ...] = ()
 
     @staticmethod
-    def of(run_id: str, recipe: EnvRecipe, spec: EnvSpec) -> LogFacts:
+    def of(run_id: str, recipe: EnvRecipe, spec: EnvSpec, scheduled: tuple[str, ...] = ()) -> LogFacts:
         """The facts of a run's log."""
         return LogFacts(
             run_id,
@@ -64,10 +67,17 @@ class LogFacts:
             tuple(spec.fidelities),
             spec.observation_space,
             spec.action_space,
+            scheduled,
         )
 
+    @property
+    def levels(self) -> list[str]:
+        """The fidelities that transitions of this log may have."""
+        return sorted({self.fidelity or "(the environment's own)", *self.scheduled})
+
     def differences(self, other: LogFacts) -> list[str]:
-        """What makes the transitions of two logs unlike, with both values: spaces, reward definition, fidelity.
+        """What of this log's transitions does not belong into the other, with both values: spaces, reward definition, a
+        fidelity that the other may not have.
 
         A time limit is none of it (a truncation is no part of a transition's value), artificial delays neither.
         """
@@ -82,9 +92,8 @@ class LogFacts:
             values = [facts.env_kwargs.get(name, "(not given)") for facts in (self, other)]
             if values[0] != values[1]:
                 found.append(f"the reward definition's env.kwargs.{name} is {values[0]!r} against {values[1]!r}")
-        if self.fidelity != other.fidelity:
-            names = [facts.fidelity or "(the environment's own)" for facts in (self, other)]
-            found.append(f"the fidelity is {names[0]} against {names[1]}")
+        if not set(self.levels) <= set(other.levels):
+            found.append(f"the fidelity is {' or '.join(self.levels)} against {' or '.join(other.levels)}")
         if self.fidelities != other.fidelities:
             found.append(f"the fidelities are {', '.join(self.fidelities)} against {', '.join(other.fidelities)}")
         return found
@@ -104,6 +113,7 @@ def write_facts(directory: Path, facts: LogFacts) -> None:
             "kwargs": facts.env_kwargs,
             "fidelity": facts.fidelity,
             "max_episode_steps": facts.max_episode_steps,
+            "scheduled": list(facts.scheduled),
         },
         "fidelities": list(facts.fidelities),
         "observation_space": {"text": str(facts.observation_space), "form": space_form(facts.observation_space)},
@@ -161,6 +171,7 @@ def read_facts(directory: Path) -> LogFacts | None:
             tuple(document["fidelities"]),
             space_of(document["observation_space"]["form"]),
             space_of(document["action_space"]["form"]),
+            tuple(env.get("scheduled", ())),
         )
     except (KeyError, TypeError, ValueError, ConfigError) as error:
         raise StorageError(

@@ -1,10 +1,12 @@
-"""Which seed an environment's next episode gets, and the episode's unique name: pure functions of counters."""
+"""Seed, level of detail and unique name of an environment's next episode: pure functions of counters."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+
+from distrl.core.fidelity import Stage, level_of_episode, stage_in_force
 
 
 @dataclass(frozen=True)
@@ -15,11 +17,13 @@ class TrainingSeeds:
         run_seed: ``run.seed``.
         worker: number of the env worker.
         incarnation: number of this worker's life; unique in the run over all workers, restarts and resumes.
+        schedule: of the episodes' fidelity; without one all are at the recipe's.
     """
 
     run_seed: int
     worker: int = 0
     incarnation: int = 0
+    schedule: tuple[Stage, ...] = ()
 
     def seed(self, env_index: int, episode: int) -> int:
         """The seed of the ``episode``-th episode of an environment, in [0, 2³¹)."""
@@ -29,6 +33,12 @@ class TrainingSeeds:
     def episode_uid(self, env_index: int, episode: int) -> int:
         """Unique in a run for < 2²⁰ incarnations, 2¹² environments a worker and 2³² episodes each."""
         return self.incarnation << 44 | env_index << 32 | episode
+
+    def fidelity(self, env_index: int, episode: int, env_steps: int) -> str | None:
+        """The level of an episode that begins after ``env_steps`` of the run; None: the recipe's."""
+        if not self.schedule:
+            return None
+        return level_of_episode(stage_in_force(self.schedule, env_steps).mix, self.incarnation, env_index, episode)
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,9 @@ class FixedSeeds:
 
     def episode_uid(self, env_index: int, episode: int) -> int:
         return env_index << 32 | episode
+
+    def fidelity(self, env_index: int, episode: int, env_steps: int) -> str | None:
+        return None
 
 
 EpisodeSeeds = TrainingSeeds | FixedSeeds

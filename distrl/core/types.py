@@ -48,6 +48,7 @@ Observation = dict[str, np.ndarray]  # "/"-path → array; a space that is a sin
 Weights = dict[str, np.ndarray]
 
 ARRAY = "array"  # the path of an observation that is a single array
+MAX_FIDELITIES = 16  # levels of detail of one environment
 
 
 @dataclass(frozen=True)

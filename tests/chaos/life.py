@@ -86,11 +86,11 @@ def live(run: RunDirectory, incarnation: int, path: str, death: Death, steps: in
     ray_actors.RaySink, ray_actors.RaySource, ray_actors.Spool = Sink, Source, MortalSpool
     ray_actors._whereabouts = dict
     config = run.config().model_dump()
-    worker = ray_actors.EnvWorkerActor(config, 0, incarnation, str(run.path), run.id, inline=False)
+    worker = ray_actors.EnvWorkerActor(config, 0, incarnation, str(run.path), run.id, inline=False, env_steps=0)
     policy: PolicySpec = socket.ask("policy")
     worker.start(policy, None, None, wait_for_weights=True)
     faults = []
-    while not (report := worker.report())["left"] and report["failure"] is None:
+    while not (report := worker.report(0))["left"] and report["failure"] is None:
         faults += report["faults"]
         if report["produced"] >= steps:
             worker.stop(grace_s=1.0)
