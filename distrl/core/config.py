@@ -57,13 +57,30 @@ class RunSection(_Section):
 
 
 class DelaySection(_Section):
-    """Artificial step times, for tests and benchmarks of asynchrony."""
+    """Artificial step times and failures of training environments, for tests and benchmarks of asynchrony."""
 
     kind: Literal["constant", "lognormal"] = Field(
         "lognormal", description="The distribution that step times are drawn from."
     )
     median_s: float = Field(0.05, ge=0, description="Median of the added sleep in seconds.")
-    sigma: float = Field(1.0, ge=0, le=4, description="Standard deviation of its logarithm; 0 makes it constant.")
+    sigma: float = Field(
+        1.0, ge=0, le=4, description="Standard deviation of the logarithm of a lognormal one; 0 makes it constant."
+    )
+    straggler_share: float = Field(0.0, ge=0, le=1, description="Share of the steps that take many times as long …")
+    straggler_factor: float = Field(10.0, ge=0, description="… namely so many times.")
+    hang_share: float = Field(
+        0.0, ge=0, le=1, description="Share of the steps that never return; see `actors.step_timeout_s`."
+    )
+    crash_share: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of the steps that end their process by SIGKILL; an inline one takes its env worker with it.",
+    )
+
+    def config(self) -> dict[str, Any]:
+        """What ``distrl.envs.delay.Delay`` takes."""
+        return self.model_dump(exclude={"sigma"} if self.kind == "constant" else None)
 
 
 class EnvSection(_Section):
@@ -96,7 +113,7 @@ class EnvSection(_Section):
 
     def recipe(self) -> EnvRecipe:
         """What travels to the environment processes."""
-        delay = self.delay.model_dump() if self.delay else None
+        delay = self.delay.config() if self.delay else None
         return EnvRecipe(self.id, self.kwargs, self.fidelity, delay, self.max_episode_steps)
 
 
