@@ -55,10 +55,10 @@ def search(config: RunConfig, episodes: int, show: Callable[[int, int, dict[str,
     Raises:
         ConfigError: the environment has no baseline.
     """
-    from distrl import results
+    from distrl import controllers
     from distrl.cluster import components
 
-    module = results.baseline_module(config)
+    module = controllers.baseline_module(config)
     if module is None:
         raise ConfigError(
             f"{config.env.id} names no baseline controllers: an environment class does so with an attribute baseline "
@@ -68,7 +68,7 @@ def search(config: RunConfig, episodes: int, show: Callable[[int, int, dict[str,
     candidates = module.baseline_candidates(kwargs)
     table = []
     with tempfile.TemporaryDirectory(prefix="distrl-baseline-") as scratch:
-        runs = results.evaluate_controllers(config, candidates, components.SELECTION_SEEDS, episodes, Path(scratch))
+        runs = controllers.evaluate_controllers(config, candidates, components.SELECTION_SEEDS, episodes, Path(scratch))
         for number, (params, found) in enumerate(zip(candidates, runs, strict=True)):
             returns = [result.episode_return for result in found]
             entry = {

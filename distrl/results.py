@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from distrl.baseline import find_table
+from distrl.controllers import (
+    RandomActions,
+    baseline_module,
+    baseline_on_selection_seeds,
+    doing_nothing,
+    evaluate_controller,
+    run_controllers,
+)
 from distrl.core.config import RunConfig
 from distrl.core.run_directory import RunDirectory
 
@@ -32,7 +39,7 @@ def evaluate(run: RunDirectory, config: RunConfig, episodes: int, first_seed: in
 
 
 def final_evaluation(run: RunDirectory, config: RunConfig) -> dict[str, Any]:
-    """The summary's last entries: the policy, the best baseline and doing nothing, each on the same test seeds."""
+    """The summary's last entries: the policy and what it is compared with, each on the same test seeds."""
     try:
         return _compare(run, config)
     finally:
@@ -41,6 +48,7 @@ def final_evaluation(run: RunDirectory, config: RunConfig) -> dict[str, Any]:
 
 def _compare(run: RunDirectory, config: RunConfig) -> dict[str, Any]:
     from distrl.actors.evaluator import mean_return
+    from distrl.cluster import components
 
     episodes = config.evaluation.final_episodes
     results = evaluate(run, config, episodes)
@@ -52,7 +60,7 @@ def _compare(run: RunDirectory, config: RunConfig) -> dict[str, Any]:
     rows = [{"who": "policy", **_row(results)}]
     baseline = baseline_module(config)
     if baseline is not None:
-        best = shipped_baseline(config)
+        best = find_table(config)
         if best is not None:
             found = evaluate_controller(config, best["params"], episodes, run.scratch())
             summary |= {
@@ -61,9 +69,14 @@ def _compare(run: RunDirectory, config: RunConfig) -> dict[str, Any]:
                 "baseline_params": best["params"],
             }
             rows.append({"who": f"best of {best['num_candidates']} {baseline.NAME}s", **_row(found)})
-        nothing = evaluate_controller(config, baseline.NOTHING, episodes, run.scratch())
-        summary["nothing_return"] = mean_return(nothing)
-        rows.append({"who": "doing nothing", **_row(nothing)})
+    for who, key, make in (
+        ("doing nothing", "nothing_return", doing_nothing(config)),
+        ("random actions", "random_return", RandomActions),
+    ):
+        found = next(run_controllers(config, [make], components.TEST_SEEDS, episodes, run.scratch()))
+        if found:
+            summary[key] = mean_return(found)
+            rows.append({"who": who, **_row(found)})
     return summary | {"comparison": rows}
 
 
@@ -78,64 +91,6 @@ def _row(results: list[Any]) -> dict[str, Any]:
     }
     numbers = [name for name in results[0].info if name.startswith("episode_")] if results else []
     return row | {name: float(np.mean([result.info.get(name, np.nan) for result in results])) for name in numbers}
-
-
-def baseline_module(config: RunConfig) -> Any:
-    """The module of open-loop controllers that the environment's class names, or None."""
-    from distrl.envs.resolve import baseline_of
-
-    name = baseline_of(config.env.id)
-    return importlib.import_module(name) if name else None
-
-
-def evaluate_controller(config: RunConfig, params: dict[str, Any], episodes: int, scratch: Path) -> list[Any]:
-    """Episodes of one baseline controller on the test seeds."""
-    from distrl.cluster import components
-
-    return next(evaluate_controllers(config, [params], components.TEST_SEEDS, episodes, scratch))
-
-
-def baseline_on_selection_seeds(config: RunConfig, params: dict[str, Any], scratch: Path) -> float:
-    """A controller's mean return where the learning curve's evaluations were made: what to draw beside them."""
-    from distrl.actors.evaluator import mean_return
-    from distrl.cluster import components
-
-    seeds, episodes = components.SELECTION_SEEDS, config.evaluation.episodes
-    return mean_return(next(evaluate_controllers(config, [params], seeds, episodes, scratch)))
-
-
-def evaluate_controllers(
-    config: RunConfig, candidates: list[dict[str, Any]], first_seed: int, episodes: int, scratch: Path
-) -> Iterator[list[Any]]:
-    """Episodes of one baseline controller after another, all on the same seeds, as many at once as there are cores."""
-    from distrl.cluster import components
-    from distrl.core.types import ARRAY
-
-    module = baseline_module(config)
-    kwargs = {**config.env.kwargs, **({"fidelity": config.env.fidelity} if config.env.fidelity else {})}
-    num_envs = min(os.cpu_count() or 1, episodes)
-    runner = components.evaluation_runner(config, first_seed, episodes, num_envs, scratch, inline=False)
-    try:
-        for params in candidates:
-            controllers = [module.baseline_policy(params, kwargs) for _ in range(num_envs)]
-
-            def act(requests: Any, controllers: list[Any] = controllers) -> np.ndarray:
-                for row in requests.rows[requests.is_first]:
-                    controllers[row].reset()
-                return np.stack(
-                    [controllers[row].act(requests.observation[ARRAY][k]) for k, row in enumerate(requests.rows)]
-                )
-
-            yield runner.run(act)
-    finally:
-        runner.close()
-
-
-def shipped_baseline(config: RunConfig) -> dict[str, Any] | None:
-    """The best entry of the table that ``distrl baseline`` stored for this environment's settings; None without one."""
-    from distrl.baseline import find_table
-
-    return find_table(config)
 
 
 def draw(run: RunDirectory, config: RunConfig) -> list[Path]:

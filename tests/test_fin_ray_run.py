@@ -47,7 +47,8 @@ def test_a_run_is_compared_with_the_best_sinusoid_and_with_doing_nothing(tmp_pat
     monkeypatch.setattr(baseline, "table_path", lambda config: tmp_path / "table.json")
     result = distrl.train(settings, local=True)
     rows = {row["who"]: row for row in result.summary["comparison"]}
-    assert list(rows) == ["policy", "best of 3 sinusoids", "doing nothing"]
+    assert list(rows) == ["policy", "best of 3 sinusoids", "doing nothing", "random actions"]
+    assert rows["random actions"]["return_mean"] == result.summary["random_return"]
     assert result.summary["baseline_return"] > result.summary["nothing_return"]
     assert rows["best of 3 sinusoids"]["episode_C_T"] > rows["doing nothing"]["episode_C_T"]
     assert json.loads((result.directory / "summary.json").read_text())["comparison"] == result.summary["comparison"]
