@@ -214,7 +214,7 @@ class _Host:
         """Between two episodes, as part of the reset."""
         self._record["in_constructor_since"] = time.monotonic()
         if layout_of(self._make(level)) != self._layout:
-            raise EnvironmentFault(f"every fidelity must have the same spaces; {level} has others.", "protocol")
+            raise EnvironmentFault("every construction must give the same spaces; this one differs.", "protocol")
         self._record["in_constructor_since"] = 0.0
         self._record["last_seen_at"] = time.monotonic()
 

@@ -55,6 +55,7 @@ class InlinePool:
         self._envs: list[Any] = [None] * num_envs
         self._levels: list[str | None] = [None] * num_envs  # that they were made at
         self._episode = [0] * num_envs
+        self._spaces: Any = None
         self._made_at = np.zeros(num_envs)
         self._lifetime_s = 0.0  # of environments that are gone
         self._step_s = self._reset_s = self._core_s = 0.0
@@ -225,8 +226,11 @@ class InlinePool:
         else:
             with contextlib.suppress(Exception):
                 env.close()
-        self._envs[row] = resolve.make(dataclasses.replace(self._recipe, fidelity=level))
+        env = self._envs[row] = resolve.make(dataclasses.replace(self._recipe, fidelity=level))
         self._levels[row] = level
+        self._spaces = self._spaces or (env.observation_space, env.action_space)
+        if (env.observation_space, env.action_space) != self._spaces:
+            raise EnvironmentFault("every construction must give the same spaces; this one differs.", "protocol")
         self._made_at[row] = self._made_at[row] or time.monotonic()  # a change of level is part of its life
 
     def _unmake(self, row: int) -> None:
