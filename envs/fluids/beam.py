@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import numba as nb
 import numpy as np
 
-# Segment lengths are right to this; Newton's matrix is factorised anew every so many steps because it hardly changes.
+# Segment lengths are right to this; the inverse of Newton's matrix serves so many steps because it hardly changes.
 _TOLERANCE = 1e-11
 _MAX_ITERATIONS = 12
 REFACTOR_PERIOD = 8
@@ -85,82 +85,35 @@ def make_beam(
     )
 
 
-@nb.njit(cache=True)
-def _add_bending(x, tx, ty, clamped, scale, out):  # pragma: no cover
-    """Add ``scale`` times the gradient of the bending energy over B, K X - 2 e t, to ``out`` [N + 1, 2]."""
-    n = x.shape[0] - 1
-    for axis in range(2):
-        for i in range(1, n):
-            c = scale * (x[i - 1, axis] - 2 * x[i, axis] + x[i + 1, axis])
-            out[i - 1, axis] += c
-            out[i, axis] -= 2 * c
-            out[i + 1, axis] += c
-        if clamped:
-            c = 2 * scale * (x[1, axis] - x[0, axis] - (tx if axis == 0 else ty))
-            out[1, axis] += c
-            out[0, axis] -= c
-
-
-@nb.njit(cache=True)
-def _add_muscle(x, tx, ty, clamped, profile, scale, out):  # pragma: no cover
-    """Add the muscle's force on the nodes, minus the gradient of its energy, times ``scale``, to ``out`` [N + 1, 2]."""
-    n = x.shape[0] - 1
-    for i in range(n):
-        vx = x[i + 1, 0] - x[i, 0]
-        vy = x[i + 1, 1] - x[i, 1]
-        k = scale * profile[i]
-        if i == 0:
-            if clamped:
-                out[1, 0] -= k * ty
-                out[1, 1] += k * tx
-                out[0, 0] += k * ty
-                out[0, 1] -= k * tx
-        else:
-            ux = x[i, 0] - x[i - 1, 0]
-            uy = x[i, 1] - x[i - 1, 1]
-            out[i + 1, 0] -= k * uy
-            out[i + 1, 1] += k * ux
-            out[i, 0] += k * (vy + uy)
-            out[i, 1] -= k * (vx + ux)
-            out[i - 1, 0] -= k * vy
-            out[i - 1, 1] += k * vx
-
-
-@nb.njit(cache=True)
-def _factorise(response, d, factor):  # pragma: no cover
-    """Cholesky factor (lower) of Q_ij d_i.d_j into ``factor`` [N, N]; its diagonal is stored inverted."""
-    n = d.shape[0]
+@nb.njit(cache=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
+def _invert(response, d, inverse, row):  # pragma: no cover
+    """Write the inverse of Newton's matrix Q_ij d_i.d_j to ``inverse`` [N, N]; False if it is not positive definite."""
+    n = d.shape[1]
     for i in range(n):
         for j in range(i + 1):
-            factor[i, j] = response[i, j] * (d[i, 0] * d[j, 0] + d[i, 1] * d[j, 1])
-    for i in range(n):
-        for j in range(i):
-            s = factor[i, j]
-            for k in range(j):
-                s -= factor[i, k] * factor[j, k]
-            factor[i, j] = s * factor[j, j]
-        s = factor[i, i]
-        for k in range(i):
-            s -= factor[i, k] * factor[i, k]
-        if not s > 0:
+            inverse[i, j] = response[i, j] * (d[0, i] * d[0, j] + d[1, i] * d[1, j])
+    # Gauss-Jordan elimination of the lower triangle, in place: each round sweeps one row and column (Goodnight 1979).
+    for k in range(n):
+        if not inverse[k, k] > 0:
             return False
-        factor[i, i] = 1.0 / np.sqrt(s)
-    return True
-
-
-@nb.njit(cache=True)
-def _solve(factor, b):  # pragma: no cover
-    """Solve L L^T x = b in place."""
-    n = b.shape[0]
+        pivot = np.float32(1) / inverse[k, k]
+        for j in range(n):
+            row[j] = inverse[k, j] if j < k else inverse[j, k]
+        row[k] = 0
+        for i in range(n):
+            scale = row[i] * pivot
+            for j in range(i + 1):
+                inverse[i, j] -= scale * row[j]
+        for j in range(k):
+            inverse[k, j] = row[j] * pivot
+        for j in range(k + 1, n):
+            inverse[j, k] = row[j] * pivot
+        inverse[k, k] = -pivot
     for i in range(n):
-        s = b[i]
-        for k in range(i):
-            s -= factor[i, k] * b[k]
-        b[i] = s * factor[i, i]
-    for i in range(n - 1, -1, -1):
-        b[i] *= factor[i, i]
-        for k in range(i):
-            b[k] -= factor[i, k] * b[i]
+        for j in range(i + 1):
+            inverse[i, j] = -inverse[i, j]
+            inverse[j, i] = inverse[i, j]
+    return True
 
 
 @nb.njit(cache=True, fastmath={"contract", "reassoc", "nsz"})
@@ -177,43 +130,52 @@ def _multiply(matrix, b, out):  # pragma: no cover
         out[1, i] = sy
 
 
+@nb.njit(cache=True, fastmath={"contract", "reassoc", "nsz"})
+def _correct(tension, inverse, residual):  # pragma: no cover
+    """Add ``inverse`` times ``residual`` to the tensions."""
+    n = tension.shape[0]
+    for i in range(n):
+        s = np.float32(0)
+        for k in range(n):
+            s += inverse[i, k] * residual[k]
+        tension[i] += s
+
+
 @nb.njit(cache=True)
 def workspace(n):  # pragma: no cover
     """Scratch arrays of ``step`` for N = n segments."""
     return (
-        np.zeros((n + 1, 2)),  # right-hand side
-        np.zeros((2, n)),  # the same, free nodes, transposed
+        np.zeros((2, n)),  # forces on the free nodes
         np.zeros((2, n)),  # segments without tension
-        np.zeros((n, 2)),  # segments at X
+        np.zeros((2, n)),  # segments at X
         np.zeros((2, n)),  # tension vectors
         np.zeros((2, n)),  # segments at X+
-        np.zeros(n),  # residual
-        np.zeros((n, n)),  # Cholesky factor
+        np.zeros(n, np.float32),  # residual
+        np.zeros((n, n), np.float32),  # inverse of Newton's matrix
     )
 
 
 @nb.njit(cache=True)
-def _tighten(response, loose, d, tension, pull, d_new, residual, factor):  # pragma: no cover
+def _tighten(response, loose, d, tension, pull, d_new, residual, inverse):  # pragma: no cover
     """Find the tensions that make every segment of ``d_new`` [2, N] one cell long; False if that does not converge."""
-    n = d.shape[0]
+    n = d.shape[1]
     for _ in range(_MAX_ITERATIONS):
         for j in range(n):
-            pull[0, j] = tension[j] * d[j, 0]
-            pull[1, j] = tension[j] * d[j, 1]
+            pull[0, j] = tension[j] * d[0, j]
+            pull[1, j] = tension[j] * d[1, j]
         _multiply(response, pull, d_new)
         worst = 0.0
         for j in range(n):
             d_new[0, j] = loose[0, j] - d_new[0, j]
             d_new[1, j] = loose[1, j] - d_new[1, j]
-            residual[j] = 0.5 * (d_new[0, j] ** 2 + d_new[1, j] ** 2 - 1.0)
-            worst = max(worst, abs(residual[j]))
+            excess = 0.5 * (d_new[0, j] ** 2 + d_new[1, j] ** 2 - 1.0)
+            residual[j] = excess
+            worst = max(worst, abs(excess))
         if worst < _TOLERANCE:
             return True
         if not worst < 1.0:  # also when it is not a number
             return False
-        _solve(factor, residual)
-        for j in range(n):
-            tension[j] += residual[j]
+        _correct(tension, inverse, residual)
     return False
 
 
@@ -228,7 +190,7 @@ def step(beam, shapes, roots, tension, activation, slip, refactor, force, space)
         tension: float64 [N], updated; the last step's is the first guess.
         activation: scales the beam's active-curvature profile.
         slip: float64 [N + 1, 2], u*, in cells per step.
-        refactor: whether to factorise Newton's matrix now; the last step's serves a few more.
+        refactor: whether to invert Newton's matrix now; the last step's serves a few more.
         force: float64 [N + 1, 2], written.
         space: ``workspace(N)``.
     """
@@ -236,28 +198,44 @@ def step(beam, shapes, roots, tension, activation, slip, refactor, force, space)
     stiffness, theta, clamped, gravity = parameters[0], parameters[1], parameters[2] > 0.5, parameters[3]
     x_old, x, x_new = shapes
     root_old, root, root_new = roots
-    rhs, free, loose, d, pull, d_new, residual, factor = space
+    free, loose, d, pull, d_new, residual, newton = space
     n = x.shape[0] - 1
 
     for j in range(n):
-        d[j, 0] = x[j + 1, 0] - x[j, 0]
-        d[j, 1] = x[j + 1, 1] - x[j, 1]
-    rhs[:] = 0.0
-    _add_muscle(x, root[2], root[3], clamped, profile, activation * stiffness, rhs)
-    _add_bending(x_old, root_old[2], root_old[3], clamped, -stiffness * (1 - theta), rhs)
-    # Bending at n + 1 of what is prescribed there; the rest of that term is in the matrix.
-    b = stiffness * theta
-    for axis in range(2):
-        r = root_new[axis]
-        rhs[1, axis] += 2 * b * r
-        rhs[2, axis] -= b * r
-        if clamped:
-            rhs[1, axis] += 2 * b * (r + root_new[2 + axis])
+        d[0, j] = x[j + 1, 0] - x[j, 0]
+        d[1, j] = x[j + 1, 1] - x[j, 1]
+    # Each joint bends, by energies at X-, and its muscle turns, at X, the segments before and after it: ``pull`` is
+    # minus the gradient with respect to each segment. A clamped root is a joint too, of the first with a fixed t.
+    explicit = stiffness * (1 - theta)
+    strength = activation * stiffness
+    pull[:, 0] = 0.0
+    if clamped:
+        k = strength * profile[0]
+        pull[0, 0] = -2 * explicit * (x_old[1, 0] - x_old[0, 0] - root_old[2]) - k * root[3]
+        pull[1, 0] = -2 * explicit * (x_old[1, 1] - x_old[0, 1] - root_old[3]) + k * root[2]
+    for j in range(1, n):
+        k = strength * profile[j]
+        bend_x = explicit * (x_old[j + 1, 0] - 2 * x_old[j, 0] + x_old[j - 1, 0])
+        bend_y = explicit * (x_old[j + 1, 1] - 2 * x_old[j, 1] + x_old[j - 1, 1])
+        pull[0, j - 1] += bend_x + k * d[1, j]
+        pull[1, j - 1] += bend_y - k * d[0, j]
+        pull[0, j] = -bend_x - k * d[1, j - 1]
+        pull[1, j] = -bend_y + k * d[0, j - 1]
     for i in range(1, n + 1):
         for axis in range(2):
-            rhs[i, axis] += mass[i] * (2 * x[i, axis] - x_old[i, axis]) + coupling[i] * (x[i, axis] + slip[i, axis])
-        free[0, i - 1] = rhs[i, 0] + mass[i] * gravity
-        free[1, i - 1] = rhs[i, 1]
+            inertia = mass[i] * (2 * x[i, axis] - x_old[i, axis])
+            free[axis, i - 1] = pull[axis, i - 1] + inertia + coupling[i] * (x[i, axis] + slip[i, axis])
+        free[0, i - 1] += mass[i] * gravity
+    for j in range(1, n):
+        free[0, j - 1] -= pull[0, j]
+        free[1, j - 1] -= pull[1, j]
+    # Bending at n + 1 of what is prescribed there; the rest of that term is in the matrix.
+    implicit = stiffness * theta
+    for axis in range(2):
+        free[axis, 0] += 2 * implicit * root_new[axis]
+        free[axis, 1] -= implicit * root_new[axis]
+        if clamped:
+            free[axis, 0] += 2 * implicit * (root_new[axis] + root_new[2 + axis])
 
     _multiply(inverse, free, loose)  # positions without tension, then their differences
     for axis in range(2):
@@ -266,9 +244,9 @@ def step(beam, shapes, roots, tension, activation, slip, refactor, force, space)
             here = loose[axis, j]
             loose[axis, j] = here - before
             before = here
-    if refactor and not _factorise(response, d, factor):
+    if refactor and not _invert(response, d, newton, residual):
         return False
-    if not _tighten(response, loose, d, tension, pull, d_new, residual, factor):
+    if not _tighten(response, loose, d, tension, pull, d_new, residual, newton):
         return False
 
     for axis in range(2):
@@ -278,15 +256,6 @@ def step(beam, shapes, roots, tension, activation, slip, refactor, force, space)
         for i in range(n + 1):
             force[i, axis] = coupling[i] * (x_new[i, axis] - x[i, axis] - slip[i, axis])
     return True
-
-
-@nb.njit(cache=True)
-def _work_of(forces, x_old, x_new):  # pragma: no cover
-    """Sum over the nodes of force times velocity (X+ - X-) / 2."""
-    total = 0.0
-    for i in range(x_new.shape[0]):
-        total += forces[i, 0] * (x_new[i, 0] - x_old[i, 0]) + forces[i, 1] * (x_new[i, 1] - x_old[i, 1])
-    return 0.5 * total
 
 
 @nb.njit(cache=True)
@@ -302,46 +271,52 @@ def account(beam, shapes, roots, tension, activation, force, work, space):  # pr
     stiffness, theta, clamped, gravity = parameters[0], parameters[1], parameters[2] > 0.5, parameters[3]
     x_old, x, x_new = shapes
     root_old, root, root_new = roots
-    term = space[0]
+    d, change = space[2], space[3]  # segments at X, left there by the step, and what they change by from X- to X+
+    n = x.shape[0] - 1
+    strength = activation * stiffness
 
-    term[:] = 0.0
-    _add_muscle(x, root[2], root[3], clamped, profile, activation * stiffness, term)
-    muscle = _work_of(term, x_old, x_new)
-    reaction_x = force[0, 0] - term[0, 0] - tension[0] * (x[1, 0] - x[0, 0]) - mass[0] * gravity
-    reaction_y = force[0, 1] - term[0, 1] - tension[0] * (x[1, 1] - x[0, 1])
-
-    term[:] = 0.0
-    _add_bending(x_new, root_new[2], root_new[3], clamped, 0.5 * stiffness, term)
-    _add_bending(x_old, root_old[2], root_old[3], clamped, -0.5 * stiffness, term)
-    loss = _work_of(term, x_old, x_new)  # becomes (2 theta - 1) B V.K V
-
-    term[:] = 0.0
-    _add_bending(x_new, root_new[2], root_new[3], clamped, stiffness * theta, term)
-    _add_bending(x_old, root_old[2], root_old[3], clamped, stiffness * (1 - theta), term)
-    reaction_x += mass[0] * (x_new[0, 0] - 2 * x[0, 0] + x_old[0, 0]) + term[0, 0]
-    reaction_y += mass[0] * (x_new[0, 1] - 2 * x[0, 1] + x_old[0, 1]) + term[0, 1]
-    root_work = 0.5 * (reaction_x * (x_new[0, 0] - x_old[0, 0]) + reaction_y * (x_new[0, 1] - x_old[0, 1]))
-
-    if clamped:  # the root also turns: against the first half cell, and against the muscle anchored to it
+    for j in range(n):
         for axis in range(2):
-            turn = 0.5 * (root_new[2 + axis] - root_old[2 + axis])
+            change[axis, j] = x_new[j + 1, axis] - x_new[j, axis] - x_old[j + 1, axis] + x_old[j, axis]
+    muscle = 0.0
+    loss = 0.0  # becomes V.K V
+    for j in range(1, n):
+        ax, ay, bx, by = d[0, j - 1], d[1, j - 1], d[0, j], d[1, j]
+        dax, day, dbx, dby = change[0, j - 1], change[1, j - 1], change[0, j], change[1, j]
+        muscle += profile[j] * (dax * by - day * bx + ax * dby - ay * dbx)
+        loss += (dbx - dax) ** 2 + (dby - day) ** 2
+    root_work = 0.0
+    for axis in range(2):
+        other, sign = 1 - axis, 1 - 2 * axis
+        # What bending and muscle pull at the first segment, and through it at the root's node.
+        bend_new = x_new[2, axis] - 2 * x_new[1, axis] + x_new[0, axis]
+        bend_old = x_old[2, axis] - 2 * x_old[1, axis] + x_old[0, axis]
+        pull = stiffness * (theta * bend_new + (1 - theta) * bend_old) + sign * strength * profile[1] * d[other, 1]
+        if clamped:  # the root also turns: against the first half cell, and against the muscle anchored to it
             bend_new = x_new[1, axis] - x_new[0, axis] - root_new[2 + axis]
             bend_old = x_old[1, axis] - x_old[0, axis] - root_old[2 + axis]
-            loss -= stiffness * (bend_new - bend_old) * turn
-            root_work -= 2 * stiffness * (theta * bend_new + (1 - theta) * bend_old) * turn
-            across = x[1, 1] - x[0, 1] if axis == 0 else x[0, 0] - x[1, 0]
-            anchored = activation * stiffness * profile[0] * turn * across
-            root_work -= anchored
-            muscle += anchored
+            turn = root_new[2 + axis] - root_old[2 + axis]
+            torque = 2 * stiffness * (theta * bend_new + (1 - theta) * bend_old)
+            anchored = sign * strength * profile[0]
+            pull -= torque + anchored * root[2 + other]
+            root_work -= (torque + anchored * d[other, 0]) * turn
+            muscle += sign * profile[0] * (turn * d[other, 0] - change[axis, 0] * root[2 + other])
+            loss += 2 * (bend_new - bend_old) ** 2
+        acceleration = x_new[0, axis] - 2 * x[0, axis] + x_old[0, axis]
+        reaction = force[0, axis] + mass[0] * acceleration + pull - tension[0] * d[axis, 0]
+        if axis == 0:
+            reaction -= mass[0] * gravity
+        root_work += reaction * (x_new[0, axis] - x_old[0, axis])
+    muscle *= 0.5 * strength
 
-    for i in range(force.shape[0]):
+    for i in range(n + 1):
         work[0] += force[i, 0]
         work[1] += force[i, 1]
-    work[2] += root_work
+        work[5] += 0.5 * (force[i, 0] * (x_new[i, 0] - x_old[i, 0]) + force[i, 1] * (x_new[i, 1] - x_old[i, 1]))
+    work[2] += 0.5 * root_work
     work[3] += muscle
     work[4] += max(muscle, 0.0)
-    work[5] += _work_of(force, x_old, x_new)
-    work[6] += (2 * theta - 1) * loss
+    work[6] += (2 * theta - 1) * 0.25 * stiffness * loss
 
 
 def energy(beam: Beam, x: np.ndarray, x_next: np.ndarray, direction: np.ndarray, direction_next: np.ndarray) -> float:
