@@ -3,7 +3,7 @@
 One plain file (memory-mapped by all; best under a RAM file system), never multiprocessing.shared_memory, whose resource
 tracker removes segments that are still in use. Layout, little-endian as the machine is:
 
-    0       HEADER: magic, number of rows, record size, data offset, stride, env steps of the run
+    0       HEADER: magic, number of rows, record size, data offset, stride, layout, env steps of the run
     64      RECORD × rows: counters and the last step's and the current episode's numbers of each row
     data    stride × rows, at a page boundary, each row: action | next observation | final observation, 64-byte aligned
 
@@ -20,6 +20,7 @@ import errno
 import mmap
 import os
 import time
+import zlib
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -33,6 +34,7 @@ HEADER = np.dtype(
     [
         *((name, "u8" if name == "magic" else "i8") for name in ("magic", "num_rows", "record_size", "data_offset")),
         ("stride", "i8"),
+        ("layout", "i8"),  # checksum of the rows' layout
         ("env_steps", "i8"),  # of the whole run, as far as the pool has been told: decides an episode's fidelity
     ]
 )
@@ -133,7 +135,7 @@ class SharedRows:
                 end = HEADER_BYTES + num_rows * RECORD.itemsize
                 data_offset = -(-end // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
                 os.posix_fallocate(self._fd, 0, data_offset)
-                header = np.array([(MAGIC, num_rows, RECORD.itemsize, data_offset, 0, 0)], HEADER)
+                header = np.array([(MAGIC, num_rows, RECORD.itemsize, data_offset, 0, 0, 0)], HEADER)
                 os.pwrite(self._fd, header.tobytes(), 0)
             header = np.frombuffer(os.pread(self._fd, HEADER.itemsize, 0).ljust(HEADER.itemsize, b"\0"), HEADER)[0]
         except OSError as error:
@@ -176,12 +178,12 @@ class SharedRows:
             raise StorageError(
                 f"the scratch file {self.path} needs {size / 1e6:.1f} MB; its file system is full."
             ) from error
-        self._header["stride"] = layout.stride
+        self._header["stride"], self._header["layout"] = layout.stride, _checksum(layout)
         self.map_data(layout)
 
     def map_data(self, layout: RowLayout) -> bool:
         """Map the data region; False where the layout is not the file's (another environment's spaces)."""
-        if int(self._header["stride"][0]) != layout.stride:
+        if int(self._header["layout"][0]) != _checksum(layout):
             return False
         data = mmap.mmap(self._fd, layout.stride * self.num_rows, offset=self._data_offset)
 
@@ -255,6 +257,10 @@ def read_produced(scratch_dir: str | os.PathLike[str]) -> int | None:
         return None
     counts = [read_counters(os.path.join(scratch_dir, name)).produced for name in names]
     return sum(counts) if counts else None
+
+
+def _checksum(layout: RowLayout) -> int:
+    return zlib.crc32(repr(layout).encode())
 
 
 def _bytes(spec: ArraySpec) -> int:

@@ -14,7 +14,9 @@ from distrl.core.experience_log import read_log
 from distrl.core.metrics import read_json_lines
 from distrl.core.run_directory import RunDirectory
 from distrl.reproduce import reproduce
+from tests.cluster.test_fidelity import leveled
 from tests.cluster.test_local import balanced, small
+from tests.fakes.leveled import LEVELS
 from tests.fakes.processes import alive, descendants, wait_until
 
 
@@ -99,6 +101,30 @@ def test_a_killed_env_worker_is_replaced_and_nobody_else_is_disturbed(tmp_path):
         for _, f in read_log(tmp_path / "run" / "log")
     }
     assert len(uids) == sum(1 for _ in read_log(tmp_path / "run" / "log"))
+
+
+def test_a_replaced_env_worker_is_in_the_fidelity_stage_in_force(tmp_path):
+    def kill(status):
+        os.kill(status["pids"]["env_worker_0"], signal.SIGKILL)
+
+    config = leveled(
+        tmp_path / "run",
+        "run.steps=600",
+        "actors.env_workers=1",
+        "env.kwargs={length=10, step_s=0.002}",  # 20 ms at fine
+        "env.hosting=process",
+        f"run.spool_dir='{tmp_path / 'spool'}'",
+    )
+    result = run(config, Watcher(450, kill))
+    assert result.summary["restarts"] == {"env_worker": 1}
+    assert balanced(result.summary)
+    levels = {}  # incarnation → fidelity of its steps, in order
+    for _, fragment in read_log(tmp_path / "run" / "log"):
+        levels.setdefault(fragment.incarnation, []).extend(fragment.columns["fidelity"].ravel().tolist())
+    coarse, fine = LEVELS.index("coarse"), LEVELS.index("fine")
+    assert levels[0][0] == coarse
+    assert levels[0][-1] == fine  # it has been told on the way
+    assert set(levels[1][20:]) == {fine}  # behind the episodes that it has continued
 
 
 def test_a_killed_environment_process_costs_its_own_episode(tmp_path):

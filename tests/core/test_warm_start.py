@@ -1,6 +1,7 @@
 """A run may begin with what others have logged, if it is of the same kind, and never takes it for its own."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from gymnasium import spaces
 
 from distrl.core.config import RunConfig
 from distrl.core.errors import ConfigError, StorageError
+from distrl.core.log_facts import read_facts, write_facts
 from distrl.core.warm_start import WARM_UIDS, check_warm_start, warm_fragments
 from distrl.learners.replay import Replay
 from tests.fakes.fragments import fragment
@@ -61,6 +63,17 @@ def test_what_does_not_fit_is_refused_with_both_values(tmp_path, other, sentence
 def test_a_time_limit_or_a_delay_is_no_difference(tmp_path):
     logged(tmp_path / "a", [fragment()])
     check_warm_start([tmp_path / "a"], facts_of(max_episode_steps=50, delay={"median_s": 1.0}))
+
+
+def test_fidelities_may_be_fewer_than_the_runs_own_but_not_others(tmp_path):
+    logged(tmp_path / "a", [fragment()], fidelity="coarse")
+    mixed = replace(facts_of(fidelity="fine"), scheduled=("coarse",))
+    check_warm_start([tmp_path / "a"], mixed)
+    with pytest.raises(ConfigError, match="the fidelity is coarse against fine"):
+        check_warm_start([tmp_path / "a"], facts_of(fidelity="fine"))
+    write_facts(tmp_path / "a" / "log", replace(mixed, run_id=read_facts(tmp_path / "a" / "log").run_id))
+    with pytest.raises(ConfigError, match="the fidelity is coarse or fine against fine"):
+        check_warm_start([tmp_path / "a"], facts_of(fidelity="fine"))
 
 
 def test_what_is_no_log_of_another_run_is_refused(tmp_path):
