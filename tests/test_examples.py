@@ -72,7 +72,10 @@ def test_every_example_is_tested():
 
 # -- what the pages say ------------------------------------------------------------------------------------------------
 
-PAGES = ["README.md", "docs/architecture.md", "docs/environments.md", "docs/configuration.md", "docs/experience.md"]
+PAGES = [
+    "README.md",
+    *(f"docs/{name}.md" for name in ("architecture", "environments", "configuration", "experience", "multi_fidelity")),
+]
 
 
 def test_the_readme_names_the_two_commands():

@@ -138,7 +138,8 @@ def test_a_level_with_other_spaces_is_a_fault_not_a_wrong_observation(make, host
 
 def test_what_is_a_hang_is_learned_at_each_level(make, monkeypatch):
     monkeypatch.setattr(hang_limit, "FLOOR_S", 0.005)
-    pool, _ = make("process", COARSE_THEN_FINE, num_envs=1, kwargs={"step_s": 0.003}, hang_factor=4.0)
+    kwargs = {"step_s": 0.003, "construct_s": 0.6}  # a constructor may take longer than a step, also within a reset
+    pool, _ = make("process", COARSE_THEN_FINE, num_envs=1, kwargs=kwargs, hang_factor=4.0, step_timeout_s=0.5)
     driver = Driver(pool)
     driver.run(60)
     pool.progress(100)  # ten times as slow from here on
