@@ -11,6 +11,7 @@ import gymnasium
 REGISTRY: dict[str, str] = {
     "distrl/FinRay-v0": "distrl.envs.fluids.fin_ray:FinRay",
     "distrl/TandemFins-v0": "distrl.envs.fluids.tandem_fins:TandemFins",
+    "distrl/OpenFOAMCylinder-v0": "distrl.envs.cfd.openfoam:OpenFOAMCylinder",
 }
 
 for _id, _entry_point in REGISTRY.items():

@@ -173,7 +173,9 @@ def list_envs() -> list[Listing]:
             listings.append(Listing(id_, "", {}, str(error)))
             continue
         lines = (inspect.getdoc(cls) or "").splitlines()
-        listings.append(Listing(id_, lines[0] if lines else "", fidelity_table(cls)))
+        missing = getattr(cls, "missing", None)
+        problem = missing() if callable(missing) else None
+        listings.append(Listing(id_, lines[0] if lines else "", fidelity_table(cls), problem))
     return listings
 
 

