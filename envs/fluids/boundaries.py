@@ -9,9 +9,10 @@ import numba as nb
 
 @nb.njit(cache=True)
 def fill_slip_sides(f):  # pragma: no cover
-    """Specular reflection at both y edges: no flow through them and no friction."""
-    nx, ny = f.shape[1] - 2, f.shape[2] - 2
-    for x in range(1, nx + 1):
+    """Specular reflection at both y edges: no flow through them and no friction. With periodic x edges fill those
+    first: the corners reflect them."""
+    ny = f.shape[2] - 2
+    for x in range(f.shape[1]):
         f[2, x, 0] = f[4, x, 1]
         f[5, x, 0] = f[8, x, 1]
         f[6, x, 0] = f[7, x, 1]

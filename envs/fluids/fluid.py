@@ -1,6 +1,7 @@
 """The size and material of a flow domain in, its populations and everything else that the kernels take out."""
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -21,6 +22,13 @@ def graded_sponge(nx: int, inlet: float, outlet: float, viscosity: float = 0.1) 
     return viscosity * depth**2
 
 
+class Device(Protocol):
+    """What holds a fluid's populations where numpy does not see them."""
+
+    def fetch(self, populations: np.ndarray) -> None:
+        """Write them to ``populations`` [9, nx + 2, ny + 2]."""
+
+
 @dataclass
 class Fluid:
     """Populations and material of one domain of ``nx`` by ``ny`` cells.
@@ -36,11 +44,12 @@ class Fluid:
     magic: float = 0.125
     sponge: np.ndarray | float = 0.0
     dtype: type = np.float32
-    populations: np.ndarray = field(init=False)
+    ahead: Device | None = field(init=False, default=None)  # has advanced the populations since they were last here
     spare: np.ndarray = field(init=False)
     rates: np.ndarray = field(init=False)
     const: np.ndarray = field(init=False)
     scratch: np.ndarray = field(init=False)  # density, ux, uy, fx, fy, each [nx + 2, ny + 2]
+    _populations: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         shape = (self.nx + 2, self.ny + 2)
@@ -52,12 +61,20 @@ class Fluid:
 
     def set_fields(self, density: np.ndarray, ux: np.ndarray, uy: np.ndarray) -> None:
         """Set the populations to equilibrium with fields ``[nx + 2, ny + 2]``, ghost cells included."""
-        self.populations = lattice.equilibrium(density, ux, uy, self.dtype)
+        self._populations, self.ahead = lattice.equilibrium(density, ux, uy, self.dtype), None
+
+    @property
+    def populations(self) -> np.ndarray:
+        """Collided populations [9, nx + 2, ny + 2], to be read or written; fetched from a device that is ahead."""
+        if self.ahead is not None:
+            self.ahead.fetch(self._populations)
+            self.ahead = None
+        return self._populations
 
     def swap(self, steps: int) -> None:
         """The kernels exchange the two buffers every step: after an odd number the result is in the spare one."""
         if steps % 2:
-            self.populations, self.spare = self.spare, self.populations
+            self._populations, self.spare = self.spare, self._populations
 
     @property
     def arrays(self) -> tuple[np.ndarray, ...]:

@@ -11,13 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numba as nb
 import numpy as np
 
 from distrl.core.errors import ConfigError
 from distrl.envs.fluids import beam as beam_term
-from distrl.envs.fluids import boundaries, immersed_boundary, lattice
+from distrl.envs.fluids import boundaries, devices, immersed_boundary, lattice
 from distrl.envs.fluids.beam import REFACTOR_PERIOD, WORK_NAMES, make_beam
 from distrl.envs.fluids.bodies import Drive, Filament, Motion, RigidBody
 from distrl.envs.fluids.fluid import Fluid
@@ -134,9 +135,11 @@ def _build_advance(sources: int):
                 if code:
                     return code, n
                 immersed_boundary.spread(fin_force, fin_nodes, fin_weights, fx, fy, 1.0)
-                if num_rigid:
-                    # The velocity of a cell rises by half the force density added to it (Guo forcing).
-                    immersed_boundary.spread(fin_force, fin_nodes, fin_weights, ux, uy, 0.5)
+            for b in range(num_fins if num_rigid else 0):
+                # The velocity of a cell rises by half the force density added to it (Guo forcing). Rigid bodies see
+                # that; filaments do not see each other's, whatever their order.
+                fin_nodes, fin_weights, fin_force = fins[b][8][0], fins[b][8][1], fins[b][8][3]
+                immersed_boundary.spread(fin_force, fin_nodes, fin_weights, ux, uy, 0.5)
             for _ in range(iterations if num_rigid else 0):
                 immersed_boundary.interpolate(ux, uy, nodes, weights, seen)
                 for b in range(num_rigid):
@@ -160,10 +163,10 @@ def _build_advance(sources: int):
             f, out = out, f
         return 0, inflow.shape[0]
 
-    return advance, fill_edges
+    return advance, fill_edges, place, move_filament
 
 
-_advance, _fill_edges = _build_advance(kernel_sources())
+_advance, _fill_edges, place, move_filament = _build_advance(kernel_sources())
 
 
 @dataclass(frozen=True)
@@ -192,6 +195,8 @@ class Scene:
         periodic: whether what leaves through one x edge comes in through the other; otherwise the fluid enters at the
             low x edge with the inflow's velocity and leaves at the high one at density 1.
         profile: of the inflow over y, float [ny], relative to the inflow's speed; None is uniform.
+        device: what advances it, see ``devices.resolve``; the attribute says which one that is. Devices round
+            differently, so their results agree for some time, not bit by bit.
     """
 
     def __init__(
@@ -202,6 +207,7 @@ class Scene:
         sides: str = "slip",
         periodic: bool = False,
         profile: np.ndarray | None = None,
+        device: str = "cpu",
     ) -> None:
         if sides not in SIDES or (sides == "periodic" and not periodic):
             raise ConfigError(
@@ -217,6 +223,13 @@ class Scene:
         self._first = np.cumsum([0, *(len(body.outline) for body in self._rigid.values())])
         shape = np.ones(fluid.ny) if profile is None else np.asarray(profile, np.float64)
         self._edges = (periodic, SIDES[sides], np.pad(shape, 1, mode="edge"))
+        self.device = devices.resolve(device, fluid)
+        self._gpu: Any = None
+        if self.device != "cpu":
+            from distrl.envs.fluids.warp_scene import WarpScene  # imports Warp
+
+            sizes = [len(fin.shape) for fin in self._fins.values()]
+            self._gpu = WarpScene(self.device, fluid, self._edges, self._first, sizes, _ITERATIONS)
         self.fill_edges()
 
     def fill_edges(self) -> None:
@@ -247,32 +260,42 @@ class Scene:
         for name in motions:
             if name not in self.bodies:
                 raise ConfigError(f"a motion was given for {name!r}, but the scene has {', '.join(self.bodies)}.")
-        moves = [motions.get(name) or body.resting() for name, body in self._rigid.items()]
-        drives = [motions.get(name) or body.resting(steps) for name, body in self._fins.items()]
+        moves: list[Any] = [motions.get(name) or body.resting() for name, body in self._rigid.items()]
+        drives: list[Any] = [motions.get(name) or body.resting(steps) for name, body in self._fins.items()]
         poses = np.stack([np.zeros((steps, 7)), *(move.table(steps) for move in moves)])[1:]
         speed = self.fluid.speed if inflow is None else inflow
-        speeds = np.ascontiguousarray(np.broadcast_to(np.asarray(speed, np.float64), (steps,)))
+        speeds = np.full(steps, speed, np.float64)  # a writable array: a view of the caller's would be another kernel
         for fin in self._fins.values():
             fin.work[:] = 0
         fins = tuple(fin.arrays(drive) for fin, drive in zip(self._fins.values(), drives, strict=True))
         loads = np.zeros((len(self._rigid), steps, 3))
         moving = np.array([move.moves for move in moves], np.bool_)
-        code, done = _advance(
-            self.fluid.arrays, self._edges, speeds, float(push),
-            (self._outline, self._blowing, self._first, np.ascontiguousarray(poses), moving, _ITERATIONS),
-            fins or _no_fins(), len(fins), displacement_limit, loads,
-        )  # fmt: skip
-        self.fluid.swap(done)
+        rigid = (self._outline, self._blowing, self._first, np.ascontiguousarray(poses), moving, _ITERATIONS)
+        if self._gpu is None:
+            code, done = _advance(
+                self.fluid.arrays, self._edges, speeds, float(push), rigid, fins or _no_fins(), len(fins),
+                displacement_limit, loads,
+            )  # fmt: skip
+            self.fluid.swap(done)
+        else:
+            code = self._gpu.advance(speeds, float(push), rigid, fins, displacement_limit, loads)
         forces = {}
-        for body, (name, rigid) in enumerate(self._rigid.items()):
-            velocity = np.concatenate([rigid.velocity[None], poses[body, :, 3:5]])
-            rigid.velocity = velocity[-1]
-            force = -loads[body]
+        for index, (name, body) in enumerate(self._rigid.items()):
+            velocity = np.concatenate([body.velocity[None], poses[index, :, 3:5]])
+            body.velocity = velocity[-1]
+            force = -loads[index]
             # The markers also move the fluid inside, as if it were rigid (Feng & Michaelides, J. Comput. Phys. 2009).
-            force[:, :2] += rigid.area * np.diff(velocity, axis=0)
+            force[:, :2] += body.area * np.diff(velocity, axis=0)
             forces[name] = force
         work = {name: dict(zip(WORK_NAMES, fin.work.tolist(), strict=True)) for name, fin in self._fins.items()}
         return Loads(OUTCOMES[code], forces, work)
+
+    def cells_out_of_bounds(self, lowest_density: float, highest_density: float, highest_speed: float) -> int:
+        """How many cells have a density or a speed (cells per step) outside the bounds, or either not finite; on a GPU
+        without fetching the populations."""
+        if self.fluid.ahead is not None:
+            return self._gpu.cells_out_of_bounds(lowest_density, highest_density, highest_speed)
+        return lattice.cells_out_of_bounds(self.fluid.populations, lowest_density, highest_density, highest_speed)
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything that decides the future, as arrays; ``load`` takes it back bit by bit."""
