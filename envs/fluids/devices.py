@@ -8,10 +8,10 @@ import numpy as np
 from distrl.core.errors import ConfigError
 from distrl.envs.fluids.fluid import Fluid
 
-# Below it a lattice step on a GPU takes as long as it takes to start its kernels, and a core is faster. An estimate
-# (about 40 microseconds a step, and two to five times that with filaments, against 500 million cells a second on one
-# core): no GPU was there to measure it.
-WORTHWHILE_CELLS = 60_000
+# Below it a lattice step on a GPU may take as long as starting its kernels and, with filaments, a round trip: 30 to 200
+# µs, in which one core updates up to 100,000 cells. An estimate on the safe side: no GPU was there to measure it,
+# ``python -m benchmarks.gpu`` does.
+WORTHWHILE_CELLS = 200_000
 
 
 def resolve(device: str, fluid: Fluid) -> str:
@@ -44,7 +44,7 @@ def resolve(device: str, fluid: Fluid) -> str:
     if number >= _cuda_devices():
         raise ConfigError(
             f"device={device!r} needs a CUDA device of that number, but this process sees {_cuda_devices()}: use "
-            '"cpu", or look at the driver and at CUDA_VISIBLE_DEVICES (Ray empties it for actors that reserve no GPU).'
+            '"cpu", or look at the driver and at CUDA_VISIBLE_DEVICES.'
         )
     return f"cuda:{number}"
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from distrl.core.errors import EnvironmentFault
-from distrl.envs.fluids import lattice
 from distrl.envs.fluids.bodies import Drive, Filament
 from distrl.envs.fluids.fin_case import ACTUATION_LIMIT, ACTUATION_RATE, CONTROL_INTERVAL, RANDOM_FREQUENCIES, FinCase
 from distrl.envs.fluids.flow_pool import SIZE
@@ -56,9 +55,9 @@ class FinFlow:
     ``activation`` float64 [num_fins]; ``inflow`` in U; ``intervals`` since the impulsive start.
     """
 
-    def __init__(self, case: FinCase) -> None:
+    def __init__(self, case: FinCase, device: str = "cpu") -> None:
         self.case = case
-        self.scene = case.scene()
+        self.scene = case.scene(device)
         self.fluid = self.scene.fluid
         self.phase = 0.0
         self.rate = case.angular_rate(case.frequency)
@@ -101,7 +100,7 @@ class FinFlow:
         loads = self.scene.advance(n, drives, inflow=speed, displacement_limit=_LARGEST_DISPLACEMENT)
         if loads.outcome != "fine":
             raise Diverged(loads.outcome)
-        if lattice.cells_out_of_bounds(self.fluid.populations, *_DENSITIES, _LARGEST_SPEED * case.lattice_speed):
+        if self.scene.cells_out_of_bounds(*_DENSITIES, _LARGEST_SPEED * case.lattice_speed):
             raise Diverged("field_bounds")
         self.phase = math.remainder(float(phase[-1]), 2 * math.pi)
         self.rate, self.activation, self.inflow = rate, reached, inflow

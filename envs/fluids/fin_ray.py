@@ -68,6 +68,8 @@ class FinRay(Simulation):
         reynolds, mass_ratio, stiffness, lattice_speed: see ``FinCase``.
         render_mode: None or "rgb_array".
         cache_directory: where developed flows are kept; see ``flow_pool``.
+        device: what computes the flow, see docs/gpu.md. A snapshot is taken back under the same wish: with "auto" it
+            may then continue on another device, equal within rounding only.
 
     ``info`` of a step: ``C_T``, ``C_P`` (as the objective counts it), ``C_P_net``, ``efficiency`` (of the cycle means),
     ``diverged``; and when a guard tripped ``divergence``, its name. Then ``terminated`` is true and the reward is
@@ -94,9 +96,10 @@ class FinRay(Simulation):
         lattice_speed: float = 0.05,
         render_mode: str | None = None,
         cache_directory: str | os.PathLike[str] | None = None,
+        device: str = "cpu",
     ) -> None:
         case = FinCase(fidelity, root, frequency, random_frequency, reynolds, mass_ratio, stiffness, lattice_speed)
-        self._set_up(case, objective, gusts, episode_steps, muscle_recovery, render_mode, cache_directory)
+        self._set_up(case, objective, gusts, episode_steps, muscle_recovery, render_mode, cache_directory, device)
 
     def _set_up(
         self,
@@ -107,6 +110,7 @@ class FinRay(Simulation):
         muscle_recovery: bool,
         render_mode: str | None,
         cache_directory: str | os.PathLike[str] | None,
+        device: str = "cpu",
     ) -> None:
         """The constructor behind one or several fins."""
         self.case = case
@@ -116,7 +120,12 @@ class FinRay(Simulation):
         self.gusts = check.number(case.owner, "gusts", gusts, 0.0, 0.15, why)
         self.muscle_recovery = check.flag(case.owner, "muscle_recovery", muscle_recovery)
         names = [f"{name}{suffix}" for suffix in self._suffixes for name in OBSERVATION_NAMES]
-        options = {"objective": self.objective, "gusts": self.gusts, "muscle_recovery": self.muscle_recovery}
+        options = {
+            "objective": self.objective,
+            "gusts": self.gusts,
+            "muscle_recovery": self.muscle_recovery,
+            "device": device,
+        }
         super().__init__(
             num_actions=case.num_fins, observation_names=names, episode_steps=episode_steps,
             options=case.as_dict() | options, fidelity=case.fidelity, render_mode=render_mode,
@@ -124,7 +133,7 @@ class FinRay(Simulation):
         directory = None if cache_directory is None else Path(cache_directory)
         modules = (fin_case, fin_flow)
         self.pool = FlowPool(case.owner, case.as_dict(), lambda: develop(case), modules, directory)
-        self.flow = FinFlow(case)
+        self.flow = FinFlow(case, device)
         self._rate = self.flow.rate
         self._gust_waves = np.zeros((3, _GUST_WAVES))  # amplitude, angular frequency per interval, phase
         self._loads = np.zeros((case.num_fins, 5))  # ``Loads.felt`` of the last interval

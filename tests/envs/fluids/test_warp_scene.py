@@ -7,14 +7,16 @@ The tolerances are ten times what single and double precision of the same numba 
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from distrl.core.errors import ConfigError
+from distrl.core.errors import ConfigError, StorageError
 from distrl.envs.fluids import lattice
 from distrl.envs.fluids.beam import make_beam
 from distrl.envs.fluids.bodies import Drive, Filament, Motion, RigidBody
+from distrl.envs.fluids.fin_ray import FinRay
 from distrl.envs.fluids.fluid import Fluid, graded_sponge
 from distrl.envs.fluids.scene import Loads, Scene
 
@@ -158,6 +160,21 @@ def test_a_device_that_cannot_serve_is_refused() -> None:
         Scene(_fluid(), device="cuda:99")
     with pytest.raises(ConfigError, match="needs a fluid in float32, got float64"):
         Scene(Fluid(20, 20, 0.1, _SPEED, dtype=np.float64), device="warp:cpu")
+
+
+def test_an_environment_on_the_device_steps_and_renders_like_one_on_the_cpu(flows: Path, tmp_path: Path) -> None:
+    pool = {"fidelity": "smoke", "render_mode": "rgb_array", "cache_directory": flows}
+    mine, theirs = FinRay(**pool), FinRay(**pool, device="warp:cpu")
+    for env in (mine, theirs):
+        env.reset(seed=3)
+    for action in (np.full(1, 0.3), np.full(1, -0.5)):
+        (observation, reward, *_), (other, other_reward, *_) = mine.step(action), theirs.step(action)
+        np.testing.assert_allclose(other, observation, rtol=0, atol=1e-4)
+        assert other_reward == pytest.approx(reward, abs=1e-4)
+    assert np.mean(mine.render() != theirs.render()) < 0.01
+    theirs.snapshot(tmp_path)
+    with pytest.raises(StorageError, match="the same options"):
+        mine.restore(tmp_path)
 
 
 def test_a_small_grid_stays_on_the_cpu_by_itself() -> None:
