@@ -57,7 +57,7 @@ def _tendency(u: np.ndarray, force: np.ndarray, dx: float, out: np.ndarray) -> N
         out[i] = -a4 * fourth - a2 * second - a1 * _square_gradient(u, i) + force[i - _GHOSTS]
 
 
-@numba.njit(cache=True, inline="always")
+@numba.njit(cache=True)
 def _square_gradient(u: np.ndarray, i: int) -> float:
     """dx (u^2)_x at cell ``i`` from the side where the wave comes from, fourth order."""
     s = -1 if u[i] >= 0 else 1
@@ -71,28 +71,32 @@ def _square_gradient(u: np.ndarray, i: int) -> float:
 
 
 @numba.njit(cache=True)
-def _cost(u: np.ndarray, force: np.ndarray, scale: float) -> float:
-    """mean of (dx0^2 u_xx)^2 + (dx0 (u^2)_x)^2 + u f, dx0 = ``scale`` dx being the spacing of the default level."""
+def _costs(u: np.ndarray, force: np.ndarray, scale: float) -> tuple[float, float]:
+    """Means of (dx0^2 u_xx)^2 + (dx0 (u^2)_x)^2 and of u f, dx0 = ``scale`` dx being the default level's spacing."""
     n = u.shape[0] - 2 * _GHOSTS
-    total = 0.0
+    dissipation, power = 0.0, 0.0
     for i in range(_GHOSTS, n + _GHOSTS):
         second = -49 / 18 * u[i] + 3 / 2 * (u[i - 1] + u[i + 1]) - 3 / 20 * (u[i - 2] + u[i + 2])
         second += 1 / 90 * (u[i - 3] + u[i + 3])
-        total += (scale**2 * second) ** 2 + (scale * _square_gradient(u, i)) ** 2 + u[i] * force[i - _GHOSTS]
-    return total / n
+        dissipation += (scale**2 * second) ** 2 + (scale * _square_gradient(u, i)) ** 2
+        power += u[i] * force[i - _GHOSTS]
+    return dissipation / n, power / n
 
 
 @numba.njit(cache=True)
-def advance(field: np.ndarray, force: np.ndarray, dx: float, dt: float, steps: int, scale: float) -> float:
-    """Advance ``field``, float64 [n], in place by classical Runge–Kutta steps; returns the mean cost over them."""
+def advance(
+    field: np.ndarray, force: np.ndarray, dx: float, dt: float, steps: int, scale: float
+) -> tuple[float, float]:
+    """Advance ``field``, float64 [n], in place by classical Runge–Kutta steps; returns ``_costs``, means over them."""
     n = field.shape[0]
     u = np.empty(n + 2 * _GHOSTS)
     stage, k, total = np.empty_like(u), np.zeros_like(u), np.zeros_like(u)
     u[_GHOSTS:-_GHOSTS] = field
-    cost = 0.0
+    dissipation, power = 0.0, 0.0
     for _ in range(steps):
         _tendency(u, force, dx, total)
-        cost += _cost(u, force, scale)
+        costs = _costs(u, force, scale)
+        dissipation, power = dissipation + costs[0] / steps, power + costs[1] / steps
         stage[:] = u + 0.5 * dt * total
         _tendency(stage, force, dx, k)
         total += 2 * k
@@ -104,7 +108,7 @@ def advance(field: np.ndarray, force: np.ndarray, dx: float, dt: float, steps: i
         total += k
         u += dt / 6 * total
     field[:] = u[_GHOSTS:-_GHOSTS]
-    return cost / steps
+    return dissipation, power
 
 
 class KuramotoSivashinsky(Simulation):
@@ -115,7 +119,7 @@ class KuramotoSivashinsky(Simulation):
         episode_steps: control intervals of 0.25 time units after which the episode is truncated.
         render_mode: None or "rgb_array".
 
-    ``info`` of a step: ``dissipation`` (the reward without the power of the forces, negated) and ``power``.
+    ``info`` of a step: ``dissipation`` and ``power`` of the forces; the reward is the negative of their sum.
     """
 
     fidelities: ClassVar[Mapping[str, Any]] = FIDELITIES
@@ -153,7 +157,7 @@ class KuramotoSivashinsky(Simulation):
         self._run(np.zeros_like(self.x), int(self.np_random.integers(1, LATEST_START)))
         return {}
 
-    def _run(self, force: np.ndarray, intervals: int = 1) -> float:
+    def _run(self, force: np.ndarray, intervals: int = 1) -> tuple[float, float]:
         dx = LENGTH / self.level.points
         steps = intervals * self.level.substeps
         return advance(self.field, force, dx, CONTROL_INTERVAL / self.level.substeps, steps, self.level.points / POINTS)
@@ -161,12 +165,10 @@ class KuramotoSivashinsky(Simulation):
     def _advance(self, action: np.ndarray) -> tuple[float, dict[str, Any]]:
         self._action = FORCE_LIMIT * action
         force = self._action @ self._forces
-        power = float((self.field * force).mean())
-        cost = self._run(force)
+        dissipation, power = self._run(force)
         if not np.abs(self.field).max() < LARGEST_FIELD:
             raise Diverged("field_bounds")
-        power = (power + float((self.field * force).mean())) / 2
-        return -cost, {"dissipation": cost - power, "power": power}
+        return -dissipation - power, {"dissipation": dissipation, "power": power}
 
     def _observe(self) -> np.ndarray:
         return self.field[:: self.level.points // POINTS]

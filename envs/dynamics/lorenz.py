@@ -7,6 +7,7 @@ control"; github.com/jviquerat/beacon). Every number: docs/dynamics.md.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -146,8 +147,14 @@ class Lorenz(Simulation):
 
 
 def _swing(env_kwargs: dict[str, Any]) -> feedback.Features:
-    """y' on the left wing, its negative on the right: feedback of it damps the swings left and drives them right."""
-    return lambda observation: -np.sign(observation[:1]) * observation[4:5] * _SCALES[4]
+    """y from the wing's point of rest, its negative right: feedback damps the swings left and drives them right."""
+    rest = math.sqrt(BETA * (RHO - 1))
+
+    def features(observation: np.ndarray) -> np.ndarray:
+        x, y = observation[:2] * _SCALES[:2]
+        return np.array([y + rest if x < 0 else rest - y])
+
+    return features
 
 
-NAME, NOTHING, baseline_candidates, baseline_policy = feedback.controls(_swing, gains=(-0.1, 0.01, 0.03, 0.1, 0.3, 1.0))
+NAME, NOTHING, baseline_candidates, baseline_policy = feedback.controls(_swing, gains=(-0.3, 0.03, 0.1, 0.3, 1.0, 3.0))

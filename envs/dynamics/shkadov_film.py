@@ -43,7 +43,7 @@ class Level:
 FIDELITIES = {"coarse": Level(0.5, 20, 0.0001), "default": Level(0.2, 50, 0.0004)}
 
 
-@numba.njit(cache=True, inline="always")
+@numba.njit(cache=True)
 def _limited(a: float, b: float) -> float:
     """The harmonic mean of two slopes, none where they disagree (van Leer, J. Comput. Phys. 14 (1974) 361)."""
     return 2 * a * b / (a + b) if a * b > 0.0 else 0.0
