@@ -12,6 +12,11 @@ REGISTRY: dict[str, str] = {
     "distrl/FinRay-v0": "distrl.envs.fluids.fin_ray:FinRay",
     "distrl/TandemFins-v0": "distrl.envs.fluids.tandem_fins:TandemFins",
     "distrl/OpenFOAMCylinder-v0": "distrl.envs.cfd.openfoam:OpenFOAMCylinder",
+    "distrl/KuramotoSivashinsky-v0": "distrl.envs.dynamics.kuramoto_sivashinsky:KuramotoSivashinsky",
+    "distrl/Lorenz-v0": "distrl.envs.dynamics.lorenz:Lorenz",
+    "distrl/Burgers-v0": "distrl.envs.dynamics.burgers:Burgers",
+    "distrl/ShkadovFilm-v0": "distrl.envs.dynamics.shkadov_film:ShkadovFilm",
+    "distrl/RayleighBenard-v0": "distrl.envs.dynamics.rayleigh_benard:RayleighBenard",
 }
 
 for _id, _entry_point in REGISTRY.items():
