@@ -111,7 +111,7 @@ def test_a_replaced_env_worker_is_in_the_fidelity_stage_in_force(tmp_path):
         tmp_path / "run",
         "run.steps=600",
         "actors.env_workers=1",
-        "env.kwargs={length=10, step_s=0.002}",  # 20 ms at fine
+        "env.kwargs={length=10, step_s=0.002, fine_step_s=0.02}",
         "env.hosting=process",
         f"run.spool_dir='{tmp_path / 'spool'}'",
     )

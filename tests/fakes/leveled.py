@@ -20,14 +20,21 @@ class Leveled(Continuable):
 
     Args:
         fidelity: "coarse", "fine", or "odd", which has an observation space of its own.
-        construct_s: seconds that making one takes. step_s: of a step, ten times as long at fine.
+        construct_s: seconds that making one takes. step_s, fine_step_s: that a step takes, at coarse and at fine.
     """
 
     fidelities: ClassVar[dict[str, float]] = dict(zip(LEVELS, (0.001, 0.01, 0.1), strict=True))
 
-    def __init__(self, fidelity: str = "fine", construct_s: float = 0.0, step_s: float = 0.0, **kwargs: Any):
+    def __init__(
+        self,
+        fidelity: str = "fine",
+        construct_s: float = 0.0,
+        step_s: float = 0.0,
+        fine_step_s: float = 0.0,
+        **kwargs: Any,
+    ):
         time.sleep(construct_s)
-        super().__init__(**kwargs, step_s=step_s * 10 ** LEVELS.index(fidelity))
+        super().__init__(**kwargs, step_s=fine_step_s if fidelity == "fine" else step_s)
         self.fidelity = fidelity
         if fidelity == "odd":  # no more bytes than the others': only who compares the spaces sees it
             self.observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
