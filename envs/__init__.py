@@ -10,6 +10,9 @@ import gymnasium
 #: Our environments: id → ``"module:Class"``. A new environment adds one line here.
 REGISTRY: dict[str, str] = {
     "distrl/FinRay-v0": "distrl.envs.fluids.fin_ray:FinRay",
+    "distrl/CylinderJets-v0": "distrl.envs.fluids.cylinder_jets:CylinderJets",
+    "distrl/CylinderRotation-v0": "distrl.envs.fluids.cylinder_rotation:CylinderRotation",
+    "distrl/Pinball-v0": "distrl.envs.fluids.pinball:Pinball",
     "distrl/TandemFins-v0": "distrl.envs.fluids.tandem_fins:TandemFins",
     "distrl/OpenFOAMCylinder-v0": "distrl.envs.cfd.openfoam:OpenFOAMCylinder",
     "distrl/KuramotoSivashinsky-v0": "distrl.envs.dynamics.kuramoto_sivashinsky:KuramotoSivashinsky",

@@ -50,6 +50,11 @@ def test_an_environment_of_your_own(tmp_path):
     assert re.search(r"mean return -\d+\.\d on held-out seeds", output)
 
 
+def test_a_flow_of_your_own(tmp_path):
+    output = example(tmp_path, "own_flow.py", 20)
+    assert re.search(r"t =  5.0 D/U: tip at [+-]\d\.\d\d D, return \d\.\d\d", output)
+
+
 def test_export_experience(quickstart, tmp_path):
     folder, _ = quickstart
     (run,) = folder.glob("runs/*")

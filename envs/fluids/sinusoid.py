@@ -6,6 +6,7 @@ environment's
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -31,13 +32,13 @@ class Sinusoid:
 
     Args:
         amplitude: A, up to 3.
-        phase: phi in rad.
+        phase: phi in rad, one for all fins or one for each.
         frequency: in U/L, when the sinusoid keeps its own time from the episode's start instead; None follows the root.
     """
 
-    def __init__(self, amplitude: float, phase: float, frequency: float | None = None) -> None:
+    def __init__(self, amplitude: float, phase: float | Sequence[float], frequency: float | None = None) -> None:
         self.amplitude = amplitude
-        self.phase = phase
+        self.phase = np.asarray(phase, np.float64)
         self.frequency = frequency
         self._steps = 0
 

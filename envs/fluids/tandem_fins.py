@@ -1,13 +1,16 @@
 """Two actions in, the observations of two fins and their mean reward out: the environment ``distrl/TandemFins-v0``.
 
-A second fin swims in the wake of the first, both as in ``FinRay``. Options and figures: docs/flow_control.md.
+A second fin swims in the wake of the first, both as in ``FinRay``. Options and figures: docs/flow_control.md. Also the
+baseline of sinusoids with a phase for each fin.
 """
 
+import math
 import os
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from distrl.envs.fluids.fin_case import FinCase
 from distrl.envs.fluids.fin_ray import FinRay
+from distrl.envs.fluids.sinusoid import Sinusoid
 
 
 class TandemFins(FinRay):
@@ -22,7 +25,7 @@ class TandemFins(FinRay):
     holds the means of ``FinRay``'s entries, and ``reward``, ``C_T`` and ``C_P`` of each fin.
     """
 
-    baseline: ClassVar[str] = "distrl.envs.fluids.sinusoid"
+    baseline: ClassVar[str] = "distrl.envs.fluids.tandem_fins"
 
     def __init__(
         self,
@@ -38,3 +41,28 @@ class TandemFins(FinRay):
     ) -> None:
         case = FinCase(fidelity, frequency=frequency, num_fins=2, gap=gap, lag=lag)
         self._set_up(case, objective, 0.0, episode_steps, muscle_recovery, render_mode, cache_directory)
+
+
+# The baseline (docs/environments.md): each fin's activation is a sinusoid with a phase of its own.
+NAME = "sinusoid"
+NOTHING: dict[str, float] = {"amplitude": 0.0, "front_phase": 0.0, "rear_phase": 0.0}
+AMPLITUDES = (2.1, 3.0)
+PHASES_DEGREES = (60, 75, 90, 105, 120)
+
+
+def baseline_candidates(env_kwargs: dict[str, Any]) -> list[dict[str, float]]:
+    """Every pair of phases, relative to each fin's own root; doing nothing comes first."""
+    return [
+        NOTHING,
+        *(
+            {"amplitude": a, "front_phase": math.radians(front), "rear_phase": math.radians(rear)}
+            for a in AMPLITUDES
+            for front in PHASES_DEGREES
+            for rear in PHASES_DEGREES
+        ),
+    ]
+
+
+def baseline_policy(params: dict[str, float], env_kwargs: dict[str, Any]) -> Sinusoid:
+    """The sinusoids of one candidate."""
+    return Sinusoid(params["amplitude"], [params["front_phase"], params["rear_phase"]])
