@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 export WANDB_ERROR_REPORTING ?= false
 
-.PHONY: help train test validate chaos check format lint types bench peers install install-dev clean
+.PHONY: help train test validate chaos check format lint types bench peers fluid-peers install install-dev clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
@@ -40,6 +40,7 @@ types: install-dev
 	$(BIN)/mypy
 
 bench: install-dev peers  ## every benchmark of this machine, one JSON line each
+	-@$(MAKE) fluid-peers  # a package that cannot be installed is an error in the line, not of the benchmark
 	@for script in benchmarks/pool.py benchmarks/fluids.py benchmarks/slow_envs.py; do $(BIN)/python $$script || exit 1; done
 	@$(BIN)/python -m benchmarks.durability
 	@$(BIN)/python -m distrl.learners.bench
@@ -67,6 +68,15 @@ peers: $(VENV)-peers/.installed  ## the peers that benchmarks compare with, in a
 $(VENV)-peers/.installed: $(VENV)/constraints.txt
 	$(PYTHON) -m venv $(VENV)-peers
 	$(VENV)-peers/bin/python -m pip --disable-pip-version-check install -q -c $(VENV)/constraints.txt torch stable-baselines3==2.9.2
+	@touch $@
+
+FLUID_PEERS := $(VENV)-fluid-peers
+fluid-peers: $(FLUID_PEERS)/.installed  ## the fluid solvers that benchmarks compare with, each in an environment of its own
+$(FLUID_PEERS)/.installed:
+	$(PYTHON) -m venv $(FLUID_PEERS)/hydrogym
+	$(FLUID_PEERS)/hydrogym/bin/python -m pip --disable-pip-version-check install -q 'hydrogym[jax]==1.0.0' gymnax==0.0.9 jax==0.10.2
+	$(PYTHON) -m venv $(FLUID_PEERS)/phiflow
+	$(FLUID_PEERS)/phiflow/bin/python -m pip --disable-pip-version-check install -q phiflow==3.4.0 jax==0.10.2
 	@touch $@
 
 clean:  ## remove the environment and caches, never runs
