@@ -104,18 +104,24 @@ def test_a_killed_env_worker_is_replaced_and_nobody_else_is_disturbed(tmp_path):
 
 
 def test_a_replaced_env_worker_is_in_the_fidelity_stage_in_force(tmp_path):
-    def kill(status):
-        os.kill(status["pids"]["env_worker_0"], signal.SIGKILL)
+    stop, killed_at = threading.Event(), []
+
+    def show(status):
+        if not killed_at and status.get("env_steps", 0) > 450 and status["phase"] == "training":
+            killed_at.append(status["env_steps"])
+            os.kill(status["pids"]["env_worker_0"], signal.SIGKILL)
+        elif killed_at and status["env_steps"] > killed_at[0] + 100:
+            stop.set()
 
     config = leveled(
         tmp_path / "run",
-        "run.steps=600",
+        "run.steps=100000",
         "actors.env_workers=1",
         "env.kwargs={length=10, step_s=0.002, fine_step_s=0.02}",
         "env.hosting=process",
         f"run.spool_dir='{tmp_path / 'spool'}'",
     )
-    result = run(config, Watcher(450, kill))
+    result = run(config, show, stop=stop)
     assert result.summary["restarts"] == {"env_worker": 1}
     assert balanced(result.summary)
     levels = {}  # incarnation → fidelity of its steps, in order
