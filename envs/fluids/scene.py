@@ -40,9 +40,29 @@ def kernel_sources() -> int:
     return int.from_bytes(digest.digest()[:6], "big")
 
 
-def _build_advance(sources: int):
+@nb.njit(cache=True)
+def place(outline, poses, n, markers, velocity, blowing):  # pragma: no cover
+    """Write position and velocity of the markers of one rigid body at step ``n``."""
+    x, y, angle, vx, vy, spin, blow = poses[n]
+    cosine, sine = np.cos(angle), np.sin(angle)
+    for i in range(outline.shape[0]):
+        rx = cosine * outline[i, 0] - sine * outline[i, 1]
+        ry = sine * outline[i, 0] + cosine * outline[i, 1]
+        markers[i, 0] = x + rx
+        markers[i, 1] = y + ry
+        velocity[i, 0] = vx - spin * ry + blow * (cosine * blowing[i, 0] - sine * blowing[i, 1])
+        velocity[i, 1] = vy + spin * rx + blow * (sine * blowing[i, 0] + cosine * blowing[i, 1])
+
+
+# Each kernel's closure holds ``sources`` alone: numba's cache key has the closure in it, and one that held another
+# kernel would be another key in every process, which would compile all of them again.
+
+
+def _build_parts(sources: int):
     @nb.njit(cache=True)
     def fill_edges(f, edges, speed):  # pragma: no cover
+        if sources < 0:  # part of the cache key
+            return
         periodic, sides, profile = edges
         if periodic:
             boundaries.fill_periodic_x(f)
@@ -57,21 +77,10 @@ def _build_advance(sources: int):
             boundaries.fill_pressure_outlet(f)
 
     @nb.njit(cache=True)
-    def place(outline, poses, n, markers, velocity, blowing):  # pragma: no cover
-        """Write position and velocity of the markers of one rigid body at step ``n``."""
-        x, y, angle, vx, vy, spin, blow = poses[n]
-        cosine, sine = np.cos(angle), np.sin(angle)
-        for i in range(outline.shape[0]):
-            rx = cosine * outline[i, 0] - sine * outline[i, 1]
-            ry = sine * outline[i, 0] + cosine * outline[i, 1]
-            markers[i, 0] = x + rx
-            markers[i, 1] = y + ry
-            velocity[i, 0] = vx - spin * ry + blow * (cosine * blowing[i, 0] - sine * blowing[i, 1])
-            velocity[i, 1] = vy + spin * rx + blow * (sine * blowing[i, 0] + cosine * blowing[i, 1])
-
-    @nb.njit(cache=True)
     def move_filament(fin, n, displacement_limit):  # pragma: no cover
         """One step of a filament whose slip velocity is known; the index of an outcome."""
+        if sources < 0:  # part of the cache key
+            return 0
         beam, x, x_old, root, tension, roots, activation, work, (_, _, slip, force, x_new, space) = fin
         shapes = (x_old, x, x_new)
         turns = (root[0], root[1], roots[n])
@@ -90,6 +99,13 @@ def _build_advance(sources: int):
         root[1] = roots[n]
         return 0
 
+    return fill_edges, move_filament
+
+
+_fill_edges, move_filament = _build_parts(kernel_sources())
+
+
+def _build_advance(sources: int):
     @nb.njit(cache=True)
     def advance(fluid, edges, inflow, push, rigid, fins, num_fins, displacement_limit, loads):  # pragma: no cover
         marker = sources  # part of the cache key, see kernel_sources
@@ -159,14 +175,14 @@ def _build_advance(sources: int):
                 for b in range(boxes.shape[0]):
                     x0, x1, y0, y1 = boxes[b]
                     lattice.collide_forced(f, out, rates, const, fx, fy, (x0, x1, y0, y1))
-            fill_edges(out, edges, inflow[n])
+            _fill_edges(out, edges, inflow[n])
             f, out = out, f
         return 0, inflow.shape[0]
 
-    return advance, fill_edges, place, move_filament
+    return advance
 
 
-_advance, _fill_edges, place, move_filament = _build_advance(kernel_sources())
+_advance = _build_advance(kernel_sources())
 
 
 @dataclass(frozen=True)
