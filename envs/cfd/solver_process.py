@@ -29,8 +29,8 @@ _FULL_BYTES = 1 << 20  # with less free space than this, what the solver has wri
 _DISK = re.compile(r"No space left on device|Disk quota exceeded")
 #: Read by Open MPI (mpirun takes no flags of its own then, so that another launcher works as well). It counts the
 #: machine's cores, not those that we may use, so its own check of their number is off and __init__ makes it. Ranks wait
-#: without spinning: the machine's other environments need the cores. A file for each pair of ranks goes to TMPDIR,
-#: where it goes with the folder, also after a SIGKILL; in /dev/shm it would stay.
+#: without spinning: the machine's other environments need the cores. (Their shared memory is put into the run's folder
+#: and goes with that; after a SIGKILL it would stay in /dev/shm.)
 _OPEN_MPI = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
@@ -60,6 +60,7 @@ class SolverProcess:
         divergence: regular expression of what the log says when the solution has diverged.
         retries: times that a run which crashed or hung is begun again; only for a program that then begins from what
             it had last written.
+        threads: of each numerical library, in each rank.
         launcher: what comes before ``-np``.
 
     Attributes:
@@ -79,9 +80,10 @@ class SolverProcess:
         oversubscribe: bool = False,
         divergence: str | None = None,
         retries: int = 0,
+        threads: int = 1,
         launcher: Sequence[str] = ("mpirun",),
     ) -> None:
-        self.cwd, self.name = Path(cwd), argv[0]
+        self.cwd, self.name = Path(cwd).absolute(), argv[0]
         self.log = self.cwd / f"log.{Path(self.name).name}"
         self._retries = retries
         self._divergence = None if divergence is None else re.compile(divergence)
@@ -96,12 +98,11 @@ class SolverProcess:
             self._argv = [*launcher, "-np", str(ranks), *guard, *argv]
         else:
             self._argv = list(argv)
-        # an MPI launcher leaves its session's files in TMPDIR when it is killed
-        self._env = light_environment(
-            {"TMPDIR": str(self.cwd), "PWD": str(self.cwd), **(_OPEN_MPI if ranks > 1 else {}), **(env or {})}
-        )
+        here = str(self.cwd)
+        variables = {"PWD": here, "TMPDIR": here}  # where an MPI launcher that is killed leaves its session's files
         if ranks > 1:
-            self._env.setdefault("OMPI_MCA_btl_vader_backing_directory", str(self.cwd))
+            variables |= _OPEN_MPI | {"OMPI_MCA_btl_vader_backing_directory": here}
+        self._env = light_environment(variables | dict(env or {}), threads)
         for program in {self._argv[0], self.name}:
             if shutil.which(program, path=self._env.get("PATH")) is None:
                 raise ConfigError(f"a solver needs the program {program!r}, which is not on the PATH: install it.")
