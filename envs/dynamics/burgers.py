@@ -95,6 +95,7 @@ class Burgers(Simulation):
 
     fidelities: ClassVar[Mapping[str, Any]] = FIDELITIES
     baseline: ClassVar[str] = __name__
+    diverged_reward: ClassVar[float] = -100.0  # below the worst episode
     averaged: ClassVar[tuple[str, ...]] = ("error",)
 
     def __init__(
@@ -105,7 +106,7 @@ class Burgers(Simulation):
         episode_steps: int = 60,
         render_mode: str | None = None,
     ) -> None:
-        why = "below, shocks are thinner than two points of the default level; above, the explicit steps are unstable"
+        why = "below, shocks are thinner than two points of the default level; above, the flow was not checked"
         self.viscosity = check.number("Burgers", "viscosity", viscosity, *VISCOSITIES, why)
         super().__init__(
             num_actions=len(CENTRES),
@@ -134,7 +135,7 @@ class Burgers(Simulation):
         return {}
 
     def _run(self, force: np.ndarray) -> None:
-        substeps = self.level.substeps
+        substeps = math.ceil(self.level.substeps * max(self.viscosity / 0.01, 1.0))  # diffusion limits the step
         advance(self.field, force, self.viscosity, 1 / self.level.points, CONTROL_INTERVAL / substeps, substeps)
 
     @property

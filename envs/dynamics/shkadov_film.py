@@ -133,6 +133,7 @@ class ShkadovFilm(Simulation):
 
     fidelities: ClassVar[Mapping[str, Any]] = FIDELITIES
     baseline: ClassVar[str] = __name__
+    diverged_reward: ClassVar[float] = -200.0  # below an episode with every jet at its limit
     averaged: ClassVar[tuple[str, ...]] = ("wave_height",)
 
     def __init__(

@@ -58,6 +58,15 @@ def test_doing_nothing_is_half_way_to_the_left_and_feedback_beats_it() -> None:
     assert 0 < info["episode_error"] < 1
 
 
+@pytest.mark.parametrize("viscosity", burgers.VISCOSITIES)
+def test_the_ends_of_the_viscositys_range_are_stable(viscosity: float) -> None:
+    env = Burgers(viscosity=viscosity)
+    env.reset(seed=1)
+    for _ in range(20):
+        assert not env.step(env.action_space.sample())[2]
+    assert 0 < env.field.min() < env.field.max() < 1
+
+
 def test_the_target_swings_once_an_episode() -> None:
     env = Burgers()
     env.reset(seed=0)

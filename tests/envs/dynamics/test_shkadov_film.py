@@ -45,18 +45,25 @@ def test_small_waves_grow_and_travel_as_linear_theory_says(dx: float, dt: float,
 
 
 def test_waves_develop_and_the_jets_reach_them() -> None:
-    env = ShkadovFilm(fidelity="coarse", num_jets=3)
+    env = ShkadovFilm(fidelity="coarse")
     observation, _ = env.reset(seed=0)
-    assert observation.shape == (30,)
+    assert observation.shape == (50,)
     assert 0.05 < np.abs(env.film[0] - 1).max() < 0.6
     np.testing.assert_allclose(observation[9], env.film[1, round(149 / 0.5)] - 1, atol=1e-6)
     films = []
     for force in (0, 1):
         env.reset(seed=0)
-        env.step(np.array([0, 0, force]))
+        env.step(np.array([0, 0, force, 0, 0]))
         films.append(env.film[1].copy())
     changed = np.flatnonzero(films[1] - films[0] > 0.02) * 0.5
     assert 168 <= changed.min() < changed.max() <= 173  # the third jet stands at 170, half as wide as 2
+
+
+def test_jets_can_be_added() -> None:
+    env = ShkadovFilm(num_jets=7)
+    assert env.action_space.shape == (7,)
+    assert env.observation_space.shape == (70,)
+    assert env.length == 240
 
 
 def test_a_film_that_breaks_ends_the_episode(monkeypatch: pytest.MonkeyPatch) -> None:
