@@ -1,7 +1,7 @@
 """Flow-control environments on the embedded lattice Boltzmann solver: one file per term of the equations.
 
 ``lattice`` (fluid), ``boundaries`` (its edges), ``immersed_boundary`` (marker forces), ``beam`` (the structure),
-``scene`` (one time step of all of them), ``fin_ray`` (the Gymnasium environment), ``flow_pool`` (developed flows on
-disk),
-``sinusoid`` (the open-loop baseline), ``picture`` (fields to rgb).
+``fluid`` and ``bodies`` (what a flow is made of), ``scene`` (one time step of all of them), ``flow_pool`` (developed
+flows on disk), ``picture`` (fields to rgb). Environments: ``fin_ray``, ``tandem_fins``, ``cylinder_rotation``,
+``cylinder_jets``, ``pinball``; ``sinusoid`` is the fins' open-loop baseline.
 """

@@ -103,7 +103,7 @@ class CylinderCase:
             excess >= _SMALLEST_TAU_EXCESS,
             f"{self.owner} needs a relaxation time of at least {0.5 + _SMALLEST_TAU_EXCESS:g} for stability, got "
             f"{0.5 + excess:.4f} from reynolds={self.reynolds:g} with {self.cells} cells per diameter and "
-            f"lattice_speed={self.lattice_speed:g}: choose reynolds <= {largest:.0f}, a finer fidelity or a higher "
+            f"lattice_speed={self.lattice_speed:g}: choose reynolds <= {math.floor(largest)}, a finer fidelity or a higher "
             "lattice_speed.",
         )
 

@@ -142,7 +142,7 @@ def test_feedback_calms_the_wakes(make) -> None:
     assert good["C_D"] < 0.97 * env.drag_at_rest < 1.03 * env.drag_at_rest < bad["C_D"]
     env = make(CylinderRotation)
     params = cylinder_rotation.NOTHING | {"gain": 0.4}
-    assert episode(env, cylinder_rotation, params, 80)["C_D"] < 0.95 * env.drag_at_rest
+    assert episode(env, cylinder_rotation, params, 80)["C_D"] < 0.97 * env.drag_at_rest
 
 
 def test_boat_tailing_pays_and_base_bleed_does_not(make) -> None:
