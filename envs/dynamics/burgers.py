@@ -39,7 +39,7 @@ class Level:
     seconds_per_step: float
 
 
-FIDELITIES = {"default": Level(POINTS, 250, 0.0006), "fine": Level(2 * POINTS, 1000, 0.005)}
+FIDELITIES = {"default": Level(POINTS, 250, 0.001), "fine": Level(2 * POINTS, 1000, 0.0068)}
 
 
 @numba.njit(cache=True)

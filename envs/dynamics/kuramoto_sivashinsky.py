@@ -39,7 +39,7 @@ class Level:
     seconds_per_step: float
 
 
-FIDELITIES = {"default": Level(POINTS, 250, 0.0004), "fine": Level(2 * POINTS, 3600, 0.01)}
+FIDELITIES = {"default": Level(POINTS, 250, 0.0007), "fine": Level(2 * POINTS, 3600, 0.019)}
 
 
 @numba.njit(cache=True)

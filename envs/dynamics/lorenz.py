@@ -39,7 +39,7 @@ class Level:
     seconds_per_step: float
 
 
-FIDELITIES = {"coarse": Level(1, 0.00003), "default": Level(5, 0.00003), "fine": Level(50, 0.00004)}
+FIDELITIES = {"coarse": Level(1, 0.000017), "default": Level(5, 0.000018), "fine": Level(50, 0.000023)}
 
 
 @numba.njit(cache=True)

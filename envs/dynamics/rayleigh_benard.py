@@ -45,9 +45,9 @@ class Level:
 
 
 FIDELITIES = {
-    "coarse": Level((40, 20), 1.5e4, 0.003),
-    "default": Level((60, 32), 4e4, 0.013),
-    "fine": Level((100, 52), 1e5, 0.12),
+    "coarse": Level((40, 20), 1.5e4, 0.0025),
+    "default": Level((60, 32), 4e4, 0.0092),
+    "fine": Level((100, 52), 1e5, 0.083),
 }
 
 

@@ -40,7 +40,7 @@ class Level:
     seconds_per_step: float
 
 
-FIDELITIES = {"coarse": Level(0.5, 20, 0.0001), "default": Level(0.2, 50, 0.0004)}
+FIDELITIES = {"coarse": Level(0.5, 20, 0.00015), "default": Level(0.2, 50, 0.0006)}
 
 
 @numba.njit(cache=True)
