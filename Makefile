@@ -22,8 +22,10 @@ train: install  ## install, train the fin ray, show what it learned
 test: install-dev  ## the whole test suite
 	$(BIN)/python -m pytest
 
-validate: install-dev  ## the long checks of the solver against the literature, a few minutes
-	$(BIN)/python -m pytest -m slow --ignore=tests/chaos
+validate: install-dev  ## every check against the literature, and docs/validation.md from what they give; 10 minutes or so
+	$(BIN)/python -m pytest -m "slow or not slow" tests/validation --ignore=tests/validation/test_page.py --record
+	$(BIN)/python -m tests.validation.report
+	$(BIN)/python -m pytest -m slow --ignore=tests/chaos --ignore=tests/validation
 
 chaos: install-dev  ## the long scenarios of kills and lost nodes, a few minutes (the short ones are in make test)
 	$(BIN)/python -m pytest -m slow tests/chaos

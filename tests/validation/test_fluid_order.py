@@ -1,11 +1,11 @@
 """The fluid alone against exact solutions: half the cell is a quarter of the error, and walls sit where they should."""
 
 import numpy as np
-import pytest
 
 from distrl.envs.fluids import lattice
 from distrl.envs.fluids.fluid import Fluid
 from distrl.envs.fluids.scene import Scene
+from tests.validation.conftest import Confirm
 
 
 def _relative(error: np.ndarray, exact: np.ndarray) -> float:
@@ -39,19 +39,26 @@ def taylor_green_error(n: int, dtype: type) -> float:
     return _relative(lattice.fields(fluid.populations)[1] - exact, exact)
 
 
-def test_poiseuille_is_of_second_order() -> None:
-    errors = np.array([poiseuille_error(height, magic=0.125) for height in (8, 16, 32)])
-    assert errors[0] < 0.01
-    assert (np.log2(errors[:-1] / errors[1:]) > 1.9).all()
+def test_poiseuille(confirm: Confirm) -> None:
+    """Flow between two walls, 8 to 32 cells across."""
+    cells = (8, 16, 32)
+    errors = np.array([poiseuille_error(height, magic=0.125) for height in cells])
+    confirm.curve("Poiseuille", cells, errors)
+    confirm("error at 8 cells", errors[0], (None, 0.01), "exact solution")
+    confirm("order", np.log2(errors[:-1] / errors[1:]).min(), (1.9, None), "exact solution")
 
 
-def test_poiseuille_is_exact_at_magic_number_three_sixteenths() -> None:
-    """There bounce-back puts the wall exactly half way between cells (Ginzburg & d'Humieres, Phys. Rev. E 68, 2003)."""
-    assert poiseuille_error(8, magic=3 / 16) < 1e-7
+def test_poiseuille_at_magic_number_three_sixteenths(confirm: Confirm) -> None:
+    """Flow between two walls where bounce-back puts them exactly half way between cells."""
+    source = "exact at Λ = 3/16: Ginzburg & d'Humières, Phys. Rev. E 68 (2003)"
+    confirm("error at 8 cells", poiseuille_error(8, magic=3 / 16), (None, 1e-7), source)
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_taylor_green_is_of_second_order(dtype: type) -> None:
-    errors = np.array([taylor_green_error(n, dtype) for n in (16, 32, 64)])
-    assert errors[0] < 0.03
-    assert (np.log2(errors[:-1] / errors[1:]) > 1.9).all()
+def test_taylor_green(confirm: Confirm) -> None:
+    """Decaying vortices on a periodic square, 16 to 64 cells."""
+    cells = (16, 32, 64)
+    for dtype, bits in ((np.float64, 64), (np.float32, 32)):
+        errors = np.array([taylor_green_error(n, dtype) for n in cells])
+        confirm(f"error at 16 cells, {bits} bits", errors[0], (None, 0.03), "exact solution")
+        confirm(f"order, {bits} bits", np.log2(errors[:-1] / errors[1:]).min(), (1.9, None), "exact solution")
+    confirm.curve("Taylor–Green", cells, errors)

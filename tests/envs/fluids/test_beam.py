@@ -58,16 +58,11 @@ def _swinging(cells: int) -> tuple[Filament, float]:
     return filament, k**2 * np.sqrt(stiffness / mass) / cells**2
 
 
-@pytest.mark.parametrize("cells", [16, 24, 48])
-def test_a_cantilever_swings_at_its_frequency(cells: int) -> None:
-    """The first mode, within 1 %, and nothing of its energy is lost with theta = 1/2."""
-    filament, rate = _swinging(cells)
+def test_a_swinging_beam_keeps_its_energy() -> None:
+    """With theta = 1/2 nothing is lost in six swings. (Its frequency: tests/validation/test_beam_alone.py.)"""
+    filament, rate = _swinging(24)
     steps = int(6 * 2 * np.pi / rate)
     seen = move(filament, np.tile(filament.root[0], (steps, 1)), np.zeros(steps))
-    tip = seen["shape"][:, -1, 1]
-    down = np.flatnonzero((tip[:-1] > 0) & (tip[1:] <= 0))
-    crossings = down + tip[down] / (tip[down] - tip[down + 1])
-    assert 2 * np.pi / np.diff(crossings).mean() == pytest.approx(rate, rel=0.01)
     assert np.ptp(seen["energy"]) < 1e-8 * seen["energy"][0]
 
 
