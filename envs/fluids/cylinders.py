@@ -103,8 +103,8 @@ class CylinderCase:
             excess >= _SMALLEST_TAU_EXCESS,
             f"{self.owner} needs a relaxation time of at least {0.5 + _SMALLEST_TAU_EXCESS:g} for stability, got "
             f"{0.5 + excess:.4f} from reynolds={self.reynolds:g} with {self.cells} cells per diameter and "
-            f"lattice_speed={self.lattice_speed:g}: choose reynolds <= {math.floor(largest)}, a finer fidelity or a higher "
-            "lattice_speed.",
+            f"lattice_speed={self.lattice_speed:g}: choose reynolds <= {math.floor(largest)}, a finer fidelity or a "
+            "higher lattice_speed.",
         )
 
     @property
@@ -243,7 +243,7 @@ class CylinderFlow:
 class _Inside:
     """The fluid inside one resting outline."""
 
-    def __init__(self, body: RigidBody, diameter: float) -> None:
+    def __init__(self, body: RigidBody, diameter: int) -> None:
         low = np.floor(np.array([body.x, body.y]) - diameter / 2 - 1).astype(int)
         size = diameter + 3
         self._box = np.s_[:, low[0] : low[0] + size, low[1] : low[1] + size]
