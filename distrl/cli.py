@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from distrl.cli_log import log_app
 from distrl.core.config import RunConfig, apply_override, read_toml
@@ -277,14 +277,12 @@ def envs() -> None:
     """List the environments with their fidelities and what a step costs."""
     from distrl.envs.resolve import list_envs
 
-    table = Table("id", "fidelity", "≈ s a step", "what it is")
+    table = Table(
+        Column("id", no_wrap=True), Column("fidelity ≈ s a step", no_wrap=True), "what it is", show_lines=True
+    )
     for entry in list_envs():
-        for number, (fidelity, seconds) in enumerate((entry.fidelities or {"": None}).items()):
-            cost = "" if seconds is None else f"{seconds:.3g}"
-            first = number == 0
-            table.add_row(
-                entry.id if first else "", fidelity, cost, (entry.problem or entry.description) if first else ""
-            )
+        costs = [f"{name} {seconds:.3g}" if seconds else name for name, seconds in entry.fidelities.items()]
+        table.add_row(entry.id, "\n".join(costs), entry.problem or entry.description)
     console.print(table)
     console.print(
         "Any Gymnasium id and any package.module:Class can be trained as well: distrl train sac --set env.id=…"
