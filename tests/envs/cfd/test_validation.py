@@ -18,7 +18,7 @@ DURATION = 14.0  # D/U: four periods
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("fidelity", "drag_tolerance", "strouhal_tolerance"), [("default", 0.02, 0.05), ("fine", 0.01, 0.03)]
+    ("fidelity", "drag_tolerance", "strouhal_tolerance"), [("default", 0.01, 0.05), ("fine", 0.01, 0.02)]
 )
 def test_schaefer_turek_2d_2(
     fidelity: str, drag_tolerance: float, strouhal_tolerance: float, flows: Path, tmp_path: Path
