@@ -67,14 +67,14 @@ class CylinderFlow:
         cylinder_case.write_case(folder, level, ranks)
         SolverProcess(["blockMesh"], folder, env=options["env"]).run()
 
-    def advance(self, rotation: float) -> float:
-        """One control interval, in which the rotation goes to ``rotation`` (U/D), linearly; the solver's wall seconds.
+    def advance(self, rotation: float) -> None:
+        """One control interval, in which the rotation goes to ``rotation`` (U/D), linearly.
 
         Raises:
             EnvironmentFault: the solver failed; the state is what it was, so the same may be tried again.
         """
         before = self.rotation
-        seconds = self.run([(0.0, before), (CONTROL_INTERVAL, rotation)])
+        self.run([(0.0, before), (CONTROL_INTERVAL, rotation)])
         forces, moments = self.table("forces", "force.dat"), self.table("forces", "moment.dat")
         if len(forces) != self.level.solver_steps:
             raise EnvironmentFault(
@@ -87,7 +87,6 @@ class CylinderFlow:
         self.numbers = np.array([drag, lift, power, *self.numbers[:2], rotation])
         velocity = self.table("velocity", "U")[-1, 1:].reshape(-1, 3)[:, :2]
         self.probes = np.concatenate([self.table("pressure", "p")[-1, 1:], velocity.ravel()])
-        return seconds
 
     def run(self, rotation: Sequence[tuple[float, float]], patience: float = 1.0) -> float:
         """Run the solver (``cylinder_case.write_run``) and take over the state that it writes; the wall seconds.

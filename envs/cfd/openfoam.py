@@ -50,8 +50,8 @@ class OpenFOAMCylinder(Simulation):
         cache_directory: where developed flows are kept; None: ``$XDG_CACHE_HOME/distrl`` or ``~/.cache/distrl``.
         render_mode: None or "rgb_array".
 
-    ``info`` of a step: ``C_D``, ``C_L``, ``C_P`` (means over the control step, in units of rho U² D/2 and rho U³ D/2)
-    and ``solver_s``, the wall seconds of the solver. An episode whose solver diverges is terminated.
+    ``info`` of a step: ``C_D``, ``C_L``, ``C_P`` (means over the control step, in units of rho U² D/2 and rho
+    U³ D/2). An episode whose solver diverges is terminated.
 
     Raises:
         ConfigError: OpenFOAM is not installed, or an option is out of its range.
@@ -125,7 +125,7 @@ class OpenFOAMCylinder(Simulation):
 
     def _advance(self, action: np.ndarray) -> tuple[float, dict[str, Any]]:
         try:
-            seconds = self.flow.advance(ROTATION_LIMIT * float(action[0]))
+            self.flow.advance(ROTATION_LIMIT * float(action[0]))
         except EnvironmentFault as fault:
             if fault.kind == "divergence":
                 raise Diverged("solver") from fault
@@ -134,7 +134,7 @@ class OpenFOAMCylinder(Simulation):
         if not (abs(drag) < _LOAD_LIMIT and abs(lift) < _LOAD_LIMIT):
             raise Diverged("loads")
         reward = self._reference - drag - LIFT_PRICE * abs(lift) - POWER_PRICE * power
-        return reward, {"C_D": drag, "C_L": lift, "C_P": power, "solver_s": seconds}
+        return reward, {"C_D": drag, "C_L": lift, "C_P": power}
 
     def _observe(self) -> np.ndarray:
         drag, lift, _, drag_before, lift_before, rotation = self.flow.numbers
