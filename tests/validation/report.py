@@ -41,16 +41,16 @@ _PLOTS = {
 }
 
 _REMARKS = {
-    "test_couette": "The immersed boundary is of first order: markers smear a wall over three cells. Placing them 0.4 "
-    "cells inside the surface makes up for most of it; the best distance varies between 0.29 and 0.37 with the "
-    "viscosity and the collision's Λ.",
-    "test_filament": "The flag of FSI2 is 0.2 D thick, ours is a line with the same mass and stiffness.",
+    "test_couette": "The immersed boundary is of first order: markers smear a wall over three cells. That they lie "
+    "0.4 cells inside the surface makes up for most of it.",
+    "test_filament": "The flag of FSI2 is 0.2 D thick, ours is a line with the same mass and stiffness, which "
+    "displaces no fluid, so that more of it swings along.",
 }
 
 
 def load() -> list[dict[str, Any]]:
     """Every result, in the order of their names."""
-    return [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
+    return [json.loads(path.read_text()) | {"name": path.stem} for path in sorted(RESULTS.glob("*.json"))]
 
 
 def page(results: list[dict[str, Any]]) -> str:
@@ -91,7 +91,7 @@ def draw(results: list[dict[str, Any]]) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    pyplot.rcParams.update({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 110})
+    pyplot.rcParams.update({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 100})
     PLOTS.mkdir(exist_ok=True)
     curves = {name: curve for result in results for name, curve in result["curves"].items()}
 
@@ -101,19 +101,20 @@ def draw(results: list[dict[str, Any]]) -> None:
         pyplot.close(figure)
 
     rows = [
-        (f"{result['case'].split(',')[0].split(':')[0]}: {figure['quantity']}", figure)
+        (f"{result['name'].replace('_', ' ')}: {figure['quantity']}", figure)
         for result in results
         for figure in result["figures"]
         if figure["within"]
     ]
-    figure, axes = pyplot.subplots(figsize=(7, 0.6 + 0.19 * len(rows)))
+    figure, axes = pyplot.subplots(figsize=(6.5, 0.7 + 0.17 * len(rows)))
     axes.axvspan(-1, 1, color="0.93")
     axes.axvline(0, color="0.6", lw=0.8)
     for place, (_, shown) in enumerate(rows):
         axes.plot((shown["got"] / shown["reference"] - 1) / shown["within"], -place, "o", color="C0", ms=4)
     axes.set_yticks([-place for place in range(len(rows))], [name for name, _ in rows])
     axes.set_xlim(-1.2, 1.2)
-    axes.set_xlabel("deviation from the reference, in tolerances")
+    axes.set_ylim(0.5 - len(rows), 0.5)
+    axes.set_xlabel("deviation, in tolerances")
     finish(figure, "overview")
 
     figure, axes = pyplot.subplots(figsize=(4.5, 3.4))
@@ -122,6 +123,8 @@ def draw(results: list[dict[str, Any]]) -> None:
     for order, start in ((1, 0.05), (2, 0.03)):
         axes.loglog([8, 48], [start, start / 6**order], "--", color="0.6", lw=0.8)
         axes.annotate(f"order {order}", (48, start / 6**order), color="0.4")
+    axes.set_xticks([8, 16, 32, 64], ["8", "16", "32", "64"])
+    axes.set_xticks([], minor=True)
     axes.set_xlabel("cells across (per diameter; per radius of the turning one)")
     axes.set_ylabel("relative error")
     axes.legend(frameon=False, fontsize=7)
