@@ -53,6 +53,7 @@ class CylinderJets(WakeControl):
 
     fidelities: ClassVar[Mapping[str, Fidelity]] = FIDELITIES
     baseline: ClassVar[str] = "distrl.envs.fluids.cylinder_jets"
+    diverged_reward: ClassVar[float] = -200.0  # feedback of the wrong sign costs 75 in an episode
 
     def __init__(
         self,
