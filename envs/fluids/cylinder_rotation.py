@@ -38,6 +38,7 @@ class CylinderRotation(WakeControl):
         lattice_speed: U in cells per lattice step.
         render_mode: None or "rgb_array".
         cache_directory: where developed flows are kept.
+        device: what computes the flow, see docs/gpu.md.
 
     The action is the surface speed over U / 2, anticlockwise positive.
     """
@@ -54,6 +55,7 @@ class CylinderRotation(WakeControl):
         lattice_speed: float = 0.05,
         render_mode: str | None = None,
         cache_directory: str | os.PathLike[str] | None = None,
+        device: str = "cpu",
     ) -> None:
         check.one_of("CylinderRotation", "fidelity", fidelity, tuple(FIDELITIES))
         case = CylinderCase(
@@ -62,7 +64,7 @@ class CylinderRotation(WakeControl):
         )  # fmt: skip
         super().__init__(
             case, PROBES, ("u", "v"), fidelity=fidelity, episode_steps=episode_steps, render_mode=render_mode,
-            cache_directory=cache_directory,
+            cache_directory=cache_directory, device=device,
         )  # fmt: skip
 
 

@@ -130,8 +130,11 @@ class CylinderCase:
         """Array indices, float64 [n, 2], of points [n, 2] in D from the origin."""
         return (np.asarray(points, np.float64) + np.array(self.origin)) * self.cells + 0.5
 
-    def scene(self) -> Scene:
-        """The cylinders at rest in the undisturbed stream, with a swirl behind them, without which it sheds later."""
+    def scene(self, device: str = "cpu") -> Scene:
+        """The cylinders at rest in the undisturbed stream, with a swirl behind them, without which it sheds later.
+
+        ``device``: see ``devices``.
+        """
         nx, ny = self.grid
         eta = (np.arange(ny) + 0.5) / ny
         profile = 6 * eta * (1 - eta) if self.channel else np.ones(ny)
@@ -146,7 +149,8 @@ class CylinderCase:
         stream = np.broadcast_to(np.pad(profile, 1, mode="edge"), x.shape)
         fluid.set_fields(np.ones_like(x), self.lattice_speed * stream, self.lattice_speed * swirl)
         bodies = {f"cylinder {i}": self._cylinder(*centre) for i, centre in enumerate(self.indices(self.centres))}
-        return Scene(fluid, bodies, sides="no_slip" if self.channel else "slip", profile=profile)
+        sides = "no_slip" if self.channel else "slip"
+        return Scene(fluid, bodies, sides=sides, profile=profile, device=device)
 
     def _cylinder(self, x: float, y: float) -> RigidBody:
         """One cylinder; unit ``blow`` is a flux of one cell² a step through its jets."""
@@ -164,9 +168,9 @@ class CylinderCase:
 class CylinderFlow:
     """The flow of one case; ``controls`` float64 [num_controls] are its present ones."""
 
-    def __init__(self, case: CylinderCase) -> None:
+    def __init__(self, case: CylinderCase, device: str = "cpu") -> None:
         self.case = case
-        self.scene = case.scene()
+        self.scene = case.scene(device)
         self.fluid = self.scene.fluid
         self.controls = np.zeros(case.num_controls)
         self._inside = [_Inside(body, case.cells) for body in self.cylinders]
@@ -203,7 +207,7 @@ class CylinderFlow:
         loads = self.scene.advance(steps, motions)
         if loads.outcome != "fine":
             raise Diverged(loads.outcome)
-        if lattice.cells_out_of_bounds(self.fluid.populations, *_DENSITIES, _LARGEST_SPEED):
+        if self.scene.cells_out_of_bounds(*_DENSITIES, _LARGEST_SPEED):
             raise Diverged("field_bounds")
         self.controls = np.array(controls, np.float64)
         found = np.zeros((len(before), 3))

@@ -29,9 +29,7 @@ RANDOM_FREQUENCIES = (0.6, 1.0)  # U/L, the range of ``random_frequency``
 
 _SPONGE_LENGTHS = (0.6, 1.0)  # at inlet and outlet, in L
 _MAGIC = 0.125  # Lambda: 1/4 gives more drag bias and diverged at L = 16, 0.05 diverged too
-_SMALLEST_TAU_EXCESS = (
-    0.016  # tau - 1/2; at 0.015 one episode of bang-bang actions in forty diverged, at 0.0165 none did
-)
+_SMALLEST_TAU_EXCESS = 0.016  # tau - 1/2; at 0.015 one bang-bang episode in forty diverged, at 0.0165 none did
 _LARGEST_MACH = 0.15
 _RESONANCE = math.sqrt(1 / 3) / 2  # frequency times height of the first transverse sound wave between the sides
 _RESONANCE_BAND = 0.1  # refused on both sides of it, relative
@@ -119,7 +117,7 @@ class FinCase:
             excess >= _SMALLEST_TAU_EXCESS,
             f"{owner} needs a relaxation time of at least {0.5 + _SMALLEST_TAU_EXCESS:g} for stability, got "
             f"{0.5 + excess:.4f} from reynolds={self.reynolds:g} at fidelity {self.fidelity!r}: "
-            f"choose reynolds <= {largest:.0f} or a finer fidelity.",
+            f"choose reynolds <= {math.floor(largest)} or a finer fidelity.",
         )
         highest = RANDOM_FREQUENCIES[1] if self.random_frequency else self.frequency
         if self.root != "held":

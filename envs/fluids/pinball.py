@@ -40,6 +40,7 @@ class Pinball(WakeControl):
         lattice_speed: U in cells per lattice step.
         render_mode: None or "rgb_array".
         cache_directory: where developed flows are kept.
+        device: what computes the flow, see docs/gpu.md.
 
     The actions are the surface speeds of the front, bottom and top cylinder over 2 U, anticlockwise positive. The lift
     costs nothing.
@@ -59,6 +60,7 @@ class Pinball(WakeControl):
         lattice_speed: float = 0.05,
         render_mode: str | None = None,
         cache_directory: str | os.PathLike[str] | None = None,
+        device: str = "cpu",
     ) -> None:
         check.one_of("Pinball", "fidelity", fidelity, tuple(FIDELITIES))
         case = CylinderCase(
@@ -67,7 +69,7 @@ class Pinball(WakeControl):
         )  # fmt: skip
         super().__init__(
             case, PROBES, ("u", "v"), fidelity=fidelity, episode_steps=episode_steps, render_mode=render_mode,
-            cache_directory=cache_directory,
+            cache_directory=cache_directory, device=device,
         )  # fmt: skip
 
 

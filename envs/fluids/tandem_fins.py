@@ -19,7 +19,8 @@ class TandemFins(FinRay):
     Args:
         gap: from the tip of the front fin to the root of the rear one, in L.
         lag: phase by which the rear root follows the front one, in degrees.
-        fidelity, objective, frequency, episode_steps, muscle_recovery, render_mode, cache_directory: as of ``FinRay``.
+        fidelity, objective, frequency, episode_steps, muscle_recovery, render_mode, cache_directory, device: as of
+            ``FinRay``.
 
     Actions and observations are the front fin's, then the rear one's (names end in ``_front`` and ``_rear``). ``info``
     holds the means of ``FinRay``'s entries, and ``reward``, ``C_T`` and ``C_P`` of each fin.
@@ -38,9 +39,10 @@ class TandemFins(FinRay):
         muscle_recovery: bool = True,
         render_mode: str | None = None,
         cache_directory: str | os.PathLike[str] | None = None,
+        device: str = "cpu",
     ) -> None:
         case = FinCase(fidelity, frequency=frequency, num_fins=2, gap=gap, lag=lag)
-        self._set_up(case, objective, 0.0, episode_steps, muscle_recovery, render_mode, cache_directory)
+        self._set_up(case, objective, 0.0, episode_steps, muscle_recovery, render_mode, cache_directory, device)
 
 
 # The baseline (docs/environments.md): each fin's activation is a sinusoid with a phase of its own.

@@ -34,6 +34,7 @@ class WakeControl(Simulation):
         quantities: what is observed there: "p" (pressure over rho U² / 2, 0 at the outlet), "u", "v" (velocity over U).
         fidelity, episode_steps, render_mode: see ``Simulation``.
         cache_directory: where developed flows are kept; see ``flow_pool``.
+        device: what computes the flow, see docs/gpu.md.
 
     ``info`` of a step: ``C_D``, ``C_L`` and ``C_P``; at an episode's end their means and ``episode_drag_reduction``,
     the share of the drag at rest that the mean drag is below it.
@@ -54,6 +55,7 @@ class WakeControl(Simulation):
         episode_steps: int,
         render_mode: str | None,
         cache_directory: str | os.PathLike[str] | None,
+        device: str,
     ) -> None:
         self.case = case
         self.probes = np.asarray(probes, np.float64)
@@ -64,11 +66,12 @@ class WakeControl(Simulation):
         names += ["mean_drag", "mean_lift"]
         super().__init__(
             num_actions=case.num_controls, observation_names=names, episode_steps=episode_steps,
-            options=case.as_dict() | {"probes": self.probes.tolist()}, fidelity=fidelity, render_mode=render_mode,
+            options=case.as_dict() | {"probes": self.probes.tolist(), "device": device}, fidelity=fidelity,
+            render_mode=render_mode,
         )  # fmt: skip
         directory = None if cache_directory is None else Path(cache_directory)
         self.pool = FlowPool(case.owner, case.as_dict(), lambda: develop(case), (cylinders,), directory)
-        self.flow = CylinderFlow(case)
+        self.flow = CylinderFlow(case, device)
         self._loads = np.zeros((len(case.centres), 3))  # drag, lift and power of the last interval
         self._rest = self._loads  # their means without control
         self._memory = np.zeros(2)  # total drag and lift, averaged with a memory of one shedding period
