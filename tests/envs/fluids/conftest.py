@@ -1,11 +1,13 @@
-"""Shared by the fluid tests: one folder of developed flows for all."""
+"""Shared by the fluid tests: one folder of developed flows for all, and for whoever uses distrl on this machine."""
 
 from pathlib import Path
 
 import pytest
 
+from distrl.envs.fluids.flow_pool import cache_directory
+
 
 @pytest.fixture(scope="session")
-def flows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for developed flows that the tests share and may not damage."""
-    return tmp_path_factory.mktemp("flows")
+def flows() -> Path:
+    """Where developed flows are kept; tests may not damage it."""
+    return cache_directory()

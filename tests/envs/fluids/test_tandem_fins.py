@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gymnasium.utils.env_checker import check_env
 
 from distrl.core.errors import ConfigError
 from distrl.envs.fluids import tandem_fins
@@ -20,24 +19,6 @@ def make(flows: Path):
         return TandemFins(**{"fidelity": "smoke", "cache_directory": flows} | options)
 
     return make
-
-
-@pytest.mark.filterwarnings("ignore:.*alternative render modes")
-def test_gymnasiums_checker_is_content(make) -> None:
-    check_env(make(render_mode="rgb_array"))
-
-
-def test_a_snapshot_continues_bit_by_bit(make, tmp_path: Path) -> None:
-    actions = np.random.default_rng(0).uniform(-1, 1, (8, 2)).astype(np.float32)
-    first = make()
-    first.reset(seed=3)
-    for action in actions[:4]:
-        last = first.step(action)[0]
-    first.snapshot(tmp_path)
-    expected = [first.step(action)[0] for action in actions[4:]]
-    second = make()
-    np.testing.assert_array_equal(second.restore(tmp_path), last)
-    np.testing.assert_array_equal([second.step(action)[0] for action in actions[4:]], expected)
 
 
 def test_actions_observations_and_rewards_are_the_front_fins_then_the_rear_ones(make) -> None:
