@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from distrl.envs.cfd.cylinder_flow import missing
+from distrl.envs.fluids.flow_pool import cache_directory
 
 
 @pytest.fixture(scope="session")
@@ -18,6 +19,6 @@ def openfoam() -> None:
 
 
 @pytest.fixture(scope="session")
-def flows(openfoam: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for developed flows that the tests share."""
-    return tmp_path_factory.mktemp("flows")
+def flows(openfoam: None) -> Path:
+    """Where developed flows are kept; tests may not damage it."""
+    return cache_directory()
