@@ -4,7 +4,8 @@ and how fast other packages are on it.
     python benchmarks/fluids.py [--environments ID …] [--fidelities NAME …] [--seconds S] [--peers NAME …]
 
 All seconds are of one core, CPU time, so that other work on the machine hardly counts (it still takes cache and memory
-bandwidth). Medians over short runs; nothing is asserted: this measures.
+bandwidth). Medians over short runs; nothing is asserted: this measures. Before its first measurement an environment
+develops the flows that its episodes begin with, and keeps them: many minutes for all of the finest levels.
 
 ``environments``: ``mlups`` counts the cells that a whole control step updates a second, bodies and environment
 included; ``fluid_mlups`` is the bare collision on the same grid; ``beam_share`` the part of the step that the
@@ -31,6 +32,7 @@ import resource
 import shlex
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -114,6 +116,7 @@ def environment_class(id: str) -> Any:
 
 def measure(id: str, fidelity: str | None, seconds: float) -> dict[str, Any]:
     """One environment under random actions; of those on a lattice (``env.case`` has ``grid``) also what is below."""
+    print(f"{id} {fidelity or ''}", file=sys.stderr)
     env = environment_class(id)(**({} if fidelity is None else {"fidelity": fidelity}))
     env.action_space.seed(0)
     env.reset(seed=0)

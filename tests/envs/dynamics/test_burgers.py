@@ -78,3 +78,15 @@ def test_the_target_swings_once_an_episode() -> None:
     assert np.argmax(targets) == 15
     assert np.argmin(targets) == 45
     assert max(targets) == pytest.approx(0.55)
+
+
+@pytest.mark.parametrize("fidelity", ["default", "fine"])
+@pytest.mark.parametrize("action", [-1.0, 0.2, 1.0])
+def test_no_wave_of_the_grid_grows(fidelity: str, action: float) -> None:
+    """At the end of an episode the shortest waves carry nothing: the time step is stable at the speeds reached."""
+    env = Burgers(fidelity=fidelity)
+    env.reset(seed=3)
+    for _ in range(env.episode_steps):
+        env.step(np.full(2, action, np.float32))
+    waves = np.abs(np.fft.rfft(env.field))
+    assert waves[-10:].max() < 1e-6 * waves.max()
