@@ -61,7 +61,7 @@ def train(preset: str, seed: int, overrides: list[str]) -> dict[str, Any]:
         still = result.directory / "media" / "film.png"
         if still.exists():
             shutil.copy(still, RESULTS / f"{preset}-film.png")
-        found = {"preset": preset, "env": config.env.id, "seed": seed, "machine": machine()}
+        found = {"preset": preset, "set": overrides, "env": config.env.id, "seed": seed, "machine": machine()}
         return found | {"summary": result.summary, "curve": curve}
     finally:
         shutil.rmtree(folder, ignore_errors=True)
