@@ -186,9 +186,12 @@ def test_the_ladder_ends_in_quarantine_with_a_report(make, tmp_path):
     for row in (0, 1):
         faults = [fault for fault in driver.faults if fault.row == row]
         assert len(faults) == MAX_FAILURES
-        # once from the newest snapshot; twice from older ones, where a step computed again crashed; then a new episode
+        # once from the newest snapshot; twice from older ones, where a step computed again crashes (unless the snapshot
+        # is of the very last step, which a slow machine's may be, and nothing is computed again); then a new episode
         assert sum(fault.cut for fault in faults[:-1]) == 1
-        assert [fault.message.count("continued at step") for fault in faults] == [1, 0, 0, 0, 0]
+        continued = ["continued at step" in fault.message for fault in faults]
+        assert continued[0]
+        assert not any(continued[3:])
         assert faults[3].cut
         assert "quarantined" in faults[-1].message
         report = tmp_path / "snapshots" / f"env-{row}" / "quarantine.json"
