@@ -44,7 +44,7 @@ class Fidelity:
 
 
 FIDELITIES: dict[str, Fidelity] = {
-    "smoke": Fidelity(22, 0.0016),
+    "smoke": Fidelity(22, 0.0018),
     "default": Fidelity(24, 0.002),
     "check": Fidelity(32, 0.004),
     "expensive": Fidelity(48, 0.012),

@@ -21,7 +21,7 @@ from distrl.envs.fluids.wake_control import WakeControl
 LIMIT = 2.0  # largest surface speed, in U
 INTERVAL = 0.5  # D/U
 FIDELITIES: dict[str, Fidelity] = {
-    "smoke": Fidelity(12, 0.011),
+    "smoke": Fidelity(12, 0.013),
     "default": Fidelity(20, 0.065),
     "expensive": Fidelity(30, 0.35),
 }

@@ -6,9 +6,10 @@ baseline of sinusoids with a phase for each fin.
 
 import math
 import os
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from distrl.envs.fluids.fin_case import FinCase
+from distrl.envs.fluids.fin_case import FIDELITIES, Fidelity, FinCase
 from distrl.envs.fluids.fin_ray import FinRay
 from distrl.envs.fluids.sinusoid import Sinusoid
 
@@ -26,6 +27,10 @@ class TandemFins(FinRay):
     holds the means of ``FinRay``'s entries, and ``reward``, ``C_T`` and ``C_P`` of each fin.
     """
 
+    #: twice the fins in a domain a third longer: about 1.5 times a single fin's cost
+    fidelities: ClassVar[Mapping[str, Fidelity]] = {
+        name: Fidelity(level.cells, 1.5 * level.seconds_per_step) for name, level in FIDELITIES.items()
+    }
     baseline: ClassVar[str] = "distrl.envs.fluids.tandem_fins"
 
     def __init__(
