@@ -11,6 +11,9 @@ develops the flows that its episodes begin with, and keeps them: many minutes fo
 included; ``fluid_mlups`` is the bare collision on the same grid; ``beam_share`` the part of the step that the
 filaments' equations of motion take; ``s_per_convective_unit`` the time for L/U (fins) or D/U (cylinders).
 
+``team``: one environment on all cores (its option ``threads``), how much faster than on one in wall time, and that by
+the number of cores.
+
 ``memory_bandwidth_share``: the copy of nine float32 populations, the least memory traffic that a collision can have
 (72 bytes a cell), as a bound for it on the same grid, and the shares of it that the bare collision and the whole step
 reach.
@@ -152,13 +155,44 @@ def measure(id: str, fidelity: str | None, seconds: float) -> dict[str, Any]:
     return found
 
 
+def team(fidelity: str, seconds: float) -> dict[str, Any]:
+    """A fin ray on all cores beside one on one of them, step by step in turns."""
+    cores = len(os.sched_getaffinity(0))
+    print(f"on {cores} cores {fidelity}", file=sys.stderr)
+    envs = [environment_class("distrl/FinRay-v0")(fidelity=fidelity, threads=threads) for threads in (1, cores)]
+    for env in envs:
+        env.action_space.seed(0)
+        env.reset(seed=0)
+    taken: list[list[float]] = []
+    start = time.perf_counter()
+    while len(taken) < 50 or time.perf_counter() - start < 4 * seconds:
+        row = []
+        for env in envs:
+            action = env.action_space.sample()
+            begin = time.perf_counter()
+            *_, terminated, truncated, _ = env.step(action)
+            row.append(time.perf_counter() - begin)
+            if terminated or truncated:
+                env.reset()
+        taken.append(row)
+    alone, shared = np.median(taken[20:], axis=0)  # the first steps share out the work
+    return {
+        "id": "distrl/FinRay-v0",
+        "fidelity": fidelity,
+        "threads": cores,
+        "s_per_control_step": float(f"{shared:.3g}"),
+        "speedup": round(float(alone / shared), 2),
+        "efficiency": round(float(alone / shared / cores), 2),
+    }
+
+
 def _filaments(env: Any) -> Iterator[Filament]:
     return (body for body in env.flow.scene.bodies.values() if isinstance(body, Filament))
 
 
 def _collision(fluid: Fluid) -> Callable[[], None]:
     f, out, rates, const, _ = fluid.arrays
-    return lambda: lattice.collide(f, out, rates, const)
+    return lambda: lattice.collide(f, out, rates, const, 1, fluid.nx + 1)
 
 
 @nb.njit
@@ -169,7 +203,7 @@ def _move(fluid, beam, x, x_old, root, tension, roots, activation, work, with_be
     space = beam_term.workspace(x.shape[0] - 1)
     converged = True
     for n in range(roots.shape[0]):
-        lattice.collide(f, out, rates, const)
+        lattice.collide(f, out, rates, const, 1, f.shape[1] - 1)
         if with_beam:
             shapes, turns = (x_old, x, x_new), (root[0], root[1], roots[n])
             refactor = n % beam_term.REFACTOR_PERIOD == 0
@@ -309,6 +343,11 @@ def main() -> None:
     grids = sorted(steps, key=lambda grid: grid[0] * grid[1])
     bandwidth = [memory_bandwidth(grid, steps[grid], options.seconds) for grid in grids]
     bandwidth.append(memory_bandwidth((_BEYOND_CACHE, _BEYOND_CACHE), None, options.seconds))
+    several = len(os.sched_getaffinity(0)) > 1 and "distrl/FinRay-v0" in options.environments
+    fins = environment_class("distrl/FinRay-v0").fidelities if several else {}
+    teams = [
+        team(level, options.seconds) for level in fins if options.fidelities is None or level in options.fidelities
+    ]
     peers: list[dict[str, Any]] = []
     for name in options.peers:
         peers += openfoam(options.seconds) if name == "openfoam" else [peer(name)]
@@ -317,6 +356,7 @@ def main() -> None:
             {
                 "benchmark": "fluids",
                 "environments": found,
+                "team": teams,
                 "memory_bandwidth_share": bandwidth,
                 "peers": peers,
                 "machine": machine(),

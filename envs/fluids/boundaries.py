@@ -1,18 +1,19 @@
 """Collided populations in, their ghost cells filled: what the fluid meets at each edge of the domain.
 
 Every function writes the ghost layer of ``f`` ``[9, nx + 2, ny + 2]`` so that the next streaming step pulls the right
-populations. Walls lie half a cell outside the outermost cell centres.
+populations. Walls lie half a cell outside the outermost cell centres. The sides are filled for the rows ``x0`` to
+``x1`` (half open, ghost rows counted): each reads its own row of cells only.
 """
 
 import numba as nb
 
 
 @nb.njit(cache=True)
-def fill_slip_sides(f):  # pragma: no cover
+def fill_slip_sides(f, x0, x1):  # pragma: no cover
     """Specular reflection at both y edges: no flow through them and no friction. With periodic x edges fill those
     first: the corners reflect them."""
     ny = f.shape[2] - 2
-    for x in range(f.shape[1]):
+    for x in range(x0, x1):
         f[2, x, 0] = f[4, x, 1]
         f[5, x, 0] = f[8, x, 1]
         f[6, x, 0] = f[7, x, 1]
@@ -22,10 +23,10 @@ def fill_slip_sides(f):  # pragma: no cover
 
 
 @nb.njit(cache=True)
-def fill_no_slip_sides(f):  # pragma: no cover
+def fill_no_slip_sides(f, x0, x1):  # pragma: no cover
     """Half-way bounce-back at both y edges: resting walls. For walls between periodic x edges fill those first."""
     nx, ny = f.shape[1] - 2, f.shape[2] - 2
-    for x in range(1, nx + 1):
+    for x in range(max(x0, 1), min(x1, nx + 1)):
         f[2, x, 0] = f[4, x, 1]
         f[5, x - 1, 0] = f[7, x, 1]
         f[6, x + 1, 0] = f[8, x, 1]

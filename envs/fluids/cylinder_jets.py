@@ -47,7 +47,7 @@ class CylinderJets(WakeControl):
         lattice_speed: U in cells per lattice step.
         render_mode: None or "rgb_array".
         cache_directory: where developed flows are kept.
-        device: what computes the flow, see docs/gpu.md.
+        device, threads: what computes the flow (docs/gpu.md), and on how many cores (docs/flow_control.md).
 
     The action is the flux out of the upper jet over 0.1 U D, which is the flux into the lower one.
     """
@@ -66,6 +66,7 @@ class CylinderJets(WakeControl):
         render_mode: str | None = None,
         cache_directory: str | os.PathLike[str] | None = None,
         device: str = "cpu",
+        threads: int = 1,
     ) -> None:
         check.one_of("CylinderJets", "fidelity", fidelity, tuple(FIDELITIES))
         check.one_of("CylinderJets", "probes", probes, tuple(PROBES))
@@ -75,7 +76,7 @@ class CylinderJets(WakeControl):
         )  # fmt: skip
         super().__init__(
             case, PROBES[probes], ("p",), fidelity=fidelity, episode_steps=episode_steps, render_mode=render_mode,
-            cache_directory=cache_directory, device=device,
+            cache_directory=cache_directory, device=device, threads=threads,
         )  # fmt: skip
 
 

@@ -130,10 +130,10 @@ class CylinderCase:
         """Array indices, float64 [n, 2], of points [n, 2] in D from the origin."""
         return (np.asarray(points, np.float64) + np.array(self.origin)) * self.cells + 0.5
 
-    def scene(self, device: str = "cpu") -> Scene:
+    def scene(self, device: str = "cpu", threads: int = 1) -> Scene:
         """The cylinders at rest in the undisturbed stream, with a swirl behind them, without which it sheds later.
 
-        ``device``: see ``devices``.
+        ``device`` and ``threads``: see ``Scene``.
         """
         nx, ny = self.grid
         eta = (np.arange(ny) + 0.5) / ny
@@ -150,7 +150,7 @@ class CylinderCase:
         fluid.set_fields(np.ones_like(x), self.lattice_speed * stream, self.lattice_speed * swirl)
         bodies = {f"cylinder {i}": self._cylinder(*centre) for i, centre in enumerate(self.indices(self.centres))}
         sides = "no_slip" if self.channel else "slip"
-        return Scene(fluid, bodies, sides=sides, profile=profile, device=device)
+        return Scene(fluid, bodies, sides=sides, profile=profile, device=device, threads=threads)
 
     def _cylinder(self, x: float, y: float) -> RigidBody:
         """One cylinder; unit ``blow`` is a flux of one cell² a step through its jets."""
@@ -168,9 +168,9 @@ class CylinderCase:
 class CylinderFlow:
     """The flow of one case; ``controls`` float64 [num_controls] are its present ones."""
 
-    def __init__(self, case: CylinderCase, device: str = "cpu") -> None:
+    def __init__(self, case: CylinderCase, device: str = "cpu", threads: int = 1) -> None:
         self.case = case
-        self.scene = case.scene(device)
+        self.scene = case.scene(device, threads)
         self.fluid = self.scene.fluid
         self.controls = np.zeros(case.num_controls)
         self._inside = [_Inside(body, case.cells) for body in self.cylinders]

@@ -172,14 +172,15 @@ class FinCase:
         """The parameters by name, plain numbers and strings."""
         return asdict(self)
 
-    def scene(self, device: str = "cpu") -> Scene:
-        """The fins at rest, straight along a uniform stream, with a sponge at inlet and outlet; see ``devices``."""
+    def scene(self, device: str = "cpu", threads: int = 1) -> Scene:
+        """The fins at rest, straight along a uniform stream, with a sponge at inlet and outlet; see ``Scene``."""
         nx, ny = self.grid
         fluid = Fluid(
             nx, ny, self.lattice_speed * self.cells / self.reynolds, self.lattice_speed, magic=_MAGIC,
             sponge=graded_sponge(nx, *(length * self.cells for length in _SPONGE_LENGTHS)),
         )  # fmt: skip
-        return Scene(fluid, {f"fin {fin}": self._filament(fin) for fin in range(self.num_fins)}, device=device)
+        fins = {f"fin {fin}": self._filament(fin) for fin in range(self.num_fins)}
+        return Scene(fluid, fins, device=device, threads=threads)
 
     def _filament(self, fin: int) -> Filament:
         """One fin; unit activation bends it by (1 - s/L)/L."""

@@ -55,9 +55,9 @@ class FinFlow:
     ``activation`` float64 [num_fins]; ``inflow`` in U; ``intervals`` since the impulsive start.
     """
 
-    def __init__(self, case: FinCase, device: str = "cpu") -> None:
+    def __init__(self, case: FinCase, device: str = "cpu", threads: int = 1) -> None:
         self.case = case
-        self.scene = case.scene(device)
+        self.scene = case.scene(device, threads)
         self.fluid = self.scene.fluid
         self.phase = 0.0
         self.rate = case.angular_rate(case.frequency)

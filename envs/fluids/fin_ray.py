@@ -70,6 +70,7 @@ class FinRay(Simulation):
         cache_directory: where developed flows are kept; see ``flow_pool``.
         device: what computes the flow, see docs/gpu.md. A snapshot is taken back under the same wish: with "auto" it
             may then continue on another device, equal within rounding only.
+        threads: on how many cores the flow is computed, with the same bits; give it as many (``env.cores``).
 
     ``info`` of a step: ``C_T``, ``C_P`` (as the objective counts it), ``C_P_net``, ``efficiency`` (of the cycle means),
     ``diverged``; and when a guard tripped ``divergence``, its name. Then ``terminated`` is true and the reward is
@@ -97,9 +98,12 @@ class FinRay(Simulation):
         render_mode: str | None = None,
         cache_directory: str | os.PathLike[str] | None = None,
         device: str = "cpu",
+        threads: int = 1,
     ) -> None:
         case = FinCase(fidelity, root, frequency, random_frequency, reynolds, mass_ratio, stiffness, lattice_speed)
-        self._set_up(case, objective, gusts, episode_steps, muscle_recovery, render_mode, cache_directory, device)
+        self._set_up(
+            case, objective, gusts, episode_steps, muscle_recovery, render_mode, cache_directory, device, threads
+        )
 
     def _set_up(
         self,
@@ -110,7 +114,8 @@ class FinRay(Simulation):
         muscle_recovery: bool,
         render_mode: str | None,
         cache_directory: str | os.PathLike[str] | None,
-        device: str = "cpu",
+        device: str,
+        threads: int,
     ) -> None:
         """The constructor behind one or several fins."""
         self.case = case
@@ -133,7 +138,7 @@ class FinRay(Simulation):
         directory = None if cache_directory is None else Path(cache_directory)
         modules = (fin_case, fin_flow)
         self.pool = FlowPool(case.owner, case.as_dict(), lambda: develop(case), modules, directory)
-        self.flow = FinFlow(case, device)
+        self.flow = FinFlow(case, device, threads)
         self._rate = self.flow.rate
         self._gust_waves = np.zeros((3, _GUST_WAVES))  # amplitude, angular frequency per interval, phase
         self._loads = np.zeros((case.num_fins, 5))  # ``Loads.felt`` of the last interval

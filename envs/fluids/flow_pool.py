@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from distrl.core.errors import StorageError
-from distrl.envs.fluids import bodies, fluid, scene
+from distrl.envs.fluids import bodies, coupling, fluid, scene
 
 SIZE = 8  # developed flows in a pool
 
@@ -58,8 +58,8 @@ class FlowPool:
     @property
     def path(self) -> Path:
         """The pool's file."""
-        sources = [_digest(module) for module in (scene, bodies, fluid, *self.modules)]
-        identity = json.dumps([self.owner, dict(self.case), scene.kernel_sources(), *sources], sort_keys=True)
+        sources = [_digest(module) for module in (scene, coupling, bodies, fluid, *self.modules)]
+        identity = json.dumps([self.owner, dict(self.case), coupling.kernel_sources(), *sources], sort_keys=True)
         name = hashlib.sha256(identity.encode()).hexdigest()[:20]
         return (self.directory or cache_directory()) / f"{name}.flows"
 

@@ -40,7 +40,7 @@ class Pinball(WakeControl):
         lattice_speed: U in cells per lattice step.
         render_mode: None or "rgb_array".
         cache_directory: where developed flows are kept.
-        device: what computes the flow, see docs/gpu.md.
+        device, threads: what computes the flow (docs/gpu.md), and on how many cores (docs/flow_control.md).
 
     The actions are the surface speeds of the front, bottom and top cylinder over 2 U, anticlockwise positive. The lift
     costs nothing.
@@ -61,6 +61,7 @@ class Pinball(WakeControl):
         render_mode: str | None = None,
         cache_directory: str | os.PathLike[str] | None = None,
         device: str = "cpu",
+        threads: int = 1,
     ) -> None:
         check.one_of("Pinball", "fidelity", fidelity, tuple(FIDELITIES))
         case = CylinderCase(
@@ -69,7 +70,7 @@ class Pinball(WakeControl):
         )  # fmt: skip
         super().__init__(
             case, PROBES, ("u", "v"), fidelity=fidelity, episode_steps=episode_steps, render_mode=render_mode,
-            cache_directory=cache_directory, device=device,
+            cache_directory=cache_directory, device=device, threads=threads,
         )  # fmt: skip
 
 

@@ -1,188 +1,25 @@
 """A fluid, its bodies and what they are told to do in; the state some lattice steps later and the bodies' loads out.
 
-A time step of the whole scene: read the fluid's velocity at the markers, after streaming; let each body turn it into
-marker forces; collide, with those forces where they act; fill the edges. Each line of the kernel below is one term of
-the equations, in a file of its own: ``lattice``, ``immersed_boundary``, ``beam``, ``boundaries``.
+The step itself is in ``coupling``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
-import numba as nb
 import numpy as np
 
 from distrl.core.errors import ConfigError
-from distrl.envs.fluids import beam as beam_term
-from distrl.envs.fluids import boundaries, devices, immersed_boundary, lattice
-from distrl.envs.fluids.beam import REFACTOR_PERIOD, WORK_NAMES, make_beam
+from distrl.envs.fluids import coupling, devices, lattice
+from distrl.envs.fluids.beam import WORK_NAMES, make_beam
 from distrl.envs.fluids.bodies import Drive, Filament, Motion, RigidBody
+from distrl.envs.fluids.coupling import OUTCOMES, SIDES
 from distrl.envs.fluids.fluid import Fluid
+from distrl.envs.fluids.team import Team
 
-# Why a run of steps ended; the index is what the kernel returns.
-OUTCOMES = ("fine", "displacement", "left_domain", "inextensibility")
-
-SIDES = {"slip": 0, "no_slip": 1, "periodic": 2}
 _ITERATIONS = 5  # of the direct forcing of rigid bodies (Luo et al., Phys. Rev. E 76, 2007); each halves the slip
-
-
-def kernel_sources() -> int:
-    """A digest of every kernel file. Numba's cache looks only at the file of the function that it compiled, so that an
-    edit of ``lattice.py`` alone would leave old machine code inside the scene's kernel: the digest is part of its
-    key."""
-    digest = sha256()
-    for module in (lattice, boundaries, immersed_boundary, beam_term):
-        digest.update(Path(module.__file__ or "").read_bytes())
-    return int.from_bytes(digest.digest()[:6], "big")
-
-
-@nb.njit(cache=True)
-def place(outline, poses, n, markers, velocity, blowing):  # pragma: no cover
-    """Write position and velocity of the markers of one rigid body at step ``n``."""
-    x, y, angle, vx, vy, spin, blow = poses[n]
-    cosine, sine = np.cos(angle), np.sin(angle)
-    for i in range(outline.shape[0]):
-        rx = cosine * outline[i, 0] - sine * outline[i, 1]
-        ry = sine * outline[i, 0] + cosine * outline[i, 1]
-        markers[i, 0] = x + rx
-        markers[i, 1] = y + ry
-        velocity[i, 0] = vx - spin * ry + blow * (cosine * blowing[i, 0] - sine * blowing[i, 1])
-        velocity[i, 1] = vy + spin * rx + blow * (sine * blowing[i, 0] + cosine * blowing[i, 1])
-
-
-# Each kernel's closure holds ``sources`` alone: numba's cache key has the closure in it, and one that held another
-# kernel would be another key in every process, which would compile all of them again.
-
-
-def _build_parts(sources: int):
-    @nb.njit(cache=True)
-    def fill_edges(f, edges, speed):  # pragma: no cover
-        if sources < 0:  # part of the cache key
-            return
-        periodic, sides, profile = edges
-        if periodic:
-            boundaries.fill_periodic_x(f)
-        if sides == 0:
-            boundaries.fill_slip_sides(f)
-        elif sides == 1:
-            boundaries.fill_no_slip_sides(f)
-        else:
-            boundaries.fill_periodic_y(f)
-        if not periodic:
-            boundaries.fill_velocity_inlet(f, speed, profile)
-            boundaries.fill_pressure_outlet(f)
-
-    @nb.njit(cache=True)
-    def move_filament(fin, n, displacement_limit):  # pragma: no cover
-        """One step of a filament whose slip velocity is known; the index of an outcome."""
-        if sources < 0:  # part of the cache key
-            return 0
-        beam, x, x_old, root, tension, roots, activation, work, (_, _, slip, force, x_new, space) = fin
-        shapes = (x_old, x, x_new)
-        turns = (root[0], root[1], roots[n])
-        refactor = n % REFACTOR_PERIOD == 0
-        if not beam_term.step(beam, shapes, turns, tension, activation[n], slip, refactor, force, space):
-            return 3
-        limit = displacement_limit * displacement_limit
-        for i in range(x.shape[0]):
-            moved = (x_new[i, 0] - x[i, 0]) ** 2 + (x_new[i, 1] - x[i, 1]) ** 2
-            if not moved < limit:
-                return 1
-        beam_term.account(beam, shapes, turns, tension, activation[n], force, work, space)
-        x_old[:] = x
-        x[:] = x_new
-        root[0] = root[1]
-        root[1] = roots[n]
-        return 0
-
-    return fill_edges, move_filament
-
-
-_fill_edges, move_filament = _build_parts(kernel_sources())
-
-
-def _build_advance(sources: int):
-    @nb.njit(cache=True)
-    def advance(fluid, edges, inflow, push, rigid, fins, num_fins, displacement_limit, loads):  # pragma: no cover
-        marker = sources  # part of the cache key, see kernel_sources
-        f, out, rates, const, scratch = fluid
-        outline, blowing, first, poses, moves, iterations = rigid
-        density, ux, uy, fx, fy = scratch[0], scratch[1], scratch[2], scratch[3], scratch[4]
-        nx, ny = f.shape[1] - 2, f.shape[2] - 2
-        num_rigid = first.shape[0] - 1
-        count = outline.shape[0]
-        markers = np.empty((count, 2))
-        velocity = np.empty((count, 2))
-        nodes = np.empty((count, 2), np.int64)
-        weights = np.empty((count, 2, 3))
-        seen = np.empty((count, 2))
-        force = np.empty((count, 2))
-        boxes = np.empty((num_rigid + num_fins, 4), np.int64)
-        for n in range(inflow.shape[0] if marker >= 0 else 0):
-            for b in range(num_rigid):
-                part = slice(first[b], first[b + 1])
-                place(outline[part], poses[b], n, markers[part], velocity[part], blowing[part])
-                if n == 0 or moves[b]:
-                    immersed_boundary.kernel_weights(markers[part], nodes[part], weights[part])
-                    boxes[b] = immersed_boundary.support(nodes[part], nx, ny)
-            for b in range(num_fins):
-                fin = fins[b]
-                fin_nodes, fin_weights = fin[8][0], fin[8][1]
-                immersed_boundary.kernel_weights(fin[1], fin_nodes, fin_weights)
-                boxes[num_rigid + b] = immersed_boundary.support(fin_nodes, nx, ny)
-            for b in range(boxes.shape[0]):
-                x0, x1, y0, y1 = boxes[b]
-                if x1 == 0:
-                    return 2, n
-                lattice.streamed_fields(f, density, ux, uy, (x0, x1, y0, y1))
-                fx[x0:x1, y0:y1] = 0
-                fy[x0:x1, y0:y1] = 0
-            if push != 0:
-                fx[:] = push
-            for b in range(num_fins):
-                fin = fins[b]
-                fin_nodes, fin_weights, slip, fin_force = fin[8][0], fin[8][1], fin[8][2], fin[8][3]
-                immersed_boundary.interpolate(ux, uy, fin_nodes, fin_weights, slip)
-                code = move_filament(fin, n, displacement_limit)
-                if code:
-                    return code, n
-                immersed_boundary.spread(fin_force, fin_nodes, fin_weights, fx, fy, 1.0)
-            for b in range(num_fins if num_rigid else 0):
-                # The velocity of a cell rises by half the force density added to it (Guo forcing). Rigid bodies see
-                # that; filaments do not see each other's, whatever their order.
-                fin_nodes, fin_weights, fin_force = fins[b][8][0], fins[b][8][1], fins[b][8][3]
-                immersed_boundary.spread(fin_force, fin_nodes, fin_weights, ux, uy, 0.5)
-            for _ in range(iterations if num_rigid else 0):
-                immersed_boundary.interpolate(ux, uy, nodes, weights, seen)
-                for b in range(num_rigid):
-                    for i in range(first[b], first[b + 1]):
-                        force[i, 0] = 2 * (velocity[i, 0] - seen[i, 0])
-                        force[i, 1] = 2 * (velocity[i, 1] - seen[i, 1])
-                        rx, ry = markers[i, 0] - poses[b, n, 0], markers[i, 1] - poses[b, n, 1]
-                        loads[b, n, 0] += force[i, 0]
-                        loads[b, n, 1] += force[i, 1]
-                        loads[b, n, 2] += rx * force[i, 1] - ry * force[i, 0]
-                immersed_boundary.spread(force, nodes, weights, fx, fy, 1.0)
-                immersed_boundary.spread(force, nodes, weights, ux, uy, 0.5)
-            if push != 0:
-                lattice.collide_forced(f, out, rates, const, fx, fy, (1, nx + 1, 1, ny + 1))
-            else:
-                lattice.collide(f, out, rates, const)
-                for b in range(boxes.shape[0]):
-                    x0, x1, y0, y1 = boxes[b]
-                    lattice.collide_forced(f, out, rates, const, fx, fy, (x0, x1, y0, y1))
-            _fill_edges(out, edges, inflow[n])
-            f, out = out, f
-        return 0, inflow.shape[0]
-
-    return advance
-
-
-_advance = _build_advance(kernel_sources())
 
 
 @dataclass(frozen=True)
@@ -224,6 +61,7 @@ class Scene:
         periodic: bool = False,
         profile: np.ndarray | None = None,
         device: str = "cpu",
+        threads: int = 1,
     ) -> None:
         if sides not in SIDES or (sides == "periodic" and not periodic):
             raise ConfigError(
@@ -240,6 +78,7 @@ class Scene:
         shape = np.ones(fluid.ny) if profile is None else np.asarray(profile, np.float64)
         self._edges = (periodic, SIDES[sides], np.pad(shape, 1, mode="edge"))
         self.device = devices.resolve(device, fluid)
+        self._team = Team(threads, fluid.nx + 2)
         self._gpu: Any = None
         if self.device != "cpu":
             from distrl.envs.fluids.warp_scene import WarpScene  # imports Warp
@@ -250,7 +89,7 @@ class Scene:
 
     def fill_edges(self) -> None:
         """Make the edges fit the fields inside: after the populations were set from outside."""
-        _fill_edges(self.fluid.populations, self._edges, self.fluid.speed)
+        coupling.fill_edges(self.fluid.populations, self._edges, self.fluid.speed)
 
     def advance(
         self,
@@ -288,10 +127,11 @@ class Scene:
         moving = np.array([move.moves for move in moves], np.bool_)
         rigid = (self._outline, self._blowing, self._first, np.ascontiguousarray(poses), moving, _ITERATIONS)
         if self._gpu is None:
-            code, done = _advance(
-                self.fluid.arrays, self._edges, speeds, float(push), rigid, fins or _no_fins(), len(fins),
-                displacement_limit, loads,
-            )  # fmt: skip
+            scene = (self.fluid.arrays, self._edges, speeds, float(push), rigid, fins or _no_fins(), len(fins))
+            boxes = np.zeros((len(self.bodies), 4), np.int64)  # what the bodies' forces touch, shared by the threads
+            code, done = self._team.run(
+                lambda *thread: coupling.advance(*thread, *scene, displacement_limit, boxes, loads)
+            )
             self.fluid.swap(done)
         else:
             code = self._gpu.advance(speeds, float(push), rigid, fins, displacement_limit, loads)

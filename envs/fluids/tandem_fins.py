@@ -20,8 +20,8 @@ class TandemFins(FinRay):
     Args:
         gap: from the tip of the front fin to the root of the rear one, in L.
         lag: phase by which the rear root follows the front one, in degrees.
-        fidelity, objective, frequency, episode_steps, muscle_recovery, render_mode, cache_directory, device: as of
-            ``FinRay``.
+        fidelity, objective, frequency, episode_steps, muscle_recovery, render_mode, cache_directory, device, threads:
+            as of ``FinRay``.
 
     Actions and observations are the front fin's, then the rear one's (names end in ``_front`` and ``_rear``). ``info``
     holds the means of ``FinRay``'s entries, and ``reward``, ``C_T`` and ``C_P`` of each fin.
@@ -45,9 +45,12 @@ class TandemFins(FinRay):
         render_mode: str | None = None,
         cache_directory: str | os.PathLike[str] | None = None,
         device: str = "cpu",
+        threads: int = 1,
     ) -> None:
         case = FinCase(fidelity, frequency=frequency, num_fins=2, gap=gap, lag=lag)
-        self._set_up(case, objective, 0.0, episode_steps, muscle_recovery, render_mode, cache_directory, device)
+        self._set_up(
+            case, objective, 0.0, episode_steps, muscle_recovery, render_mode, cache_directory, device, threads
+        )
 
 
 # The baseline (docs/environments.md): each fin's activation is a sinusoid with a phase of its own.

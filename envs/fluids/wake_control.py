@@ -34,7 +34,7 @@ class WakeControl(Simulation):
         quantities: what is observed there: "p" (pressure over rho U² / 2, 0 at the outlet), "u", "v" (velocity over U).
         fidelity, episode_steps, render_mode: see ``Simulation``.
         cache_directory: where developed flows are kept; see ``flow_pool``.
-        device: what computes the flow, see docs/gpu.md.
+        device, threads: what computes the flow (docs/gpu.md), and on how many cores (docs/flow_control.md).
 
     ``info`` of a step: ``C_D``, ``C_L`` and ``C_P``; at an episode's end their means and ``episode_drag_reduction``,
     the share of the drag at rest that the mean drag is below it.
@@ -56,6 +56,7 @@ class WakeControl(Simulation):
         render_mode: str | None,
         cache_directory: str | os.PathLike[str] | None,
         device: str,
+        threads: int,
     ) -> None:
         self.case = case
         self.probes = np.asarray(probes, np.float64)
@@ -71,7 +72,7 @@ class WakeControl(Simulation):
         )  # fmt: skip
         directory = None if cache_directory is None else Path(cache_directory)
         self.pool = FlowPool(case.owner, case.as_dict(), lambda: develop(case), (cylinders,), directory)
-        self.flow = CylinderFlow(case, device)
+        self.flow = CylinderFlow(case, device, threads)
         self._loads = np.zeros((len(case.centres), 3))  # drag, lift and power of the last interval
         self._rest = self._loads  # their means without control
         self._memory = np.zeros(2)  # total drag and lift, averaged with a memory of one shedding period

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import warp as wp
 
-from distrl.envs.fluids import immersed_boundary, scene
+from distrl.envs.fluids import coupling, immersed_boundary
 from distrl.envs.fluids import warp_kernels as kernels
 from distrl.envs.fluids.fluid import Fluid
 
@@ -27,7 +27,7 @@ class WarpScene:
     Args:
         device: "cuda:0" and so on, or "warp:cpu".
         fluid: whose populations it advances, float32.
-        edges: (whether periodic along x, index of the sides in ``scene.SIDES``, inflow profile float64 [ny + 2]).
+        edges: (whether periodic along x, index of the sides in ``coupling.SIDES``, inflow profile float64 [ny + 2]).
         first: int64 [rigid bodies + 1], where the markers of each begin.
         filaments: number of markers of each.
         iterations: of the direct forcing of rigid bodies.
@@ -102,7 +102,7 @@ class WarpScene:
             self._send(self._drive, drive.astype(np.float32), wp.vec2)
             markers = self._place(rigid, part)
             if markers is None:
-                return scene.OUTCOMES.index("left_domain")
+                return coupling.OUTCOMES.index("left_domain")
             self._clock.zero_()
             for n in range(start, part.stop):
                 if fins:
@@ -126,7 +126,7 @@ class WarpScene:
         for b, moving in enumerate(moves):
             of = slice(first[b], first[b + 1])
             for n in range(steps):
-                scene.place(outline[of], poses[b], part.start + n, markers[n, of], velocity[n, of], blowing[of])
+                coupling.place(outline[of], poses[b], part.start + n, markers[n, of], velocity[n, of], blowing[of])
                 if n == 0 or moving:
                     immersed_boundary.kernel_weights(markers[n, of], nodes[n, of], weights[n, of])
                     boxes[n, b] = immersed_boundary.support(nodes[n, of], self._fluid.nx, self._fluid.ny)
@@ -158,7 +158,7 @@ class WarpScene:
             immersed_boundary.kernel_weights(shape, nodes, weights)
             boxes[b] = immersed_boundary.support(nodes, self._fluid.nx, self._fluid.ny)
             if not boxes[b, 1]:
-                return scene.OUTCOMES.index("left_domain")
+                return coupling.OUTCOMES.index("left_domain")
             markers["node"][of], markers["wx"][of], markers["wy"][of] = nodes, weights[:, 0], weights[:, 1]
         self._post(self._markers, self._marker_post, self._parts[0].start)
         self._post(self._boxes, self._box_post, self._num_bodies)
@@ -168,7 +168,7 @@ class WarpScene:
         seen, force = self._slip_post.numpy(), self._force_post.numpy()
         for fin, of in zip(fins, self._parts, strict=True):
             fin[8][2][:] = seen[of]
-            code = scene.move_filament(fin, n, displacement_limit)
+            code = coupling.move_filament(fin, n, displacement_limit)
             if code:
                 return code
             force[of] = fin[8][3]
@@ -217,9 +217,9 @@ class WarpScene:
         nx, ny = self._interior
         if self._periodic:
             self._launch(kernels.fill_periodic_x, (9, ny + 2), out)
-        if self._sides == scene.SIDES["slip"]:
+        if self._sides == coupling.SIDES["slip"]:
             self._launch(kernels.fill_slip_sides, nx + 2, out)
-        elif self._sides == scene.SIDES["no_slip"]:
+        elif self._sides == coupling.SIDES["no_slip"]:
             self._launch(kernels.fill_no_slip_sides, nx, out)
         else:
             self._launch(kernels.fill_periodic_y, (9, nx + 2), out)
