@@ -16,10 +16,9 @@ import numpy as np
 from distrl.core.errors import ConfigError, EnvironmentFault
 from distrl.envs import constant_control
 from distrl.envs import options as check
-from distrl.envs.cfd import cylinder_picture
+from distrl.envs.cfd import cylinder_picture, developed_flow
 from distrl.envs.cfd.cylinder_case import FIDELITIES, PRESSURE_PROBES, VELOCITY_PROBES
 from distrl.envs.cfd.cylinder_flow import CylinderFlow, missing
-from distrl.envs.cfd.developed_flow import NUM_FLOWS, developed_flow
 from distrl.envs.cfd.private_folder import PrivateFolder
 from distrl.envs.simulation import Diverged, Simulation
 
@@ -88,7 +87,6 @@ class OpenFOAMCylinder(Simulation):
             check.count(self.name, "ranks", ranks) <= 64,
             f"{self.name} needs ranks between 1 and 64, got {ranks}: its meshes are too small for more.",
         )
-        self._cache = Path(cache_directory) if cache_directory else None
         self._folder = PrivateFolder("distrl-openfoam", directory)
         try:
             self.flow = CylinderFlow(
@@ -102,6 +100,8 @@ class OpenFOAMCylinder(Simulation):
         except BaseException:
             self._folder.close()
             raise
+        cache = None if cache_directory is None else Path(cache_directory)
+        self.pool = developed_flow.flow_pool(self.flow.level, cache)
         self._reference = 0.0  # mean drag coefficient of the unactuated flow
 
     @staticmethod
@@ -118,9 +118,8 @@ class OpenFOAMCylinder(Simulation):
         return None if self.render_mode is None else cylinder_picture.image(self.flow)
 
     def _start(self) -> dict[str, Any]:
-        index = int(self.np_random.integers(NUM_FLOWS))
-        state, self._reference = developed_flow(self.flow.level, index, self._cache)
-        self.flow.load(state)
+        index = int(self.np_random.integers(developed_flow.NUM_FLOWS))
+        self._load(self.pool.flow(index))
         return {"flow": index}
 
     def _advance(self, action: np.ndarray) -> tuple[float, dict[str, Any]]:

@@ -47,7 +47,7 @@ class CylinderJets(WakeControl):
         lattice_speed: U in cells per lattice step.
         render_mode: None or "rgb_array".
         cache_directory: where developed flows are kept.
-        device, threads: what computes the flow (docs/gpu.md), and on how many cores (docs/flow_control.md).
+        device, threads: what computes the flow and on how many cores, see docs/devices.md.
 
     The action is the flux out of the upper jet over 0.1 U D, which is the flux into the lower one.
     """

@@ -38,7 +38,7 @@ class CylinderRotation(WakeControl):
         lattice_speed: U in cells per lattice step.
         render_mode: None or "rgb_array".
         cache_directory: where developed flows are kept.
-        device, threads: what computes the flow (docs/gpu.md), and on how many cores (docs/flow_control.md).
+        device, threads: what computes the flow and on how many cores, see docs/devices.md.
 
     The action is the surface speed over U / 2, anticlockwise positive.
     """

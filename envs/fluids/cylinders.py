@@ -8,7 +8,6 @@ are means over a control interval: forces over rho UÂ² D / 2, powers over rho UÂ
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -20,16 +19,14 @@ from distrl.core.errors import EnvironmentFault
 from distrl.envs import options as check
 from distrl.envs.fluids import lattice
 from distrl.envs.fluids.bodies import RigidBody
-from distrl.envs.fluids.flow_pool import SIZE
 from distrl.envs.fluids.fluid import Fluid, graded_sponge
-from distrl.envs.fluids.scene import Scene
+from distrl.envs.fluids.limits import check_lattice
+from distrl.envs.fluids.scene import NUM_FLOWS, Scene
 from distrl.envs.simulation import Diverged
 
 JET_WIDTH = 20.0  # degrees: three markers or more at every level (the literature's 10 degrees would be one or two)
 
 _SPONGE_LENGTHS = (2.0, 3.0)  # at inlet and outlet of a case with slip sides, in D
-_SMALLEST_TAU_EXCESS = 0.016  # tau - 1/2, below which wild actions were not tried
-_LARGEST_MACH = 0.15
 _REYNOLDS = (60.0, 200.0)
 _REST_CYCLES = 4  # shedding periods over which the loads at rest are averaged
 
@@ -86,26 +83,10 @@ class CylinderCase:
         low, high = _REYNOLDS
         why = "below it the wake may be steady, above it the real one is three-dimensional"
         check.number(self.owner, "reynolds", self.reynolds, low, high, why)
-        check.number(
-            self.owner, "lattice_speed", self.lattice_speed, 0.02,
-            _LARGEST_MACH * math.sqrt(1 / 3) / (1.5 if self.channel else 1.0),
-            f"the Mach number of the fastest inflow must stay below {_LARGEST_MACH}",
+        check_lattice(
+            self.owner, cells=self.cells, reynolds=self.reynolds, lattice_speed=self.lattice_speed,
+            interval=self.interval, fastest=1.5 if self.channel else 1.0,
         )  # fmt: skip
-        steps = self.interval * self.cells / self.lattice_speed
-        check.require(
-            abs(steps - round(steps)) < 1e-9,
-            f"{self.owner} needs a whole number of lattice steps in a control interval, got {steps:.3f} from "
-            f"lattice_speed={self.lattice_speed:g}: try {self.interval * self.cells / math.ceil(steps):.6g}.",
-        )
-        excess = 3 * self.lattice_speed * self.cells / self.reynolds
-        largest = 3 * self.lattice_speed * self.cells / _SMALLEST_TAU_EXCESS
-        check.require(
-            excess >= _SMALLEST_TAU_EXCESS,
-            f"{self.owner} needs a relaxation time of at least {0.5 + _SMALLEST_TAU_EXCESS:g} for stability, got "
-            f"{0.5 + excess:.4f} from reynolds={self.reynolds:g} with {self.cells} cells per diameter and "
-            f"lattice_speed={self.lattice_speed:g}: choose reynolds <= {math.floor(largest)}, a finer fidelity or a "
-            "higher lattice_speed.",
-        )
 
     @property
     def num_controls(self) -> int:
@@ -271,7 +252,7 @@ def develop(case: CylinderCase) -> Iterator[dict[str, np.ndarray]]:
     flow = CylinderFlow(case)
     per_period = case.period / case.interval
     first = round(case.warm_up / case.interval)
-    at = [first + round(index * per_period / SIZE) for index in range(SIZE)]
+    at = [first + round(index * per_period / NUM_FLOWS) for index in range(NUM_FLOWS)]
     until = max(at[-1], first + round(_REST_CYCLES * per_period))
     flows, history = [], []
     for interval in range(1, until + 1):

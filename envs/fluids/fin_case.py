@@ -14,6 +14,7 @@ from distrl.envs import options as check
 from distrl.envs.fluids.beam import make_beam
 from distrl.envs.fluids.bodies import Filament
 from distrl.envs.fluids.fluid import Fluid, graded_sponge
+from distrl.envs.fluids.limits import check_lattice
 from distrl.envs.fluids.scene import Scene
 
 HEIGHT = 5.0  # of the domain, in L; the fins swim at its middle
@@ -29,8 +30,6 @@ RANDOM_FREQUENCIES = (0.6, 1.0)  # U/L, the range of ``random_frequency``
 
 _SPONGE_LENGTHS = (0.6, 1.0)  # at inlet and outlet, in L
 _MAGIC = 0.125  # Lambda: 1/4 gives more drag bias and diverged at L = 16, 0.05 diverged too
-_SMALLEST_TAU_EXCESS = 0.016  # tau - 1/2; at 0.015 one bang-bang episode in forty diverged, at 0.0165 none did
-_LARGEST_MACH = 0.15
 _RESONANCE = math.sqrt(1 / 3) / 2  # frequency times height of the first transverse sound wave between the sides
 _RESONANCE_BAND = 0.1  # refused on both sides of it, relative
 
@@ -95,30 +94,12 @@ class FinCase:
         check.number(owner, "mass_ratio", self.mass_ratio, 0.01, 2.0, "the coupling was tested in this range")
         check.number(owner, "stiffness", self.stiffness, 0.05, 10.0, "the beam was tested in this range")
         check.number(owner, "reynolds", self.reynolds, 20.0, 400.0, "above it this collision operator is not reliable")
-        check.number(
-            owner,
-            "lattice_speed",
-            self.lattice_speed,
-            0.02,
-            _LARGEST_MACH * math.sqrt(1 / 3),
-            f"the Mach number must stay below {_LARGEST_MACH}",
-        )
         check.number(owner, "gap", self.gap, 0.2, 5.0, "closer fins may touch, and wakes further apart were not tried")
         check.number(owner, "lag", self.lag, -180.0, 180.0, "it is a phase in degrees")
-        steps = CONTROL_INTERVAL * self.cells / self.lattice_speed
-        check.require(
-            abs(steps - round(steps)) < 1e-9,
-            f"{owner} needs a whole number of lattice steps in a control interval, got {steps:.3f} from lattice_speed="
-            f"{self.lattice_speed:g}: try {CONTROL_INTERVAL * self.cells / math.ceil(steps):.6g}.",
-        )
-        excess = 3 * self.lattice_speed * self.cells / self.reynolds
-        largest = 3 * self.lattice_speed * self.cells / _SMALLEST_TAU_EXCESS
-        check.require(
-            excess >= _SMALLEST_TAU_EXCESS,
-            f"{owner} needs a relaxation time of at least {0.5 + _SMALLEST_TAU_EXCESS:g} for stability, got "
-            f"{0.5 + excess:.4f} from reynolds={self.reynolds:g} at fidelity {self.fidelity!r}: "
-            f"choose reynolds <= {math.floor(largest)} or a finer fidelity.",
-        )
+        check_lattice(
+            owner, cells=self.cells, reynolds=self.reynolds, lattice_speed=self.lattice_speed,
+            interval=CONTROL_INTERVAL,
+        )  # fmt: skip
         highest = RANDOM_FREQUENCIES[1] if self.random_frequency else self.frequency
         if self.root != "held":
             for f in {self.frequency, highest}:

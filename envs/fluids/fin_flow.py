@@ -14,7 +14,7 @@ import numpy as np
 from distrl.core.errors import EnvironmentFault
 from distrl.envs.fluids.bodies import Drive, Filament
 from distrl.envs.fluids.fin_case import ACTUATION_LIMIT, ACTUATION_RATE, CONTROL_INTERVAL, RANDOM_FREQUENCIES, FinCase
-from distrl.envs.fluids.flow_pool import SIZE
+from distrl.envs.fluids.scene import NUM_FLOWS
 from distrl.envs.simulation import Diverged
 
 # The guards. Bang-bang actions make jets of 7 U at the tip that the solver survives (docs/fin_ray.md); beyond, it does
@@ -138,12 +138,12 @@ class FinFlow:
 
 
 def frequencies(case: FinCase) -> np.ndarray:
-    """Root frequency of every developed flow, float64 [SIZE], in U/L: the middles of equal parts of the range, or
+    """Root frequency of every developed flow, float64 [NUM_FLOWS], in U/L: the middles of equal parts of the range, or
     one."""
     if not case.random_frequency:
-        return np.full(SIZE, case.frequency)
+        return np.full(NUM_FLOWS, case.frequency)
     low, high = RANDOM_FREQUENCIES
-    return low + (high - low) * (np.arange(SIZE) + 0.5) / SIZE
+    return low + (high - low) * (np.arange(NUM_FLOWS) + 0.5) / NUM_FLOWS
 
 
 def develop(case: FinCase) -> Iterator[dict[str, np.ndarray]]:
@@ -159,7 +159,7 @@ def develop(case: FinCase) -> Iterator[dict[str, np.ndarray]]:
             flow, history = FinFlow(case), []
             flow.rate = case.angular_rate(frequency)
         per_cycle = 10 / frequency
-        until = _WARM_UP + int(index * per_cycle / SIZE)
+        until = _WARM_UP + int(index * per_cycle / NUM_FLOWS)
         while flow.intervals < until:
             try:
                 loads = flow.advance(np.zeros(case.num_fins))

@@ -14,7 +14,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from distrl.envs import options as check
-from distrl.envs.fluids import fin_case, fin_flow, picture
+from distrl.envs.flow_pool import FlowPool
+from distrl.envs.fluids import picture
 from distrl.envs.fluids.fin_case import (
     ACTUATION_LIMIT,
     CONTROL_INTERVAL,
@@ -26,7 +27,7 @@ from distrl.envs.fluids.fin_case import (
     FinCase,
 )
 from distrl.envs.fluids.fin_flow import FinFlow, Loads, develop, frequencies
-from distrl.envs.fluids.flow_pool import SIZE, FlowPool
+from distrl.envs.fluids.scene import NUM_FLOWS, solver_version
 from distrl.envs.simulation import Simulation
 
 OBJECTIVES = ("thrust_minus_power", "thrust", "efficiency")
@@ -67,10 +68,8 @@ class FinRay(Simulation):
             only positive muscle work counts, at every instant; the root's power is net in both.
         reynolds, mass_ratio, stiffness, lattice_speed: see ``FinCase``.
         render_mode: None or "rgb_array".
-        cache_directory: where developed flows are kept; see ``flow_pool``.
-        device: what computes the flow, see docs/gpu.md. A snapshot is taken back under the same wish: with "auto" it
-            may then continue on another device, equal within rounding only.
-        threads: on how many cores the flow is computed, with the same bits; give it as many (``env.cores``).
+        cache_directory: where developed flows are kept; see ``FlowPool``.
+        device, threads: what computes the flow and on how many cores, see docs/devices.md.
 
     ``info`` of a step: ``C_T``, ``C_P`` (as the objective counts it), ``C_P_net``, ``efficiency`` (of the cycle means),
     ``diverged``; and when a guard tripped ``divergence``, its name. Then ``terminated`` is true and the reward is
@@ -136,8 +135,8 @@ class FinRay(Simulation):
             options=case.as_dict() | options, fidelity=case.fidelity, render_mode=render_mode,
         )  # fmt: skip
         directory = None if cache_directory is None else Path(cache_directory)
-        modules = (fin_case, fin_flow)
-        self.pool = FlowPool(case.owner, case.as_dict(), lambda: develop(case), modules, directory)
+        version = solver_version("fin_case.py", "fin_flow.py")
+        self.pool = FlowPool(case.owner, case.as_dict(), lambda: develop(case), version, directory)
         self.flow = FinFlow(case, device, threads)
         self._rate = self.flow.rate
         self._gust_waves = np.zeros((3, _GUST_WAVES))  # amplitude, angular frequency per interval, phase
@@ -155,12 +154,12 @@ class FinRay(Simulation):
     def _start(self) -> dict[str, Any]:
         """A developed flow at a phase, and where asked a frequency and gusts, drawn from the seed."""
         random = self.np_random
-        index = int(random.integers(SIZE))
+        index = int(random.integers(NUM_FLOWS))
         start = self.pool.flow(index)
         self._loads, self._cycle = start["loads"], start["cycle"]
         self.flow.load(start)
         frequency = float(frequencies(self.case)[index])
-        spread = (RANDOM_FREQUENCIES[1] - RANDOM_FREQUENCIES[0]) / SIZE if self.case.random_frequency else 0.0
+        spread = (RANDOM_FREQUENCIES[1] - RANDOM_FREQUENCIES[0]) / NUM_FLOWS if self.case.random_frequency else 0.0
         self._rate = self.case.angular_rate(frequency + spread * float(random.uniform(-0.5, 0.5)))
         periods = np.exp(random.uniform(math.log(_GUST_PERIODS[0]), math.log(_GUST_PERIODS[1]), _GUST_WAVES))
         amplitude = np.full(_GUST_WAVES, self.gusts * math.sqrt(2 / _GUST_WAVES))

@@ -40,7 +40,7 @@ class Pinball(WakeControl):
         lattice_speed: U in cells per lattice step.
         render_mode: None or "rgb_array".
         cache_directory: where developed flows are kept.
-        device, threads: what computes the flow (docs/gpu.md), and on how many cores (docs/flow_control.md).
+        device, threads: what computes the flow and on how many cores, see docs/devices.md.
 
     The actions are the surface speeds of the front, bottom and top cylinder over 2 U, anticlockwise positive. The lift
     costs nothing.

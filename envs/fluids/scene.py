@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from distrl.core.errors import ConfigError
+from distrl.envs.flow_pool import digest
 from distrl.envs.fluids import coupling, devices, lattice
 from distrl.envs.fluids.beam import WORK_NAMES, make_beam
 from distrl.envs.fluids.bodies import Drive, Filament, Motion, RigidBody
@@ -19,6 +21,7 @@ from distrl.envs.fluids.coupling import OUTCOMES, SIDES
 from distrl.envs.fluids.fluid import Fluid
 from distrl.envs.fluids.team import Team
 
+NUM_FLOWS = 8  # developed flows of a case, at phases spread over a cycle
 _ITERATIONS = 5  # of the direct forcing of rigid bodies (Luo et al., Phys. Rev. E 76, 2007); each halves the slip
 
 
@@ -164,6 +167,12 @@ class Scene:
         """Take over a state of the same scene."""
         for name, array in self.state().items():
             array[:] = state[name]
+
+
+def solver_version(*cases: str) -> list[Any]:
+    """``FlowPool.version`` of flows of this solver; ``cases`` are the files of this folder that set them up."""
+    files = ("scene.py", "coupling.py", "bodies.py", "fluid.py", *cases)
+    return [coupling.kernel_sources(), *(digest(Path(__file__).with_name(name)) for name in files)]
 
 
 def _no_fins() -> tuple:

@@ -56,7 +56,7 @@ def meet(board, me):  # pragma: no cover
     """Wait until every thread has come here as often as ``me``: what they wrote before is then seen by all. How often
     it looked for the others."""
     turn = board[me, TURN] + 1
-    _store(board, me, TURN, turn)  # type: ignore[call-arg] - numba gives the first argument
+    _store(board, me, TURN, turn)  # type: ignore[call-arg]  # numba gives the first argument
     total = 0
     for other in range(board.shape[0]):
         looks = 0

@@ -13,9 +13,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from distrl.envs.fluids import cylinders, picture
+from distrl.envs.flow_pool import FlowPool
+from distrl.envs.fluids import picture
 from distrl.envs.fluids.cylinders import CylinderCase, CylinderFlow, develop
-from distrl.envs.fluids.flow_pool import SIZE, FlowPool
+from distrl.envs.fluids.scene import NUM_FLOWS, solver_version
 from distrl.envs.simulation import Simulation
 
 _QUANTITIES = ("p", "u", "v")  # the columns of ``CylinderFlow.probe``
@@ -33,8 +34,8 @@ class WakeControl(Simulation):
         probes: where the flow is observed, float64 [n, 2], in D.
         quantities: what is observed there: "p" (pressure over rho U² / 2, 0 at the outlet), "u", "v" (velocity over U).
         fidelity, episode_steps, render_mode: see ``Simulation``.
-        cache_directory: where developed flows are kept; see ``flow_pool``.
-        device, threads: what computes the flow (docs/gpu.md), and on how many cores (docs/flow_control.md).
+        cache_directory: where developed flows are kept; see ``FlowPool``.
+        device, threads: what computes the flow and on how many cores, see docs/devices.md.
 
     ``info`` of a step: ``C_D``, ``C_L`` and ``C_P``; at an episode's end their means and ``episode_drag_reduction``,
     the share of the drag at rest that the mean drag is below it.
@@ -71,7 +72,8 @@ class WakeControl(Simulation):
             render_mode=render_mode,
         )  # fmt: skip
         directory = None if cache_directory is None else Path(cache_directory)
-        self.pool = FlowPool(case.owner, case.as_dict(), lambda: develop(case), (cylinders,), directory)
+        version = solver_version("cylinders.py")
+        self.pool = FlowPool(case.owner, case.as_dict(), lambda: develop(case), version, directory)
         self.flow = CylinderFlow(case, device, threads)
         self._loads = np.zeros((len(case.centres), 3))  # drag, lift and power of the last interval
         self._rest = self._loads  # their means without control
@@ -90,7 +92,7 @@ class WakeControl(Simulation):
 
     def _start(self) -> dict[str, Any]:
         """A developed flow at a phase of its shedding period drawn from the seed."""
-        start = self.pool.flow(int(self.np_random.integers(SIZE)))
+        start = self.pool.flow(int(self.np_random.integers(NUM_FLOWS)))
         self._loads, self._rest = start["loads"], start["rest"]
         self._memory = self._rest.sum(0)[:2]
         self.flow.load(start)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from distrl.envs.cfd.cylinder_flow import missing
-from distrl.envs.fluids.flow_pool import cache_directory
+from distrl.envs.flow_pool import cache_directory
 
 
 @pytest.fixture(scope="session")

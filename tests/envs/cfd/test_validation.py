@@ -9,7 +9,7 @@ import pytest
 
 from distrl.envs.cfd.cylinder_case import FIDELITIES
 from distrl.envs.cfd.cylinder_flow import CylinderFlow
-from distrl.envs.cfd.developed_flow import developed_flow
+from distrl.envs.cfd.developed_flow import flow_pool
 
 #: Schäfer & Turek 1996, test case 2D-2: bounds of the maximum drag coefficient and of the Strouhal number f D / U
 DRAG_MAX, STROUHAL = (3.22, 3.24), (0.295, 0.305)
@@ -25,8 +25,7 @@ def test_schaefer_turek_2d_2(
 ) -> None:
     """The mean of the benchmark's bounds is met within the tolerance."""
     flow = CylinderFlow(tmp_path, FIDELITIES[fidelity])
-    state, _ = developed_flow(FIDELITIES[fidelity], 0, flows)
-    flow.load(state)
+    flow.load(flow_pool(FIDELITIES[fidelity], flows).flow(0))
     flow.run([(0.0, 0.0), (DURATION, 0.0)], patience=2 * DURATION)
     time, drag, lift = flow.history().T
     lift -= lift.mean()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from distrl.envs.fluids.flow_pool import cache_directory
+from distrl.envs.flow_pool import cache_directory
 
 
 @pytest.fixture(scope="session")

@@ -8,19 +8,26 @@ import numpy as np
 import pytest
 
 from distrl.core.errors import StorageError
-from distrl.envs.fluids import flow_pool
+from distrl.envs.flow_pool import FlowPool, cache_directory
 from distrl.envs.fluids.fin_case import FinCase
 from distrl.envs.fluids.fin_flow import frequencies
 from distrl.envs.fluids.fin_ray import FinRay
+from distrl.envs.fluids.scene import NUM_FLOWS
 
 
-def pool(directory: Path, **options) -> flow_pool.FlowPool:
+@pytest.fixture(scope="module")
+def flows() -> Path:
+    """Where this user's flows are kept."""
+    return cache_directory()
+
+
+def pool(directory: Path, **options) -> FlowPool:
     """The pool of a fin ray at the smoke level."""
     return FinRay(fidelity="smoke", cache_directory=directory, **options).pool
 
 
 def test_flows_are_developed_and_differ_in_phase(flows: Path) -> None:
-    states = [pool(flows).flow(i) for i in range(flow_pool.SIZE)]
+    states = [pool(flows).flow(i) for i in range(NUM_FLOWS)]
     phases = sorted(s["scalars"][0] for s in states)
     assert np.diff(phases).min() > 0.3
     for state in states:
@@ -33,7 +40,7 @@ def test_flows_are_developed_and_differ_in_phase(flows: Path) -> None:
 def test_with_a_random_frequency_the_flows_span_the_range(flows: Path) -> None:
     case = FinCase(fidelity="smoke", random_frequency=True)
     wide = pool(flows, random_frequency=True)
-    rates = [wide.flow(i)["scalars"][1] / case.angular_rate(1.0) for i in range(flow_pool.SIZE)]
+    rates = [wide.flow(i)["scalars"][1] / case.angular_rate(1.0) for i in range(NUM_FLOWS)]
     assert rates == pytest.approx(list(frequencies(case)))
     assert wide.path != pool(flows).path
 
@@ -50,21 +57,21 @@ def test_a_damaged_pool_is_built_again(tmp_path: Path, damage: str) -> None:
         "garbage": b"\xff\xfe not a pool",
         "nothing": b"",
     }[damage])  # fmt: skip
-    states = [pool(tmp_path).flow(i) for i in range(flow_pool.SIZE)]
+    states = [pool(tmp_path).flow(i) for i in range(NUM_FLOWS)]
     for name, array in wanted.items():
         np.testing.assert_array_equal(states[3][name], array)
     assert path.read_bytes() == whole
 
 
 def _reset(directory: Path, counter: Path) -> None:
-    build = flow_pool.FlowPool._build
+    build = FlowPool._build
 
     def counted(*arguments) -> None:
         with counter.open("a") as file:
             file.write("built\n")
         build(*arguments)
 
-    flow_pool.FlowPool._build = counted
+    FlowPool._build = counted
     FinRay(fidelity="smoke", cache_directory=directory).reset(seed=os.getpid())
 
 

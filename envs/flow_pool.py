@@ -11,19 +11,15 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from distrl.core.errors import StorageError
-from distrl.envs.fluids import bodies, coupling, fluid, scene
-
-SIZE = 8  # developed flows in a pool
 
 
 def cache_directory() -> Path:
@@ -33,8 +29,9 @@ def cache_directory() -> Path:
 
 
 @cache
-def _digest(module: ModuleType) -> str:
-    return hashlib.sha256(Path(module.__file__ or "").read_bytes()).hexdigest()
+def digest(source: str | Path) -> str:
+    """Of a source file, for ``FlowPool.version``."""
+    return hashlib.sha256(Path(source).read_bytes()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -44,22 +41,21 @@ class FlowPool:
     Attributes:
         owner: the environment's name, for messages.
         case: the physics, plain data: another case is another file.
-        develop: computes the flows, ``SIZE`` of them, each as arrays by name.
-        modules: what computes them besides the scene: a flow of another version of these files is not this version's.
+        develop: computes the flows, each as arrays by name.
+        version: what computes them, plain data: with other sources, or another solver, it is another file.
         directory: in place of ``cache_directory()``.
     """
 
     owner: str
     case: Mapping[str, Any]
     develop: Callable[[], Iterator[Mapping[str, np.ndarray]]]
-    modules: tuple[ModuleType, ...]
+    version: Sequence[Any]
     directory: Path | None = None
 
     @property
     def path(self) -> Path:
         """The pool's file."""
-        sources = [_digest(module) for module in (scene, coupling, bodies, fluid, *self.modules)]
-        identity = json.dumps([self.owner, dict(self.case), coupling.kernel_sources(), *sources], sort_keys=True)
+        identity = json.dumps([self.owner, dict(self.case), *self.version], sort_keys=True)
         name = hashlib.sha256(identity.encode()).hexdigest()[:20]
         return (self.directory or cache_directory()) / f"{name}.flows"
 
