@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from distrl.core.checkpoint import save_checkpoint
-from distrl.core.config import RunConfig, explain
+from distrl.core.config import RunConfig
+from distrl.core.config_input import explain
 from distrl.core.contracts import Algorithm, EnvPool, FragmentSink, WeightsSource
 from distrl.core.errors import ConfigError
 from distrl.core.log_facts import LogFacts

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from distrl.cli_log import log_app
-from distrl.core.config import RunConfig, apply_override, read_toml
+from distrl.core.config import RunConfig
+from distrl.core.config_input import apply_override, read_toml
 from distrl.core.errors import DistrlError
 
 app = typer.Typer(
@@ -259,7 +260,7 @@ def baseline(
 
 def config_for_env(name: str, overrides: list[str]) -> RunConfig:
     """The configuration of a preset or TOML file, or the defaults around an environment id."""
-    from distrl.core.config import presets_directory
+    from distrl.core.config_input import presets_directory
 
     known = name.endswith(".toml") or (presets_directory() / f"{name}.toml").exists()
     data = (

@@ -6,14 +6,14 @@ algorithm's own model validates the first (distrl.learners.registry), the enviro
 
 from __future__ import annotations
 
-import difflib
-import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from distrl.core.config_input import apply_override, explain, read_toml
 from distrl.core.errors import ConfigError
 from distrl.core.fidelity import Stage
 from distrl.core.types import EnvRecipe
@@ -359,132 +359,18 @@ class RunConfig(_Section):
             raise ConfigError(explain(error, RunConfig)) from None
 
 
-def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
-    """One clear sentence per mistake: the key, what was required, what came, and the nearest known key."""
-    sentences = []
-    for mistake in error.errors():
-        path = ".".join([prefix, *map(str, mistake["loc"])] if prefix else map(str, mistake["loc"]))
-        if mistake["type"] == "extra_forbidden":
-            known = known_keys(model, prefix)
-            near = difflib.get_close_matches(path, known, n=1, cutoff=0.0)
-            sentences.append(f"unknown key {path}" + (f"; did you mean {near[0]}?" if near else ""))
-        elif mistake["type"] == "missing":
-            sentences.append(f"{path} is required and was not given")
-        elif mistake["type"] == "value_error":
-            sentences.append(str(mistake["ctx"]["error"]))
-        else:
-            sentences.append(f"{path} = {mistake['input']!r}: {mistake['msg'][0].lower()}{mistake['msg'][1:]}")
-    return "; ".join(sentences)
+def to_toml(config: RunConfig) -> str:
+    """The config as TOML that ``RunConfig.load`` reads back; what is None is left out."""
 
-
-def known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
-    """Every dotted key of a model and its sections."""
-    keys = []
-    for name, field in model.model_fields.items():
-        path = f"{prefix}.{name}" if prefix else name
-        section = next(
-            (
-                kind
-                for kind in _alternatives(field.annotation)
-                if isinstance(kind, type) and issubclass(kind, BaseModel)
-            ),
-            None,
-        )
-        keys += known_keys(section, path) if section else [path]
-    return keys
-
-
-def _alternatives(annotation: Any) -> tuple[Any, ...]:
-    return getattr(annotation, "__args__", None) or (annotation,)
-
-
-def presets_directory() -> Path:
-    """Where the shipped presets lie."""
-    import distrl.tune_configs
-
-    return Path(distrl.tune_configs.__path__[0]) / "presets"
-
-
-def read_toml(source: str | Path) -> dict[str, Any]:
-    """A preset or a TOML file as nested plain data.
-
-    Raises:
-        ConfigError: it does not exist or is not TOML.
-    """
-    path = Path(source)
-    if path.suffix != ".toml":
-        presets = sorted(file.stem for file in presets_directory().glob("*.toml"))
-        if str(source) not in presets:
-            near = difflib.get_close_matches(str(source), presets, n=1, cutoff=0.0)
-            raise ConfigError(
-                f"there is no preset {str(source)!r}; did you mean {near[0]!r}? The presets are {', '.join(presets)}; "
-                "a file of your own ends in .toml"
-            )
-        path = presets_directory() / f"{source}.toml"
-    try:
-        return tomllib.loads(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"the config {path} cannot be read: {error.strerror}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"the config {path} is not valid TOML: {error}") from None
-
-
-def apply_override(data: dict[str, Any], override: str) -> None:
-    """Set ``key.path=value`` in nested plain data.
-
-    Raises:
-        ConfigError: not of that form, or a key on the way is not a table.
-    """
-    path, equals, text = override.partition("=")
-    if not equals or not path.strip():
-        raise ConfigError(f"an override has the form key.path=value, but {override!r} came")
-    try:
-        value = tomllib.loads(f"value = {text.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text.strip()
-    *parents, last = path.strip().split(".")
-    table = data
-    for parent in parents:
-        table = table.setdefault(parent, {})
-        if not isinstance(table, dict):
-            raise ConfigError(f"{path.strip()} cannot be set: {parent} is a value, not a table")
-    table[last] = value
-
-
-def to_toml(config: BaseModel) -> str:
-    """The config as TOML that ``RunConfig.load`` reads back."""
-    lines: list[str] = []
-
-    def table(name: str, data: Mapping[str, Any]) -> None:
-        scalars = {key: value for key, value in data.items() if not isinstance(value, Mapping) and value is not None}
-        if name:
-            lines.extend(["", f"[{name}]"])
-        lines.extend(f"{_toml_key(key)} = {_toml_value(value)}" for key, value in scalars.items())
-        for key, value in data.items():
-            if isinstance(value, Mapping) and (value or key == "kwargs"):
-                table(f"{name}.{_toml_key(key)}" if name else _toml_key(key), value)
+    def given(data: Any) -> Any:
+        if isinstance(data, Mapping):
+            return {key: given(value) for key, value in data.items() if value is not None}
+        return [given(value) for value in data] if isinstance(data, list | tuple) else data
 
     data = config.model_dump()
-    if data.get("replay", {}).get("samples_per_insert", 1) is None:
+    if data["replay"]["samples_per_insert"] is None:
         data["replay"]["samples_per_insert"] = "unlimited"
-    table("", data)
-    return "\n".join(lines).strip() + "\n"
-
-
-def _toml_key(key: str) -> str:
-    return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else _toml_value(key)
-
-
-def _toml_value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-        return f'"{escaped}"'
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_toml_value, value)) + "]"
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_toml_key(key)} = {_toml_value(item)}" for key, item in value.items()) + "}"
-    raise ConfigError(f"a config holds numbers, strings, lists and tables, but {value!r} came")
+    try:
+        return tomli_w.dumps(given(data))
+    except TypeError as error:
+        raise ConfigError(f"a config holds numbers, strings, lists and tables: {error}") from None

@@ -3,7 +3,8 @@
 import pytest
 from pydantic import BaseModel
 
-from distrl.core.config import RunConfig, known_keys, presets_directory, read_toml, to_toml
+from distrl.core.config import RunConfig, to_toml
+from distrl.core.config_input import known_keys, presets_directory, read_toml
 from distrl.core.errors import ConfigError
 
 
