@@ -5,7 +5,8 @@
 Both begin with the preset fin-ray-multi-fidelity, "target_only" without its schedule, and end at the first evaluation
 at the target (two episodes on held-out seeds) that reaches the return, or after --minutes. Core-hours are those at the
 env steps whose policy was evaluated: of the environments alone, resets included, and with env worker and learner; the
-evaluator's are the same for both and left out. One JSON file a run (a run that has one is not repeated), one JSON line.
+evaluator's are the same for both and left out. One JSON file a run (a run that has one is not repeated), one picture of
+all, one JSON line.
 """
 
 from __future__ import annotations
@@ -80,6 +81,30 @@ def train(name: str, seed: int, target: str, wanted: float, minutes: float) -> d
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def draw(runs: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """Evaluation return at the target against core-hours, of the environments and of all, one line a run."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, constrained_layout=True)
+    labels = (("env_core_hours", "core-hours of the environments"), ("core_hours", "core-hours, learner included"))
+    colours = {"schedule": "#1f6f8b", "target_only": "#c2571a"}
+    for panel, (key, label) in zip(axes, labels, strict=True):
+        for name, done in runs.items():
+            for index, run in enumerate(done):
+                points = [(point[key], point["return_mean"]) for point in run["curve"]]
+                legend = name.replace("_", " ") if index == 0 else None
+                panel.plot(*zip(*points, strict=True), ".-", color=colours[name], alpha=0.8, label=legend)
+        panel.axhline(next(iter(runs.values()))[0]["return"], color="#777777", linestyle=":")
+        panel.set_xlabel(label)
+        panel.grid(alpha=0.3)
+    axes[0].set_ylabel(f"return at {runs['schedule'][0]['target']!r}")
+    axes[0].legend()
+    figure.savefig(path, dpi=110)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", default="expensive")
@@ -96,6 +121,7 @@ def main() -> None:
                 found = train(name, seed, options.target, options.wanted, options.minutes)
                 path.write_text(json.dumps(found, indent=1) + "\n")
             done.append(json.loads(path.read_text()))
+    draw(runs, RESULTS.with_suffix(".png"))
     report: dict[str, Any] = {"benchmark": "multi_fidelity", "machine": runs["schedule"][0]["machine"]}
     report |= {"target": options.target, "return": options.wanted, "seeds": options.seeds}
     report["reached"] = {name: [run["reached"] for run in done] for name, done in runs.items()}
