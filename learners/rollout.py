@@ -1,4 +1,4 @@
-"""Fragments of equal length flow in, one rollout flows out: T steps of N rows, what an on-policy algorithm trains on."""
+"""Fragments of equal length flow in, one rollout flows out: T steps of N rows, what on-policy algorithms train on."""
 
 from __future__ import annotations
 
