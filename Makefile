@@ -43,7 +43,10 @@ types: install-dev
 
 bench: install-dev peers  ## every benchmark of this machine, one JSON line each
 	-@$(MAKE) fluid-peers  # a package that cannot be installed is an error in the line, not of the benchmark
-	@for script in benchmarks/pool.py benchmarks/fluids.py benchmarks/slow_envs.py; do $(BIN)/python $$script || exit 1; done
+	@$(BIN)/python benchmarks/pool.py
+	@$(BIN)/python benchmarks/fluids.py --fidelities smoke coarse default
+	@$(BIN)/python -m benchmarks.gpu
+	@$(BIN)/python benchmarks/slow_envs.py
 	@$(BIN)/python -m benchmarks.durability
 	@$(BIN)/python -m distrl.learners.bench
 

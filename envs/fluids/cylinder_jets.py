@@ -20,9 +20,9 @@ from distrl.envs.fluids.wake_control import WakeControl
 LIMIT = 0.1  # largest flux of a jet, in U D: 0.068 of the flux that meets the cylinder
 INTERVAL = 0.25  # D/U
 FIDELITIES: dict[str, Fidelity] = {
-    "smoke": Fidelity(16, 0.007),
-    "default": Fidelity(20, 0.013),
-    "expensive": Fidelity(40, 0.08),
+    "smoke": Fidelity(16, 0.0055),
+    "default": Fidelity(20, 0.0095),
+    "expensive": Fidelity(40, 0.06),
 }
 _RING = [(r * np.cos(a), r * np.sin(a)) for r in (0.7, 1.0) for a in np.radians(np.arange(0, 360, 10))]
 #: where the pressure is observed, in D from the cylinder's centre: all of the paper's, or 20 of those in the wake

@@ -21,9 +21,9 @@ from distrl.envs.fluids.wake_control import WakeControl
 LIMIT = 0.5  # largest surface speed, in U: what suppresses shedding takes less
 INTERVAL = 0.5  # D/U
 FIDELITIES: dict[str, Fidelity] = {
-    "smoke": Fidelity(12, 0.012),
-    "default": Fidelity(20, 0.07),
-    "expensive": Fidelity(30, 0.4),
+    "smoke": Fidelity(12, 0.010),
+    "default": Fidelity(20, 0.052),
+    "expensive": Fidelity(30, 0.22),
 }
 PROBES = np.array([(x, y) for x in (1.0, 2.0, 3.0, 4.0) for y in (-0.75, 0.0, 0.75)])
 

@@ -22,8 +22,8 @@ LIMIT = 2.0  # largest surface speed, in U
 INTERVAL = 0.5  # D/U
 FIDELITIES: dict[str, Fidelity] = {
     "smoke": Fidelity(12, 0.013),
-    "default": Fidelity(20, 0.065),
-    "expensive": Fidelity(30, 0.35),
+    "default": Fidelity(20, 0.048),
+    "expensive": Fidelity(30, 0.2),
 }
 CENTRES = ((-0.75 * 3**0.5, 0.0), (0.0, -0.75), (0.0, 0.75))  # front, bottom, top; sides of 1.5 D
 PROBES = np.array([(x, y) for x in (1.5, 3.0, 5.0) for y in (-1.25, 0.0, 1.25)])
