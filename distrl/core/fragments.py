@@ -35,6 +35,24 @@ def part(fragment: Fragment, row: int, start: int, stop: int) -> Fragment:
     return Fragment(found, fragment.policy_id, fragment.worker, fragment.incarnation)
 
 
+def some_rows(fragment: Fragment, start: int, stop: int) -> Fragment:
+    """The rows [start, stop), whole; views where possible."""
+    if (start, stop) == (0, fragment.num_rows):
+        return fragment
+    found, final = {}, fragment.columns["final_index"]
+    inside = (final[:, 1] >= start) & (final[:, 1] < stop)
+    for name, column in fragment.columns.items():
+        if name.startswith(FINAL):
+            found[name] = column[inside]
+        elif name.startswith(STATE) or COLUMNS.get(name, ("", "TB"))[1] == "B":
+            found[name] = column[start:stop]
+        elif name == "final_index":
+            found[name] = column[inside] - np.array([0, start], np.int32)
+        else:
+            found[name] = column[:, start:stop]
+    return Fragment(found, fragment.policy_id, fragment.worker, fragment.incarnation)
+
+
 def join(parts: Sequence[Fragment]) -> Fragment:
     """Consecutive parts of one row's stream as one fragment; the inverse of cutting it with ``part``."""
     if len(parts) == 1:
