@@ -15,6 +15,7 @@ import numpy as np
 
 from distrl.actors.fragment_builder import FragmentBuilder
 from distrl.core.contracts import EnvPool, FragmentSink, Policy, Requests, WeightsSource
+from distrl.core.limiter import Admission, WaitNotice
 from distrl.core.spaces import action_leaf, observation_leaves
 from distrl.core.spool import Spool
 from distrl.core.types import Columns, Cursor
@@ -22,6 +23,7 @@ from distrl.core.types import Columns, Cursor
 _COMMIT_EACH_STEP_S = 0.1  # mean seconds a step above which durability = "auto" commits every transition …
 _COMMIT_S = 1e-3  # … and below which it commits nothing: the simulator is cheaper than its record
 _DECIDE_PERIOD_S = 1.0
+_HELD_S = 0.001  # between two looks for new weights, while rows wait for them
 
 
 class EnvWorker:
@@ -38,6 +40,7 @@ class EnvWorker:
         spool: of this worker's life, or None (``durability`` "off", or a sink that secures at once).
         durability: ``always`` commits each transition, ``auto`` decides by the measured mean step: each transition
             above 100 ms, whole fragments above 1 ms, nothing below.
+        admission: of an on-policy learner. Rows that it does not admit wait for newer weights, and then act with those.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class EnvWorker:
         source: WeightsSource,
         spool: Spool | None = None,
         durability: str = "auto",
+        admission: Admission | None = None,
     ):
         self._pool, self._policy, self._builder, self._sink, self._source = pool, policy, builder, sink, source
         self._spool, self._durability = spool, durability
@@ -61,25 +65,71 @@ class EnvWorker:
         self._faults: list[dict[str, Any]] = []
         self._unanswered: set[int] = set()  # rows that asked while finishing
         self._inference_s = 0.0
+        self._admission = admission
+        self._held: list[Requests] = []  # of rows that are not admitted
+        self._num_held = 0
+        self._notice = WaitNotice("an env worker")
+        self._pull_lock = threading.Lock()  # or an older version could be loaded after a newer one
 
     def pull(self) -> bool:
         """Take newer weights where there are any; returns whether there were."""
-        newer = self._source.pull_if_newer(self.version)
-        if newer is None:
-            return False
-        version, weights = newer
-        self._policy.load(weights)
-        self.version = version
-        return True
+        with self._pull_lock:
+            newer = self._source.pull_if_newer(self.version)
+            if newer is None:
+                return False
+            version, weights = newer
+            self._policy.load(weights)
+            self.version = version
+            return True
 
     def run_once(self, timeout_s: float) -> int:
         """One round; returns the number of steps that finished."""
-        num_steps, requests = self._receive(timeout_s)
-        if len(requests.rows):
-            self._act(requests)
+        if self._held:
+            self._act_on_held()
+        num_steps = 0
+        if not self.waits:
+            num_steps, requests = self._receive(_HELD_S if self._held else timeout_s)
+            if len(requests.rows):
+                self._act_or_hold(requests)
+        if self.waits:
+            self._builder.flush()  # the learner may need what is open for the weights that we wait for
         self._builder.close_aged(time.monotonic())
         self._deliver()
         return num_steps
+
+    @property
+    def waits(self) -> bool:
+        """Whether every row waits for newer weights."""
+        return self._num_held > 0 and self._builder.num_in_flight == self._num_held
+
+    def _act_or_hold(self, requests: Requests) -> None:
+        if self._admission is None or self._admission.admits(self.version):
+            self._act(requests)
+            return
+        self._let_go(set(requests.rows.tolist()))  # a row that asks again has been continued from a snapshot
+        self._act(requests, send=False)  # what has finished can bootstrap from the observations now
+        self._held.append(requests.select(np.arange(len(requests.rows))))
+        self._num_held += len(requests.rows)
+
+    def _let_go(self, rows: set[int]) -> None:
+        """Held requests of rows that want another action now, or none."""
+        if not self._num_held:
+            return
+        held, self._held = self._held, []
+        for requests in held:
+            kept = np.array([row not in rows for row in requests.rows.tolist()])
+            if kept.any():
+                self._held.append(requests.select(np.flatnonzero(kept)))
+        self._num_held = sum(len(requests.rows) for requests in self._held)
+
+    def _act_on_held(self) -> None:
+        assert self._admission is not None
+        self.pull()
+        while self._held and self._admission.admits(self.version):
+            requests = self._held.pop(0)
+            self._num_held -= len(requests.rows)
+            self._act(requests)
+            self._notice.over()
 
     def _receive(self, timeout_s: float) -> tuple[int, Requests]:
         """Take what is ready; (steps that finished, rows that want an action)."""
@@ -87,6 +137,7 @@ class EnvWorker:
         self._builder.finished(outcomes, time.monotonic())
         if faults:
             self._builder.failed(faults)
+            self._let_go({fault.row for fault in faults if fault.cut})
             self._faults += [{"row": fault.row, "fault": fault.kind, "message": fault.message} for fault in faults]
         return len(outcomes.rows), requests
 
@@ -133,9 +184,11 @@ class EnvWorker:
         action, log_prob, next_state = self._policy.step(requests.observation, state, requests.is_first, requests.mask)
         self._inference_s += time.perf_counter() - started
         if send:
-            self._pool.send(action, rows)
-        for path, array in next_state.items():
-            self._state[path][rows] = array
+            self._pool.send(self._policy.env_action(action), rows)
+            for path, array in next_state.items():
+                self._state[path][rows] = array
+            if self._admission is not None:
+                self._admission.begun(len(rows))
         self._builder.requested(requests, action, log_prob, version, state)
 
     def run(
@@ -157,6 +210,14 @@ class EnvWorker:
         puller.start()
         while not stop.is_set():
             self.run_once(timeout_s=0.25)
+            if self.waits:
+                self._notice.waiting(
+                    lambda: (
+                        f"for weights newer than version {self.version}: what it may produce ahead of the learner "
+                        "(algorithm.max_staleness) is produced"
+                    )
+                )
+                stop.wait(_HELD_S)
         self.finish(grace_s())
         puller.join()
 
@@ -168,6 +229,7 @@ class EnvWorker:
         """Publish every step that has finished within the grace; those still under way are abandoned (they were never
         produced)."""
         deadline = time.monotonic() + grace_s
+        self._unanswered.update(row for requests in self._held for row in requests.rows.tolist())
         while (left_s := deadline - time.monotonic()) > 0 and self._builder.num_in_flight > len(self._unanswered):
             _, requests = self._receive(min(left_s, 0.25))
             if len(requests.rows):
@@ -240,6 +302,7 @@ def build_env_worker(
     incarnation: int = 0,
     spool: Spool | None = None,
     durability: str = "auto",
+    admission: Admission | None = None,
 ) -> EnvWorker:
     """An env worker over a pool, with the builder that suits the pool's hosting."""
     leaves = observation_leaves(pool.spec.observation_space)
@@ -255,4 +318,4 @@ def build_env_worker(
         worker=worker,
         incarnation=incarnation,
     )
-    return EnvWorker(pool, policy, builder, sink, source, spool, durability)
+    return EnvWorker(pool, policy, builder, sink, source, spool, durability, admission)

@@ -80,25 +80,10 @@ class EpisodeRunner:
     def _answer(self, act: Act, requests: Requests, positions: np.ndarray, remaining: np.ndarray) -> None:
         goes_on = remaining[requests.rows[positions]] > 0
         for position in positions[~goes_on]:
-            self._waiting.append((0, select(requests, np.array([position]))))
+            self._waiting.append((0, requests.select(np.array([position]))))
         if goes_on.any():
-            chosen = select(requests, positions[goes_on])
+            chosen = requests.select(positions[goes_on])
             self._pool.send(act(chosen), chosen.rows)
-
-
-def select(requests: Requests, positions: np.ndarray) -> Requests:
-    """A copy of some of the rows of a request."""
-    return Requests(
-        rows=requests.rows[positions],
-        observation={path: array[positions].copy() for path, array in requests.observation.items()},
-        is_first=requests.is_first[positions],
-        step=requests.step[positions],
-        episode_return=requests.episode_return[positions],
-        episode_uid=requests.episode_uid[positions],
-        seed=requests.seed[positions],
-        fidelity=requests.fidelity[positions],
-        mask=None if requests.mask is None else requests.mask[positions],
-    )
 
 
 def act_with(policy: Policy, num_rows: int) -> Act:
@@ -113,7 +98,7 @@ def act_with(policy: Policy, num_rows: int) -> Act:
         action, _, state = policy.step(requests.observation, state, requests.is_first, requests.mask)
         for path, array in state.items():
             store[path][requests.rows] = array
-        return action
+        return policy.env_action(action)
 
     return act
 

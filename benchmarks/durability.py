@@ -108,6 +108,9 @@ class Constant:
     def step(self, observation: Any, state: Any, is_first: np.ndarray, mask: Any) -> Any:
         return np.zeros((len(is_first), 1), np.float32), np.zeros(len(is_first), np.float32), {}
 
+    def env_action(self, action: np.ndarray) -> np.ndarray:
+        return action
+
 
 class Nothing:
     """A parameter server without weights."""

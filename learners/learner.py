@@ -1,5 +1,5 @@
-"""Fragments in, published weights out: secures what arrives, fills the replay, updates when the limiter allows,
-checkpoints.
+"""Fragments in, published weights out: secures what arrives, fills the replay or queue, updates when the limiter
+allows, checkpoints.
 
 ``receive`` may run in another thread than ``update``: appending to the log and filling the replay overlap the update.
 Which update could first draw from which fragment is written beside the log (``arrivals.bin``), so that the updates of a
@@ -8,6 +8,7 @@ run can be repeated.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import threading
@@ -32,17 +33,67 @@ from distrl.core.policy_file import policy_files
 from distrl.core.staleness import StalenessHistogram
 from distrl.core.types import EnvSpec, Fragment, PolicySpec, Weights
 from distrl.core.warm_start import warm_fragments
+from distrl.learners.queue import Queue
 from distrl.learners.randomness import sample_generator, update_generator
 from distrl.learners.replay import Replay
 
 Publish = Callable[[int, Weights], Any]
 
 
+def train_on(
+    algorithm: Any, store: Replay | Queue, batch_size: int, seed: int, update: int, device: str | torch.device = "cpu"
+) -> Callable[[], dict[str, Any]]:
+    """Draw what update ``update`` trains on; what is returned does the update, and returns its metrics.
+
+    From a replay an update is one sample batch and one gradient. From a queue it is a rollout, which the algorithm
+    divides into minibatches, a gradient each; metrics are the means over them.
+    """
+    drawn = store.sample(batch_size, sample_generator(seed, update))
+
+    def train() -> dict[str, Any]:
+        generator = update_generator(seed, update, device)
+        batches = [drawn] if isinstance(store, Replay) else algorithm.minibatches(drawn, generator)
+        found: list[dict[str, Any]] = []
+        for batch in batches:
+            gradients, metrics = algorithm.gradients(batch, generator)
+            algorithm.apply(gradients)
+            found.append(metrics)
+        if len(found) == 1:
+            return found[0]
+        return {name: torch.stack([torch.as_tensor(one[name]) for one in found]).mean() for name in found[0]}
+
+    return train
+
+
+class _Unlogged:
+    """In place of an ExperienceLog where transitions are cheaper than their record: a fragment is secured once it has
+    been trained on; until then its env worker keeps it and sends it again to a learner's successor."""
+
+    num_bytes_cut = 0
+
+    def __init__(self, queue: Queue):
+        self._queue = queue
+        self.num_records = 0
+
+    @property
+    def num_synced(self) -> int:
+        return self._queue.num_settled
+
+    def append(self, fragment: Fragment) -> None:
+        self.num_records += 1
+
+    def sync(self) -> None:
+        """There is nothing to force to a disk."""
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
 @dataclass
 class LearnerSettings:
     """Attributes: batch_size: transitions an update samples. publish_period, checkpoint_period: in updates. keep:
     checkpoints kept. sync_period_s: how often the log is forced to the disk; 0: before each fragment is acknowledged.
-    warm_start: run directories whose logs fill the replay first.
+    warm_start: run directories whose logs fill the replay first. logged: whether there is a log; a replay needs one.
     """
 
     batch_size: int
@@ -52,10 +103,11 @@ class LearnerSettings:
     seed: int
     sync_period_s: float = 0.0
     warm_start: Sequence[str] = ()
+    logged: bool = True
 
 
 class Learner:
-    """One learner with its own replay shard.
+    """One learner with its own replay shard or queue.
 
         learner.receive(fragment)      # log it, insert it; the receipt tells when it is secured
         while learner.update(): ...    # as far as the limiter allows
@@ -71,8 +123,8 @@ class Learner:
     def __init__(
         self,
         algorithm: Algorithm,
-        replay: Replay,
-        limiter: SamplesPerInsert,
+        replay: Replay | Queue,
+        limiter: SamplesPerInsert | Queue,
         run_directory: Path,
         publish: Publish,
         settings: LearnerSettings,
@@ -82,6 +134,7 @@ class Learner:
     ):
         """
         Args:
+            limiter: a queue is its own.
             facts: what the log says about itself, for whoever reads it without the run.
 
         Raises:
@@ -94,7 +147,13 @@ class Learner:
         self._spaces = f"{env_spec.observation_space} → {env_spec.action_space}"
         self._insert_lock = threading.Lock()  # log, replay and ledger change together
         self._draw_lock = threading.Lock()  # a fragment is inserted before or after a draw, and it is known which
-        self._log = ExperienceLog(run_directory / "log", facts=facts)
+        self._log: ExperienceLog | _Unlogged
+        if settings.logged:
+            self._log = ExperienceLog(run_directory / "log", facts=facts)
+        else:
+            assert isinstance(replay, Queue)
+            self._log = _Unlogged(replay)
+            (run_directory / "log").mkdir(parents=True, exist_ok=True)
         self._arrivals = Arrivals(run_directory / "log" / "arrivals.bin")
         self._synced_at = time.monotonic()
         self.ledger = Ledger()
@@ -175,13 +234,11 @@ class Learner:
         started = time.perf_counter()
         number = self.num_updates
         with self._draw_lock:
-            batch = self._replay.sample(self._settings.batch_size, sample_generator(self._settings.seed, number))
+            batch_size, seed = self._settings.batch_size, self._settings.seed
+            train = train_on(self._algorithm, self._replay, batch_size, seed, number, self._device)
             self._num_drawn = number + 1
+        metrics = train()
         self._limiter.sampled()
-        gradients, metrics = self._algorithm.gradients(
-            batch, update_generator(self._settings.seed, number, self._device)
-        )
-        self._algorithm.apply(gradients)
         self.num_updates = number + 1
         self.metrics = (self.num_updates, metrics)
         self.update_s += time.perf_counter() - started
@@ -211,7 +268,7 @@ class Learner:
                 "updates_undone": self._updates_undone,
                 "num_sampled": self._limiter.num_sampled,
                 "log_records": self._log.num_records,
-                "ledger": self.ledger.state(),
+                "ledger": self._ledger_to_keep().state(),
                 "warm_fragments": self._warm,
                 "spaces": self._spaces,
                 "staleness": {
@@ -227,6 +284,13 @@ class Learner:
         path = save_checkpoint(directory, f"{self.num_updates:010d}", files, meta)
         prune_checkpoints(directory, self._settings.keep)
         return path
+
+    def _ledger_to_keep(self) -> Ledger:
+        """What a successor begins with: what is not logged and still waits will be sent to it again."""
+        if self._settings.logged:
+            return self.ledger
+        assert isinstance(self._replay, Queue)
+        return dataclasses.replace(self.ledger, secured=self.ledger.secured - self._replay.waiting())
 
     def _restore(self) -> list[str]:
         """Continue from the newest whole checkpoint and the log; returns what the user should know."""
@@ -246,7 +310,7 @@ class Learner:
                     f"this run was trained on {meta['spaces']}, but the environment now has {self._spaces}: resume it "
                     "with the environment it began with"
                 )
-            if meta["log_records"] > self._log.num_records:
+            if meta["log_records"] > self._log.num_records and self._settings.logged:
                 raise StorageError(
                     f"checkpoint {path.name} refers to {meta['log_records']} fragments, but the experience log holds "
                     f"only {self._log.num_records}: "
@@ -266,7 +330,7 @@ class Learner:
             records = meta["log_records"]
         self._warm_up(meta["warm_fragments"] if found else None, notes)
         newest = self._published.read()
-        for number, fragment in read_log(self._directory / "log"):
+        for number, fragment in read_log(self._directory / "log") if self._settings.logged else ():
             if found and number == records:
                 self._replay.restore_sampled(state["sampled"])
             self._seen.new_parts(fragment)
@@ -277,14 +341,19 @@ class Learner:
             if records == self._log.num_records:
                 self._replay.restore_sampled(state["sampled"])
             ledger = Ledger.from_state(meta["ledger"])
-            self.ledger.duplicates, self.ledger.rejected = ledger.duplicates, ledger.rejected
-            secured = sum(self.ledger.secured.values())
-            notes.append(f"continues from checkpoint {path.name} with {secured} transitions from the log")
+            if self._settings.logged:
+                ledger.secured = self.ledger.secured
+            ledger.warm = self.ledger.warm
+            self.ledger = ledger
+            where = f"{sum(ledger.secured.values())} transitions from the log" if self._settings.logged else "no log"
+            notes.append(f"continues from checkpoint {path.name} with {where}")
         return notes
 
     def _warm_up(self, limits: list[int] | None, notes: list[str]) -> None:
         """Other runs' transitions: they stand in for the first ``min_size`` ones, and no updates are owed for them."""
         sources = self._settings.warm_start
+        if not isinstance(self._replay, Replay):
+            return
         self._warm = add_warm(self._replay, sources, limits, notes)
         self.ledger.warm = self._replay.num_added
         self._limiter.inserted(min(self.ledger.warm, self._limiter.min_size))

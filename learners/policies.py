@@ -102,6 +102,10 @@ class SquashedGaussianPolicy:
         np.clip(action, self._low, self._high, out=action)  # rounding may leave the Box by one unit in the last place
         return action, (log_prob - np.float32(self._log_half)).astype(np.float32, copy=False), {}
 
+    def env_action(self, action: np.ndarray) -> np.ndarray:
+        """The action itself, which lies in the Box."""
+        return action
+
 
 def _mlp(x: np.ndarray, layers: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     for i, (weight, bias) in enumerate(layers):

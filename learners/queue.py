@@ -9,7 +9,7 @@ bootstrapped from its own next observation and nothing flows across.
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +45,7 @@ class Queue:
         self._rest: list[tuple[int, Fragment]] = []  # (number, stretch of one row) to be chained
         self._waiting: dict[int, tuple[Fragment, int]] = {}  # number → fragment, its transitions not handed out yet
         self.num_added = 0  # fragments
+        self.num_settled = 0  # so many of the first ones have been trained on whole
         self.num_unsampled = 0  # transitions
         self.num_sampled = 0
 
@@ -52,11 +53,13 @@ class Queue:
         """Transitions that wait."""
         return self.num_unsampled
 
-    @property
-    def num_settled(self) -> int:
-        """So many of the first fragments have been handed out whole."""
+    def waiting(self) -> Counter[int]:
+        """Incarnation of an env worker → transitions of it that wait."""
         with self._changed:
-            return min(self._waiting, default=self.num_added)
+            counts: Counter[int] = Counter()
+            for fragment, count in self._waiting.values():
+                counts[fragment.incarnation] += count
+            return counts
 
     def add(self, fragment: Fragment) -> None:
         """Take a fragment in; its arrays are kept, not copied."""
@@ -137,7 +140,9 @@ class Queue:
         """See ``SamplesPerInsert``; ``add`` has counted them."""
 
     def sampled(self) -> None:
-        """See ``SamplesPerInsert``; ``sample`` has counted them."""
+        """What has been handed out has been trained on."""
+        with self._changed:
+            self.num_settled = min(self._waiting, default=self.num_added)
 
     def allows_update(self) -> bool:
         """Whether there is a whole rollout."""

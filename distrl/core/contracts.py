@@ -63,6 +63,20 @@ class Requests:
     fidelity: np.ndarray
     mask: np.ndarray | None = None
 
+    def select(self, positions: np.ndarray) -> Requests:
+        """A copy of some of the entries, valid for ever."""
+        return Requests(
+            rows=self.rows[positions],
+            observation={path: array[positions].copy() for path, array in self.observation.items()},
+            is_first=self.is_first[positions],
+            step=self.step[positions],
+            episode_return=self.episode_return[positions],
+            episode_uid=self.episode_uid[positions],
+            seed=self.seed[positions],
+            fidelity=self.fidelity[positions],
+            mask=None if self.mask is None else self.mask[positions],
+        )
+
 
 class EnvPool(Protocol):
     """Hosts environments; autoreset is the pool's.
@@ -177,7 +191,11 @@ class Policy(Protocol):
     def step(
         self, observation: Observation, state: Columns, is_first: np.ndarray, mask: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray, Columns]:
-        """Actions [N, …] in the action space's own units and dtype, log-probabilities float32 [N], next state."""
+        """Actions [N, …], log-probabilities float32 [N], next state."""
+
+    def env_action(self, action: np.ndarray) -> np.ndarray:
+        """What the environment is given for ``action`` [N, …]: in the action space, in its units and dtype. The learner
+        sees ``action`` itself: an unbounded Gaussian is clipped here."""
 
 
 class Algorithm(Protocol):

@@ -1,4 +1,5 @@
-"""Decides whether the learner may do its next update, from the transitions inserted and sampled so far."""
+"""Decides who has to wait: the learner for transitions (``SamplesPerInsert``), or an env worker for newer weights
+(``Admission``)."""
 
 from __future__ import annotations
 
@@ -63,6 +64,34 @@ class SamplesPerInsert:
         """Block until an update is allowed or the time is over; returns whether it is allowed."""
         with self._changed:
             return self._changed.wait_for(self.allows_update, timeout_s)
+
+
+class Admission:
+    """Bounds the staleness of what an on-policy learner will train on, by making its producers wait.
+
+    An env worker that has begun n transitions since its first weights, of version v₀, may begin another while
+
+        n < (v − v₀ + 1 + max_staleness) · share
+
+    where v is the version of its present weights and ``share`` its part of the transitions that one version trains on
+    (the rule of AReaL, arXiv 2505.24298, section 5.1, for each env worker). With 0 every rollout is made by the newest
+    weights; with 1 the next one is made while the learner trains.
+    """
+
+    def __init__(self, share: int, max_staleness: int):
+        self._share, self._max_staleness = share, max_staleness
+        self._first: int | None = None
+        self._begun = 0
+
+    def admits(self, version: int) -> bool:
+        """Whether another transition may be begun with weights of this version."""
+        if self._first is None:
+            self._first = version
+        return self._begun < (version - self._first + 1 + self._max_staleness) * self._share
+
+    def begun(self, count: int) -> None:
+        """So many transitions have been begun."""
+        self._begun += count
 
 
 class WaitNotice:
