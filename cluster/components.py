@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from distrl.core.spool import Spool
     from distrl.envs.describe import Trial
     from distrl.learners.learner import Learner, Publish
+    from distrl.learners.queue import Queue
     from distrl.learners.replay import Replay
 
 SYNC_PERIOD_S = 1.0  # of run.sync = "seconds"
@@ -50,9 +51,44 @@ def algorithm_model(config: RunConfig) -> Any:
 
     model = algorithm_config(config.algorithm.name)
     try:
-        return model.model_validate(config.algorithm.options)
+        options = model.model_validate(config.algorithm.options)
     except ValidationError as error:
         raise ConfigError(explain(error, model, "algorithm")) from None
+    if options.on_policy:
+        _check_on_policy(config, options)
+    elif config.run.experience_log == "off":
+        raise ConfigError(
+            f'run.experience_log = "off" goes with on-policy algorithms only: {config.algorithm.name} refills its '
+            "replay from the log when it resumes"
+        )
+    return options
+
+
+def _check_on_policy(config: RunConfig, options: Any) -> None:
+    """Refuse what an on-policy algorithm has no use for, and rollouts that cannot be filled."""
+    name, actors = config.algorithm.name, config.actors
+    meant = "algorithm.batch_size is the rollout, algorithm.max_staleness how far ahead it may be made"
+    if used := config.replay.model_fields_set:
+        raise ConfigError(f"{name} is on-policy and has no replay, but replay.{min(used)} was given: {meant}")
+    if "publish_period" in config.learner.model_fields_set:
+        raise ConfigError(
+            f"{name} is on-policy and publishes after every rollout, but learner.publish_period was given: leave it out"
+        )
+    num_envs = actors.env_workers * actors.envs_per_worker
+    least = num_envs * actors.fragment_steps
+    if options.batch_size % actors.fragment_steps or options.batch_size < least:
+        raise ConfigError(
+            f"{name} needs an algorithm.batch_size that is a multiple of actors.fragment_steps "
+            f"({actors.fragment_steps}) and at least one fragment of each of the {num_envs} environments, {least}; got "
+            f"{options.batch_size}: try {-(-options.batch_size // least) * least}, or fewer environments"
+        )
+
+
+def keeps_log(config: RunConfig, inline: bool) -> bool:
+    """Whether a new run keeps its transitions; see ``run.experience_log``."""
+    if config.run.experience_log == "auto":
+        return not (inline and algorithm_model(config).on_policy)
+    return config.run.experience_log == "on"
 
 
 def try_environment(config: RunConfig) -> Trial:
@@ -165,7 +201,12 @@ def build_worker(
 ) -> EnvWorker:
     """The loop over a pool. ``timed=False`` leaves out everything that a clock decides."""
     from distrl.actors.env_worker import build_env_worker
+    from distrl.core.limiter import Admission
 
+    options = algorithm_model(config)
+    admission = None
+    if options.on_policy:
+        admission = Admission(options.batch_size // config.actors.env_workers, options.max_staleness)
     seed = TrainingSeeds(config.run.seed, worker, incarnation).seed(2**20, 0)
     return build_env_worker(
         pool,
@@ -178,40 +219,49 @@ def build_worker(
         incarnation=incarnation,
         spool=spool,
         durability=config.run.durability,
+        admission=admission,
     )
 
 
-def build_algorithm(config: RunConfig, spec: EnvSpec, device: str) -> tuple[Algorithm, Replay, Any]:
-    """The algorithm, the replay that it samples from, and the algorithm's options."""
+def build_algorithm(config: RunConfig, spec: EnvSpec, device: str) -> tuple[Algorithm, Replay | Queue, Any]:
+    """The algorithm, what it draws from, and its options."""
     import torch
 
+    from distrl.learners.queue import Queue
     from distrl.learners.replay import Replay
 
     torch.set_num_threads(config.learner.threads)  # the number of threads decides the order of sums
     options = algorithm_model(config)
     algorithm = options.build(spec, device, config.run.seed)
+    if options.on_policy:
+        return algorithm, Queue(options.batch_size, config.actors.fragment_steps), options
     return algorithm, Replay(config.replay.capacity, n_step=options.n_step, gamma=options.gamma), options
 
 
 def build_learner(config: RunConfig, spec: EnvSpec, run_directory: Path, publish: Publish) -> Learner:
-    """The learner with its algorithm and replay, restored from the run directory where it holds a checkpoint."""
+    """The learner with what it draws from, restored from the run directory where that holds a checkpoint."""
     from distrl.core.limiter import SamplesPerInsert
     from distrl.learners.learner import Learner, LearnerSettings
+    from distrl.learners.queue import Queue
 
     device = pick_device(config.learner.device)
-    algorithm, replay, options = build_algorithm(config, spec, device)
-    limiter = SamplesPerInsert(config.replay.samples_per_insert, config.replay.min_size, options.batch_size)
+    algorithm, store, options = build_algorithm(config, spec, device)
+    replay = config.replay
+    limiter = SamplesPerInsert(replay.samples_per_insert, replay.min_size, options.batch_size)
+    run = RunDirectory.open(run_directory)
     settings = LearnerSettings(
         options.batch_size,
-        config.learner.publish_period,
-        config.checkpoint.period,
+        1 if options.on_policy else config.learner.publish_period,
+        config.checkpoint.period or (100 if options.on_policy else 5000),
         config.checkpoint.keep,
         config.run.seed,
         sync_period_s=SYNC_PERIOD_S if config.run.sync == "seconds" else 0.0,
-        warm_start=config.replay.warm_start,
+        warm_start=replay.warm_start,
+        logged=run.facts.get("logged", True),
     )
-    facts = log_facts(config, spec, RunDirectory.open(run_directory).id)
-    return Learner(algorithm, replay, limiter, run_directory, publish, settings, spec, device, facts)
+    facts = log_facts(config, spec, run.id)
+    waits = store if isinstance(store, Queue) else limiter
+    return Learner(algorithm, store, waits, run_directory, publish, settings, spec, device, facts)
 
 
 def log_facts(config: RunConfig, spec: EnvSpec, run_id: str) -> LogFacts:

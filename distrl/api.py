@@ -55,7 +55,7 @@ class LoadedPolicy:
         batch = {path: np.asarray(part)[None] for path, part in parts.items()}
         action, _, self._state = self.policy.step(batch, self._state, self._is_first, None)
         self._is_first = np.array([False])
-        return action[0]
+        return self.policy.env_action(action)[0]
 
 
 def load_policy(run_dir: Path | str) -> LoadedPolicy:
@@ -129,7 +129,7 @@ def train(
             spec = components.try_environment(config).spec
             algorithm.policy_spec(spec)  # refuses spaces that the algorithm cannot handle
             _check_warm_start(config, spec, run)
-            run = run or RunDirectory.create(_new_directory(config), config)
+            run = run or _new_run(config, inline=True)
             run.begin_session()
             show({"phase": "starting", "directory": str(run.path)})
             summary = run_local(config, run, spec, show, ending.is_set)
@@ -146,12 +146,11 @@ def train(
             spec = trial.spec
             policy = algorithm.policy_spec(spec)
             _check_warm_start(config, spec, run)
-            run = run or RunDirectory.create(_new_directory(config), config)
+            inline = _inline(config, trial.step_s)
+            run = run or _new_run(config, inline)
             run.begin_session()
             show({"phase": "starting", "directory": str(run.path)})
-            summary = launch.run_on_ray(
-                config, run, spec, policy, inline=_inline(config, trial.step_s), show=show, stop=ending.is_set
-            )
+            summary = launch.run_on_ray(config, run, spec, policy, inline=inline, show=show, stop=ending.is_set)
     finally:
         if connected and not keep_ray:
             launch.disconnect()
@@ -183,6 +182,14 @@ def _inline(config: RunConfig, step_s: float | None) -> bool:
     if config.env.hosting == "auto":
         return step_s is not None and step_s < _INLINE_BELOW_S
     return config.env.hosting == "inline"
+
+
+def _new_run(config: RunConfig, inline: bool) -> RunDirectory:
+    from distrl.cluster.components import keeps_log
+
+    run = RunDirectory.create(_new_directory(config), config)
+    run.note(logged=keeps_log(config, inline))
+    return run
 
 
 def _new_directory(config: RunConfig) -> Path:

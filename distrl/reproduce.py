@@ -42,17 +42,21 @@ def reproduce(run: RunDirectory, show: Callable[[int, int], None] = lambda updat
         ConfigError: the run was trained on a GPU, whose arithmetic is not repeatable. StorageError: it has no
         checkpoint, or its log or order of arrival cannot be read.
     """
-    import torch
 
     from distrl.cluster import components
     from distrl.envs.describe import try_environment
-    from distrl.learners.learner import add_warm
-    from distrl.learners.randomness import sample_generator, update_generator
+    from distrl.learners.learner import add_warm, train_on
+    from distrl.learners.replay import Replay
 
     config = run.config()
     checkpoints = {int(path.name): path for path in list_checkpoints(run.path / "checkpoints")}
     if not checkpoints:
         raise StorageError(f"{run.path} has no checkpoint yet: there is nothing to hold a repetition against")
+    if not run.facts.get("logged", True):
+        raise ConfigError(
+            f"{run.path} kept no log of its transitions, so its updates cannot be repeated: train with "
+            'run.experience_log = "on"'
+        )
     if config.learner.device.startswith("cuda"):
         raise ConfigError(f"{run.path} was trained on a GPU; its updates can be repeated bit for bit on a CPU only")
     total = max(checkpoints)
@@ -61,17 +65,16 @@ def reproduce(run: RunDirectory, show: Callable[[int, int], None] = lambda updat
     arrivals = iter(read_arrivals(run.path / "log" / "arrivals.bin"))
     fragments = read_log(run.path / "log")
     spec = try_environment(config.env.recipe()).spec
-    algorithm, replay, options = components.build_algorithm(config, spec, "cpu")
-    add_warm(replay, config.replay.warm_start, newest["warm_fragments"], [])
+    algorithm, store, options = components.build_algorithm(config, spec, "cpu")
+    if isinstance(store, Replay):
+        add_warm(store, config.replay.warm_start, newest["warm_fragments"], [])
     inserted, wanted, upcoming = 0, 0, next(arrivals, None)
     metrics_compared = checkpoints_compared = 0
     for update in range(total):
         while upcoming is not None and upcoming[0] <= update:
             wanted, upcoming = upcoming[1], next(arrivals, None)
-        inserted += _insert(replay, fragments, wanted - inserted)
-        batch = replay.sample(options.batch_size, sample_generator(config.run.seed, update))
-        gradients, metrics = algorithm.gradients(batch, update_generator(config.run.seed, update, torch.device("cpu")))
-        algorithm.apply(gradients)
+        inserted += _insert(store, fragments, wanted - inserted)
+        metrics = train_on(algorithm, store, options.batch_size, config.run.seed, update)()
         done = update + 1
         for record in expected.get(done, []):
             metrics_compared += 1
@@ -90,10 +93,10 @@ def reproduce(run: RunDirectory, show: Callable[[int, int], None] = lambda updat
     return Reproduction(total, metrics_compared, checkpoints_compared, None)
 
 
-def _insert(replay: Any, fragments: Iterator[tuple[int, Any]], count: int) -> int:
+def _insert(store: Any, fragments: Iterator[tuple[int, Any]], count: int) -> int:
     for _ in range(count):
         _, fragment = next(fragments)
-        replay.add(fragment)
+        store.add(fragment)
     return max(count, 0)
 
 

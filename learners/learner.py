@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -30,10 +29,11 @@ from distrl.core.experience_log import ExperienceLog, read_log
 from distrl.core.limiter import SamplesPerInsert
 from distrl.core.log_facts import LogFacts
 from distrl.core.policy_file import policy_files
+from distrl.core.published_version import PublishedVersion
 from distrl.core.staleness import StalenessHistogram
 from distrl.core.types import EnvSpec, Fragment, PolicySpec, Weights
 from distrl.core.warm_start import warm_fragments
-from distrl.learners.queue import Queue
+from distrl.learners.queue import Queue, Unlogged
 from distrl.learners.randomness import sample_generator, update_generator
 from distrl.learners.replay import Replay
 
@@ -63,30 +63,6 @@ def train_on(
         return {name: torch.stack([torch.as_tensor(one[name]) for one in found]).mean() for name in found[0]}
 
     return train
-
-
-class _Unlogged:
-    """In place of an ExperienceLog where transitions are cheaper than their record: a fragment is secured once it has
-    been trained on; until then its env worker keeps it and sends it again to a learner's successor."""
-
-    num_bytes_cut = 0
-
-    def __init__(self, queue: Queue):
-        self._queue = queue
-        self.num_records = 0
-
-    @property
-    def num_synced(self) -> int:
-        return self._queue.num_settled
-
-    def append(self, fragment: Fragment) -> None:
-        self.num_records += 1
-
-    def sync(self) -> None:
-        """There is nothing to force to a disk."""
-
-    def close(self) -> None:
-        """There is nothing to close."""
 
 
 @dataclass
@@ -147,12 +123,12 @@ class Learner:
         self._spaces = f"{env_spec.observation_space} → {env_spec.action_space}"
         self._insert_lock = threading.Lock()  # log, replay and ledger change together
         self._draw_lock = threading.Lock()  # a fragment is inserted before or after a draw, and it is known which
-        self._log: ExperienceLog | _Unlogged
+        self._log: ExperienceLog | Unlogged
         if settings.logged:
             self._log = ExperienceLog(run_directory / "log", facts=facts)
         else:
             assert isinstance(replay, Queue)
-            self._log = _Unlogged(replay)
+            self._log = Unlogged(replay)
             (run_directory / "log").mkdir(parents=True, exist_ok=True)
         self._arrivals = Arrivals(run_directory / "log" / "arrivals.bin")
         self._synced_at = time.monotonic()
@@ -161,7 +137,7 @@ class Learner:
         self.num_updates = 0
         self._num_drawn = 0  # updates that have drawn their batch: one more than num_updates while one is under way
         self._updates_undone = 0
-        self._published = _Published(run_directory / "checkpoints" / "published")
+        self._published = PublishedVersion(run_directory / "checkpoints" / "published")
         self.metrics: tuple[int, dict[str, float]] = (0, {})  # (after how many updates, their newest metrics)
         self.update_s = 0.0
         self._seen = SeenSteps()
@@ -413,31 +389,6 @@ def add_warm(
         replay.add(fragment)
         counts[index] += 1
     return counts
-
-
-class _Published:
-    """The newest version that anybody can have acted with, on disk: one number, overwritten in place.
-
-    Lost with the page cache at worst; then the versions in the log and the newest checkpoint bound it from below.
-    """
-
-    def __init__(self, path: Path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-            self._file = path.open("r+b", buffering=0)
-        except OSError as error:
-            raise StorageError(f"{path} cannot be written: {error.strerror}") from error
-
-    def read(self) -> int:
-        text = self._file.read(20)
-        return int(text) if text.strip().isdigit() else 0
-
-    def write(self, version: int) -> None:
-        os.pwrite(self._file.fileno(), b"%020d" % version, 0)
-
-    def close(self) -> None:
-        self._file.close()
 
 
 def _to_bytes(state: Any) -> bytes:

@@ -186,6 +186,32 @@ class Queue:
             self.num_sampled = int(state["sampled"])
 
 
+class Unlogged:
+    """In place of an ExperienceLog where transitions are cheaper than their record: a fragment is secured once it has
+    been trained on; until then its env worker keeps it and sends it again to a learner's successor."""
+
+    num_bytes_cut = 0
+
+    def __init__(self, queue: Queue):
+        self._queue = queue
+        self.num_records = 0
+
+    @property
+    def num_synced(self) -> int:
+        """Fragments that are secured."""
+        return self._queue.num_settled
+
+    def append(self, fragment: Fragment) -> None:
+        """Count it."""
+        self.num_records += 1
+
+    def sync(self) -> None:
+        """There is nothing to force to a disk."""
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
 def _named(fragment: Fragment, cut: bool = False) -> Fragment:
     """With the final observation of each row that ends with its last step where ``Rollout`` has those: a fragment that
     closes with its episode has it as the bootstrap row.

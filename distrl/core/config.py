@@ -43,6 +43,12 @@ class RunSection(_Section):
         "death. always: each transition; auto: each one where the mean step takes more than 100 ms, whole fragments "
         "down to 1 ms, nothing below; off: nothing.",
     )
+    experience_log: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Whether every transition is kept in the run's log. An off-policy run needs it to resume; of an "
+        "on-policy one auto keeps it where environments have processes of their own, since cheaper steps cost less "
+        "than their record.",
+    )
     sync: Literal["transition", "fragment", "seconds"] = Field(
         "seconds",
         description="When what was written is forced to the disk, so that it survives a loss of power: transition: the "
@@ -302,8 +308,11 @@ class EvaluationSection(_Section):
 class CheckpointSection(_Section):
     """What a resume starts from."""
 
-    period: int = Field(
-        5000, ge=1, description="Updates between two checkpoints; also written at the end and on Ctrl-C."
+    period: int | None = Field(
+        None,
+        ge=1,
+        description="Updates between two checkpoints, by default 5000, or 100 of an on-policy algorithm; also written "
+        "at the end and on Ctrl-C.",
     )
     keep: int = Field(3, ge=1, le=1000, description="Checkpoints kept beside the best policy.")
 
