@@ -251,11 +251,15 @@ def baseline(
     search.store(document, path)
     table = Table("parameters", "return", title=f"best of {len(document['table'])}")
     for entry in document["table"][:10]:
-        table.add_row(
-            ", ".join(f"{name} {value:g}" for name, value in entry["params"].items()), f"{entry['return_mean']:.3f}"
-        )
+        parameters = (f"{name} {_short(value)}" for name, value in entry["params"].items())
+        table.add_row(", ".join(parameters), f"{entry['return_mean']:.3f}")
     console.print(table)
     say(f"stored in {path}")
+
+
+def _short(value: Any) -> str:
+    """A controller's parameter: a number, or a list of them."""
+    return " ".join(map(_short, value)) if isinstance(value, list) else f"{value:g}"
 
 
 def config_for_env(name: str, overrides: list[str]) -> RunConfig:

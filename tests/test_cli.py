@@ -262,3 +262,11 @@ def test_after_sigkill_nothing_runs_on_and_resume_continues_with_what_was_secure
     assert "the checksum of learner.pt differs" in said
     assert "Traceback" not in said
     assert secured(directory) == summary["env_steps"] - sum(summary["transitions_rejected"].values())
+
+
+def test_a_baseline_of_constant_actions_is_searched_and_shown(command, tmp_path):
+    code, out, err = command("baseline", "tests.fakes.constants:Sum", "--episodes", 1, "--out", tmp_path / "table.json")
+    assert code == 0, err
+    assert "action 0.5 0.5" in out
+    best = json.loads((tmp_path / "table.json").read_text())["table"][0]
+    assert (best["params"], best["return_mean"]) == ({"action": [0.5, 0.5]}, 3.0)
