@@ -17,7 +17,7 @@ import numpy as np
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from distrl.core.errors import ConfigError
+from distrl.envs import options as check
 
 # Columns of a board, whose row is a thread and, with 8 numbers, a cache line of its own.
 TURN, LOOKS, OUTCOME = 0, 1, 2
@@ -78,13 +78,13 @@ class Team:
 
     def __init__(self, size: int, rows: int) -> None:
         usable = len(os.sched_getaffinity(0))
-        if not 1 <= size <= min(usable, rows // 4):
-            raise ConfigError(
-                f"a scene needs threads between 1 and the cores that this process may use, {usable} (and a quarter of "
-                f"its {rows} cells along the stream), got {size!r}: use fewer, or give each environment more cores "
-                "(env.cores; actors.pin_cores binds it to them)."
-            )
-        self.size = size
+        self.size = check.count("a scene", "threads", size)
+        check.require(
+            size <= min(usable, rows // 4),
+            f"a scene needs threads between 1 and the cores that this process may use, {usable} (and a quarter of its "
+            f"{rows} cells along the stream), got {size!r}: use fewer, or give each environment more cores "
+            "(env.cores; actors.pin_cores binds it to them).",
+        )
         self._rows = rows
         self._share = 1 / size  # of the rows, the first thread's
         self._others: ThreadPoolExecutor | None = None
