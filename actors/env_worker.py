@@ -314,7 +314,7 @@ def build_env_worker(
         (action.shape, action.dtype),
         max_steps=fragment_steps,
         max_age_s=fragment_max_age_s,
-        grouped=pool.lockstep,
+        whole=pool.lockstep or admission is not None,  # rollouts are made of fragments of one length
         worker=worker,
         incarnation=incarnation,
     )

@@ -67,12 +67,17 @@ def algorithm_model(config: RunConfig) -> Any:
 def _check_on_policy(config: RunConfig, options: Any) -> None:
     """Refuse what an on-policy algorithm has no use for, and rollouts that cannot be filled."""
     name, actors = config.algorithm.name, config.actors
-    meant = "algorithm.batch_size is the rollout, algorithm.max_staleness how far ahead it may be made"
-    if used := config.replay.model_fields_set:
-        raise ConfigError(f"{name} is on-policy and has no replay, but replay.{min(used)} was given: {meant}")
-    if "publish_period" in config.learner.model_fields_set:
+    replay, publish_period = type(config.replay)(), type(config.learner)().publish_period
+    for key in type(config.replay).model_fields:
+        if (given := getattr(config.replay, key)) != getattr(replay, key):
+            raise ConfigError(
+                f"{name} is on-policy and has no replay, but replay.{key} = {given!r} came: leave it out; "
+                "algorithm.batch_size is the size of a rollout, algorithm.max_staleness how far ahead it may be made"
+            )
+    if config.learner.publish_period != publish_period:
         raise ConfigError(
-            f"{name} is on-policy and publishes after every rollout, but learner.publish_period was given: leave it out"
+            f"{name} is on-policy and publishes after every rollout, but learner.publish_period = "
+            f"{config.learner.publish_period} came: leave it out"
         )
     num_envs = actors.env_workers * actors.envs_per_worker
     least = num_envs * actors.fragment_steps
@@ -164,8 +169,13 @@ def build_training_pool(
     actors = config.actors
     if inline:
         from distrl.actors.inline_pool import InlinePool
+        from distrl.actors.vector_envs import is_vectorised
+        from distrl.actors.vector_pool import VectorPool
 
-        return InlinePool(config.env.recipe(), actors.envs_per_worker, seeds, env_steps)
+        recipe, hosting = config.env.recipe(), config.env.hosting
+        if hosting == "vector" or (hosting == "auto" and not config.fidelity.schedule and is_vectorised(recipe)):
+            return VectorPool(recipe, actors.envs_per_worker, seeds)
+        return InlinePool(recipe, actors.envs_per_worker, seeds, env_steps)
     from distrl.actors.process_pool import ProcessPool
     from distrl.actors.snapshots import SnapshotPlan
 

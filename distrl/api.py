@@ -181,7 +181,7 @@ def _inline(config: RunConfig, step_s: float | None) -> bool:
     """
     if config.env.hosting == "auto":
         return step_s is not None and step_s < _INLINE_BELOW_S
-    return config.env.hosting == "inline"
+    return config.env.hosting != "process"
 
 
 def _new_run(config: RunConfig, inline: bool) -> RunDirectory:

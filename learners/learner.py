@@ -172,7 +172,7 @@ class Learner:
                 drawn = self._insert(part)
                 self._arrivals.arrived(drawn, self._log.num_records)
                 self.staleness.add(self.version, part.columns["policy_version"])
-            if time.monotonic() - self._synced_at >= self._settings.sync_period_s:
+            if self._settings.logged and time.monotonic() - self._synced_at >= self._settings.sync_period_s:
                 self._sync()
             return Receipt(self.version, self._log.num_records, self._log.num_synced)
 
@@ -238,7 +238,8 @@ class Learner:
             StorageError: it cannot be written.
         """
         with self._insert_lock:
-            self._sync()
+            if self._settings.logged:
+                self._sync()
             meta = {
                 "num_updates": self.num_updates,
                 "updates_undone": self._updates_undone,

@@ -195,18 +195,20 @@ class Unlogged:
     def __init__(self, queue: Queue):
         self._queue = queue
         self.num_records = 0
+        self._taken_over = 0
 
     @property
     def num_synced(self) -> int:
         """Fragments that are secured."""
-        return self._queue.num_settled
+        return max(self._queue.num_settled, self._taken_over)
 
     def append(self, fragment: Fragment) -> None:
         """Count it."""
         self.num_records += 1
 
     def sync(self) -> None:
-        """There is nothing to force to a disk."""
+        """An env worker leaves: what it has sent is the learner's from now on, and lost with it."""
+        self._taken_over = self.num_records
 
     def close(self) -> None:
         """There is nothing to close."""

@@ -101,11 +101,12 @@ class EnvSection(_Section):
         description="Level of detail, one of those that `distrl envs` lists for the environment. With a "
         "`fidelity.schedule` it is the target: what evaluations, baseline and film are run at.",
     )
-    hosting: Literal["process", "inline", "auto"] = Field(
+    hosting: Literal["process", "inline", "vector", "auto"] = Field(
         "auto",
-        description="process: one process per environment, a slow one delays nobody; inline: in the env worker's "
-        "process, for cheap "
-        "environments; auto: inline when a measured step takes less than 0.2 ms, else process.",
+        description="process: one process per environment, a slow one delays nobody; inline: one after the other in "
+        "the env worker's process, for cheap environments; vector: there too, all at once, where Gymnasium has the "
+        "environment vectorised (its episodes cannot be seeded one by one); auto: vector or inline when a measured "
+        "step takes less than 0.2 ms, else process.",
     )
     delay: DelaySection | None = Field(None, description="Adds artificial step times.")
     max_episode_steps: int | None = Field(
