@@ -5,12 +5,14 @@ its outcome completes slot t and moves the row's cursor to t + 1. Whenever a row
 flight becomes slot 0 of the next fragment and its observation the bootstrap row of this one, so a fragment can be
 closed at any time without losing a step.
 
+Rows that move in step are written and closed as slices over all of them, others by index. A closed fragment is a copy
+of its slots: one per fragment costs less than what would have to be kept track of to hand out the slots themselves.
+
 A step can also be had before its fragment closes, as a *piece* (``pieces``): so each one can be committed on its own.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +24,9 @@ from distrl.core.fragments import part
 from distrl.core.types import COLUMNS, FINAL, OBSERVATION, STATE, Columns, Cursor, Fragment, Observation
 
 _REQUEST_COLUMNS = ("log_prob", "policy_version", "episode_uid", "step", "seed", "fidelity")
+_OUTCOME_COLUMNS = ("reward", "terminated", "truncated", "start_s", "end_s", "core_s", "attempt")
+
+_Finals = tuple[np.ndarray, np.ndarray, Observation]  # slots [K], rows [K], path → [K, …] of steps that ended
 
 
 @dataclass(frozen=True)
@@ -51,9 +56,11 @@ class Closed:
 class FragmentBuilder:
     """Builds the fragments of one pool.
 
-    ``grouped=False`` (process pools): every row closes on its own, at the end of its episode, after ``max_steps`` or
-    ``max_age_s``, and fragments have B = 1. ``grouped=True`` (inline pools, whose rows move in step): all rows close
-    together after ``max_steps`` and fragments are [T, B], with episode ends inside.
+    ``whole=False`` (process pools): every row closes on its own, at the end of its episode, after ``max_steps`` or
+    ``max_age_s``, and fragments have B = 1. ``whole=True`` (pools of cheap environments): no episode's end and no
+    failure closes a fragment, so each has exactly ``max_steps`` steps a row, with episode ends inside; rows that are
+    full at the same time close as one fragment [T, B]. Rows that fall behind the others, because they failed or are
+    being reset, stay behind: they close later, with as many steps. Only ``flush`` and an age close shorter ones.
     """
 
     def __init__(
@@ -65,7 +72,7 @@ class FragmentBuilder:
         *,
         max_steps: int,
         max_age_s: float | None,
-        grouped: bool = False,
+        whole: bool = False,
         worker: int = 0,
         incarnation: int = 0,
     ):
@@ -76,114 +83,119 @@ class FragmentBuilder:
             max_steps: T of a full fragment. max_age_s: None closes by age never.
         """
         rows, slots = len(env_index), max_steps + 1
-        self._max_steps, self._max_age_s, self._grouped = max_steps, max_age_s, grouped
+        self._max_steps, self._max_age_s, self._whole = max_steps, max_age_s, whole
         self._origin: dict[str, Any] = {"worker": worker, "incarnation": incarnation}
         self._indices = {"env_index": np.asarray(env_index, np.int32), "agent_index": np.asarray(agent_index, np.int32)}
-        # impossible values, so that a slot that was never written shows
         self._columns: Columns = {
-            name: np.full((slots, rows), np.nan if np.dtype(dtype).kind == "f" else 0, dtype)
-            for name, (dtype, axes) in COLUMNS.items()
-            if axes == "TB"
+            name: _blank((slots, rows), (), dtype) for name, (dtype, axes) in COLUMNS.items() if axes == "TB"
         }
         self._columns["action"] = _blank((slots, rows), *action)
         for path, (shape, dtype) in observation.items():
             self._columns[OBSERVATION + path] = _blank((slots, rows), shape, dtype)
         self._paths = list(observation)
+        self._all = np.arange(rows)
         self._cursor = np.zeros(rows, np.int64)
+        self._common = 0  # the cursor of all rows, or −1 while they are not in step
         self._opened_at = np.full(rows, np.inf)  # when the row's first finished step came, in the caller's clock
         self._in_flight = np.zeros(rows, bool)  # slot `cursor` holds a request without an outcome
-        self._numbers = itertools.count()
-        self._number = [next(self._numbers) for _ in range(rows)]  # of each row's open stretch
+        self._number = np.arange(rows)  # of each row's open stretch
         self._given = np.zeros(rows, np.int64)  # steps of it that ``pieces`` has given out
-        self._episode_return = np.zeros(rows, np.float64)
+        self._episode_return = np.zeros(rows, np.float64)  # before the step in flight
         self._first_state: Columns = {}  # the policy's state before slot 0, path → [R, …] …
         self._flight_state: Columns = {}  # … and before the newest slot
-        self._finals: list[
-            tuple[int, int, Observation]
-        ] = []  # grouped: (t, row, final observation) inside the open fragment
+        self._finals: list[_Finals] = []  # whole: of the episodes that ended inside the open fragments
         self._closed: list[Closed] = []
         self.episodes: list[dict] = []  # finished episodes since the caller last emptied it
 
     def requested(
         self, requests: Requests, action: np.ndarray, log_prob: np.ndarray, version: int, state: Columns
     ) -> None:
-        """Record the actions just chosen.
+        """Record the actions just chosen; again, if they were not sent and others are chosen later.
 
         Args:
             action: [N, …]. log_prob: float32 [N]. version: of the weights that chose. state: the policy's state
             *before* the
                 step, path → [N, …].
         """
-        rows = requests.rows
+        rows, at = self._place(requests.rows)
         self._episode_return[rows] = requests.episode_return
-        slots = self._cursor[rows]
         for path in self._paths:
-            self._columns[OBSERVATION + path][slots, rows] = requests.observation[path]
-        self._columns["action"][slots, rows] = action
+            self._columns[OBSERVATION + path][at] = requests.observation[path]
+        self._columns["action"][at] = action
         values = (log_prob, version, requests.episode_uid, requests.step, requests.seed, requests.fidelity)
         for name, value in zip(_REQUEST_COLUMNS, values, strict=True):
-            self._columns[name][slots, rows] = value
+            self._columns[name][at] = value
         self._in_flight[rows] = True
-        opening = slots == 0
-        for path, array in state.items():
-            for store in (self._first_state, self._flight_state):
-                store.setdefault(path, np.zeros((len(self._cursor), *array.shape[1:]), array.dtype))
-            self._flight_state[path][rows] = array
-            self._first_state[path][rows[opening]] = array[opening]
-        if self._grouped:
-            if (slots == self._max_steps).any():
-                self.flush()
-            return
-        for row in rows[slots == self._max_steps]:
-            self._close(np.array([row]))
+        if state:
+            opening = self._cursor[rows] == 0
+            for path, array in state.items():
+                for store in (self._first_state, self._flight_state):
+                    store.setdefault(path, np.zeros((len(self._all), *array.shape[1:]), array.dtype))
+                self._flight_state[path][rows] = array
+                self._first_state[path][requests.rows[opening]] = array[opening]
+        if self._common in (-1, self._max_steps):
+            self._close_rows(np.flatnonzero(self._cursor == self._max_steps))
 
     def close_aged(self, now: float) -> None:
         """Close every fragment whose first step finished more than ``max_age_s`` ago. ``now``: seconds, any clock."""
         if self._max_age_s is not None:
-            for row in np.flatnonzero(now - self._opened_at > self._max_age_s):
-                self._close(np.array([row]))
+            self._close_rows(np.flatnonzero(now - self._opened_at > self._max_age_s))
 
     def finished(self, outcomes: Outcomes, now: float) -> None:
         """Record what became of the actions."""
-        rows = outcomes.rows
-        if not len(rows):
+        if not len(outcomes.rows):
             return
-        slots = self._cursor[rows]
-        for name in ("reward", "terminated", "truncated", "start_s", "end_s", "core_s", "attempt"):
-            self._columns[name][slots, rows] = getattr(outcomes, name)
+        rows, at = self._place(outcomes.rows)
+        for name in _OUTCOME_COLUMNS:
+            self._columns[name][at] = getattr(outcomes, name)
         self._cursor[rows] += 1
         self._in_flight[rows] = False
-        self._opened_at[rows] = np.minimum(self._opened_at[rows], now)
-        self._episode_return[rows] += outcomes.reward
-        for k, position in enumerate(outcomes.ended):
-            row = int(rows[position])
-            final = {path: outcomes.final_observation[path][k] for path in self._paths}
-            self._end_episode(row, outcomes.info[k])
-            if self._grouped:
-                self._finals.append((int(slots[position]), row, {path: array.copy() for path, array in final.items()}))
-            else:
-                for path in self._paths:
-                    self._columns[OBSERVATION + path][self._cursor[row], row] = final[path]
-                self._close(np.array([row]))
+        if isinstance(at, int):
+            self._common += 1
+        else:
+            self._find_common()
+        if self._max_age_s is not None:
+            self._opened_at[rows] = np.minimum(self._opened_at[rows], now)
+        if len(outcomes.ended):
+            self._ended(outcomes)
+
+    def _ended(self, outcomes: Outcomes) -> None:
+        rows = outcomes.rows[outcomes.ended]
+        after = self._cursor[rows]
+        returns = self._episode_return[rows] + outcomes.reward[outcomes.ended]
+        self._add_episodes(rows, after - 1, returns, 1, outcomes.info)
+        if self._whole:
+            final = {path: outcomes.final_observation[path].copy() for path in self._paths}
+            self._finals.append((after - 1, rows, final))
+        # the bootstrap row of what closes before the row's next request overwrites it
+        for path in self._paths:
+            self._columns[OBSERVATION + path][after, rows] = outcomes.final_observation[path]
+        if not self._whole:
+            self._close_rows(rows)
 
     def failed(self, faults: Sequence[Fault]) -> None:
-        """Cut the episodes of environments that failed: their finished steps are kept, the last one as truncated."""
-        for fault in faults:
-            if fault.cut:
-                self._cut(fault.row)
-                self._close(np.array([fault.row]))
+        """Cut the episodes of environments that failed: their finished steps are kept, the last one as truncated, its
+        next observation being what the lost action was chosen at."""
+        rows = np.array([fault.row for fault in faults if fault.cut], np.int64)
+        if not len(rows):
+            return
+        slots, columns = self._cursor[rows], self._columns
+        info = [{"failed": True}] * len(rows)
+        self._add_episodes(rows, slots, self._episode_return[rows], 0, info)
+        self._in_flight[rows] = False
+        last = slots - 1
+        cut = (slots > 0) & ~(columns["terminated"][last, rows] | columns["truncated"][last, rows])
+        slots, rows_cut, last = slots[cut], rows[cut], last[cut]
+        columns["truncated"][last, rows_cut] = True
+        if self._whole:
+            final = {path: columns[OBSERVATION + path][slots, rows_cut] for path in self._paths}
+            self._finals.append((last, rows_cut, final))
+        else:
+            self._close_rows(rows)
 
     def flush(self) -> None:
-        """Close every open fragment, whatever its length; steps in flight stay open.
-
-        Rows that move in step close as one rectangle. After a failed row has missed a round they are out of step: then
-        each closes on its own, and all are in step again.
-        """
-        if self._grouped and (self._cursor == self._cursor[0]).all():
-            self._close(np.arange(len(self._cursor)))
-        else:
-            for row in range(len(self._cursor)):
-                self._close(np.array([row]))
+        """Close every open fragment, whatever its length; steps in flight stay open."""
+        self._close_rows(self._all)
 
     def take(self) -> list[Closed]:
         """The fragments closed since the last call."""
@@ -195,7 +207,7 @@ class FragmentBuilder:
         whose next observation is known."""
         rows = np.flatnonzero(self._in_flight & (self._cursor > self._given))
         found = [
-            (self._number[row], self._part(np.array([row]), int(self._given[row]), int(self._cursor[row])))
+            (int(self._number[row]), self._part(np.array([row]), int(self._given[row]), int(self._cursor[row])))
             for row in rows.tolist()
         ]
         self._given[rows] = self._cursor[rows]
@@ -208,50 +220,65 @@ class FragmentBuilder:
 
     def cursors(self) -> dict[int, Cursor]:
         """env_index → the newest finished step of each environment whose episode goes on."""
-        rows = np.arange(len(self._cursor))
-        uid, step = self._columns["episode_uid"][self._cursor, rows], self._columns["step"][self._cursor, rows]
+        uid, step = (
+            self._columns["episode_uid"][self._cursor, self._all],
+            self._columns["step"][self._cursor, self._all],
+        )
         return {
             int(self._indices["env_index"][row]): Cursor(int(uid[row]), int(step[row]) - 1)
             for row in np.flatnonzero(self._in_flight & (step > 0))
         }
 
-    def _cut(self, row: int) -> None:
-        if self._cursor[row]:
-            self._columns["truncated"][self._cursor[row] - 1, row] |= not self._columns["terminated"][
-                self._cursor[row] - 1, row
-            ]
-        self._end_episode(row, {"failed": True})
-        self._in_flight[row] = False
+    def _place(self, rows: np.ndarray) -> tuple[Any, Any]:
+        """(index of rows, index of their newest slots): slices of all rows while they are in step, else arrays."""
+        if self._common >= 0 and len(rows) == len(self._all) and (rows == self._all).all():
+            return slice(None), self._common
+        return rows, (self._cursor[rows], rows)
 
-    def _end_episode(self, row: int, info: dict) -> None:
-        last = max(int(self._cursor[row]) - 1, 0)
-        self.episodes.append(
-            {
-                "return": float(self._episode_return[row]),
-                "length": self._episode_length(row),
-                "env_index": int(self._indices["env_index"][row]),
-                "agent_index": int(self._indices["agent_index"][row]),
-                "seed": int(self._columns["seed"][last, row]),
-                "fidelity": int(self._columns["fidelity"][last, row]),
-                "policy_version": int(self._columns["policy_version"][last, row]),
-                **self._origin,
-                "info": info,
-            }
-        )
+    def _find_common(self) -> None:
+        first = int(self._cursor[0])
+        self._common = first if (self._cursor == first).all() else -1
 
-    def _episode_length(self, row: int) -> int:
-        steps, finished = self._columns["step"][:, row], int(self._cursor[row])
-        return int(steps[finished - 1]) + 1 if finished else int(steps[0]) * bool(self._in_flight[row])
+    def _add_episodes(
+        self, rows: np.ndarray, slots: np.ndarray, returns: np.ndarray, steps: int, info: list[dict[str, Any]]
+    ) -> None:
+        """Of rows whose episode is over. ``slots``: of their last request; ``steps``: what to add to its index to have
+        the episode's length."""
+        columns = {name: self._columns[name][slots, rows] for name in ("step", "seed", "fidelity", "policy_version")}
+        columns["step"] += steps
+        columns |= {"return": returns} | {name: array[rows] for name, array in self._indices.items()}
+        columns["length"] = columns.pop("step")
+        values = zip(*(column.tolist() for column in columns.values()), strict=True)
+        self.episodes += [
+            {**dict(zip(columns, value, strict=True)), **self._origin, "info": its}
+            for value, its in zip(values, info, strict=True)
+        ]
+
+    def _close_rows(self, rows: np.ndarray) -> None:
+        """Close what rows have finished: each as a fragment of its own, or those of one length together."""
+        lengths = self._cursor[rows]
+        rows = rows[lengths > 0]
+        if not len(rows):
+            return
+        if self._whole:
+            groups = [rows[self._cursor[rows] == length] for length in np.unique(self._cursor[rows])]
+        else:
+            groups = list(rows.reshape(-1, 1))
+        for group in groups:
+            self._close(group)
+        self._find_common()
 
     def _close(self, rows: np.ndarray) -> None:
         length = int(self._cursor[rows[0]])
-        if length:
-            numbers = [self._number[row] for row in rows]
-            self._closed.append(Closed(self._part(rows, 0, length), numbers, self._given[rows].tolist()))
-            for row in rows:
-                self._number[row] = next(self._numbers)
-            self._given[rows] = 0
-            self._finals = [item for item in self._finals if item[1] not in rows]
+        self._closed.append(
+            Closed(self._part(rows, 0, length), self._number[rows].tolist(), self._given[rows].tolist())
+        )
+        self._number[rows] = self._number.max() + 1 + np.arange(len(rows))
+        self._given[rows] = 0
+        if self._finals:
+            slots, at, final = self._joined_finals()
+            left = ~np.isin(at, rows)
+            self._finals = [(slots[left], at[left], {path: array[left] for path, array in final.items()})]
         for column in self._columns.values():
             column[0, rows] = column[length, rows]
         for path, array in self._flight_state.items():
@@ -259,23 +286,38 @@ class FragmentBuilder:
         self._cursor[rows] = 0
         self._opened_at[rows] = np.inf
 
+    def _copied(self, column: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        return column.copy() if len(rows) == len(self._all) else column.take(rows, axis=1)
+
+    def _joined_finals(self) -> _Finals:
+        if len(self._finals) != 1:
+            slots, rows, finals = zip(*self._finals, strict=True)
+            joined = {path: np.concatenate([final[path] for final in finals]) for path in self._paths}
+            self._finals = [(np.concatenate(slots), np.concatenate(rows), joined)]
+        return self._finals[0]
+
     def _part(self, rows: np.ndarray, start: int, stop: int) -> Fragment:
-        """Steps [start, stop) of rows' open stretches, copied."""
+        """Steps [start, stop) of rows' open stretches, copied. ``rows`` ascend."""
         columns = {
-            name: column[start : stop + name.startswith(OBSERVATION), rows].copy()
+            name: self._copied(column[start : stop + name.startswith(OBSERVATION)], rows)
             for name, column in self._columns.items()
         }
         columns |= {name: array[rows] for name, array in self._indices.items()}
-        columns |= {STATE + path: array[rows].copy() for path, array in self._first_state.items()}
-        position = {int(row): b for b, row in enumerate(rows)}
-        finals = [(t, row, final) for t, row, final in self._finals if row in position and start <= t < stop]
-        columns["final_index"] = np.array([(t - start, position[row]) for t, row, _ in finals], np.int32).reshape(-1, 2)
-        for path in self._paths:
-            store = self._columns[OBSERVATION + path]
-            stacked = [final[path] for _, _, final in finals]
-            columns[FINAL + path] = np.array(stacked, store.dtype).reshape(-1, *store.shape[2:])
+        columns |= {STATE + path: array[rows] for path, array in self._first_state.items()}
+        if self._finals:
+            slots, at, final = self._joined_finals()
+            inside = np.isin(at, rows) & (slots >= start) & (slots < stop)
+            index = np.stack([slots[inside] - start, np.searchsorted(rows, at[inside])], axis=1)
+            columns["final_index"] = index.astype(np.int32)
+            columns |= {FINAL + path: array[inside] for path, array in final.items()}
+        else:
+            columns["final_index"] = np.zeros((0, 2), np.int32)
+            for path in self._paths:
+                store = self._columns[OBSERVATION + path]
+                columns[FINAL + path] = np.zeros((0, *store.shape[2:]), store.dtype)
         return Fragment(columns, **self._origin)
 
 
 def _blank(leading: tuple[int, ...], shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """Filled with impossible values where there are such, so that an entry that was never written shows."""
     return np.full((*leading, *shape), np.nan if np.dtype(dtype).kind == "f" else 0, dtype)

@@ -1,7 +1,8 @@
 """Actions go in, finished steps come out, all in this process: for cheap environments, debugging and ``--local``.
 
 Environments step one after another inside ``recv``, in row order, so a run is deterministic but for the times that it
-measures. Fast vectorised stepping is another pool's; this one hosts anything that the process pool hosts.
+measures. What is Python for each row is kept to the environment's own ``step`` and a look at what it returned; all else
+is done for all rows at once. This pool hosts anything that the process pool hosts.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 
 from distrl.actors.environment_process import cause_of, core_seconds
 from distrl.actors.recovery import MAX_FAILURES
+from distrl.actors.running_episodes import RunningEpisodes
 from distrl.core.contracts import Fault, Outcomes, PoolStats, Requests
 from distrl.core.errors import ConfigError, EnvironmentFault
 from distrl.core.seeds import EpisodeSeeds
@@ -25,6 +27,7 @@ from distrl.envs import resolve
 from distrl.envs.checks import plain_scalars, unpack_reset, unpack_step, write_observation
 
 _ANY = (Exception, SystemExit)  # what an environment may raise without hurting the others; Ctrl-C is not its own
+_REAL, _FLAG = {float, np.float64, np.float32}, {bool, np.bool_}  # what needs no look of ``unpack_step``
 
 
 class InlinePool:
@@ -33,6 +36,9 @@ class InlinePool:
     Every ``recv`` steps the rows that ``send`` has given actions, and returns: ``timeout_s`` is not used, and
     a step that never returns cannot be ended here, and one that ends its process ends this one (hosting = "process"
     guards against both). An environment that raises is closed and made anew; its episode is cut.
+
+    The clock is read once a row: a step's seconds hold what the pool itself does for the row, about a microsecond. CPU
+    time is read once for all rows of a ``recv``; ``core_s`` is a step's share of it, by wall time.
 
     Args:
         recipe: what to make. num_envs: how many. seeds: of each environment's episodes.
@@ -62,7 +68,6 @@ class InlinePool:
         self._produced = self._resets = self._starts = self._diverged = 0
         self._level_steps, self._level_core_s = np.zeros(MAX_FIDELITIES, np.int64), np.zeros(MAX_FIDELITIES)
         self._shown: set[str] = set()  # messages whose traceback has been printed
-        self._closed = False
         for row in range(num_envs):
             try:
                 self._make(row, self._level_of_next(row))
@@ -75,22 +80,20 @@ class InlinePool:
                 raise EnvironmentFault(f"environment {row} ({recipe.id}): {message}.", kind) from error
         self.spec = resolve.spec_of(self._envs[0], dataclasses.replace(recipe, fidelity=self._levels[0]))
         found = leaves(self.spec.observation_space)
+        self._observation = store = empty_observation(found, num_envs)  # each row's newest, what its policy acts on
+        boxes = [leaf for leaf in found if leaf.low is None]
+        self._boxes = [(leaf.keys, store[leaf.path], store[leaf.path].dtype, leaf.spec.shape) for leaf in boxes]
+        self._floats = [store[leaf.path] for leaf in boxes if store[leaf.path].dtype.kind == "f"]
+        self._targets = [[(leaf, store[leaf.path][row, ...]) for leaf in found] for row in range(num_envs)]
+        self._bounded = [[entry for entry in targets if entry[0].low is not None] for targets in self._targets]
         action = action_leaf(self.spec.action_space)
-        self._observation = empty_observation(found, num_envs)  # each row's newest, what its policy acts on
-        self._final = empty_observation(found, num_envs)
-        self._next_targets = [[(leaf, self._observation[leaf.path][r, ...]) for leaf in found] for r in range(num_envs)]
-        self._final_targets = [[(leaf, self._final[leaf.path][r, ...]) for leaf in found] for r in range(num_envs)]
         self._actions = np.zeros((num_envs, *action.shape), action.dtype)
-        self._acting: list[int] = []  # rows that have an action
+        self._acting = np.zeros(num_envs, bool)  # rows that have an action
         self._to_reset = list(range(num_envs))
-        self._failures = [0] * num_envs
+        self._failures = np.zeros(num_envs, np.int64)
         self._cause = EnvironmentFault("no environment was started.", "error")
         self._held: list[Fault] = []
-        self._steps = np.zeros(num_envs, np.int32)  # of the running episode
-        self._returns = np.zeros(num_envs, np.float64)
-        self._episode_uid = np.zeros(num_envs, np.uint64)
-        self._seed = np.zeros(num_envs, np.int64)
-        self._fidelity = np.zeros(num_envs, np.int16)
+        self._episodes = RunningEpisodes(num_envs)
 
     def recv(self, timeout_s: float) -> tuple[Outcomes, Requests, list[Fault]]:
         """Step every row that has an action, reset what has ended.
@@ -98,73 +101,27 @@ class InlinePool:
         Raises:
             EnvironmentFault: every row is quarantined after MAX_FAILURES failures in a row; the last cause.
         """
-        if all(failures >= MAX_FAILURES for failures in self._failures) and not self._held:
+        acting = np.flatnonzero(self._acting)
+        if not (len(acting) or self._held) and (self._failures >= MAX_FAILURES).all():
             raise self._cause
-        held, self._held = self._held, []
-        faults: list[Fault] = held
-        acting, self._acting = self._acting, []
+        self._acting[:] = False
+        faults, self._held = self._held, []
         to_reset, self._to_reset = self._to_reset, []
-        stepped: list[int] = []
-        numbers: list[tuple[float, float, float, float, bool, bool]] = []
-        ended: list[int] = []
-        infos: list[dict[str, Any]] = []
-        going: list[int] = []
-        for row in acting:
-            try:
-                values, info = self._step(row)
-            except _ANY as error:
-                self._fail(row, error, "step", True, faults)
-                to_reset.append(row)
-                continue
-            if values[4] or values[5]:
-                ended.append(len(stepped))
-                infos.append(plain_scalars(info))
-                self._diverged += infos[-1].get("diverged") is True
-                to_reset.append(row)
-            else:
-                going.append(row)
-            stepped.append(row)
-            numbers.append(values)
-            self._failures[row] = 0
-        over = {stepped[position] for position in ended}
-        first = self._reset_rows(to_reset, over, faults)
-        rows = np.array(stepped, np.int64)
-        table = np.array(numbers, np.float64).reshape(-1, 6)
-        ended_at = np.array(ended, np.int64)
-        outcomes = Outcomes(
-            rows=rows,
-            reward=table[:, 0].astype(np.float32),
-            terminated=table[:, 4].astype(bool),
-            truncated=table[:, 5].astype(bool),
-            ended=ended_at,
-            final_observation={path: array[rows[ended_at]] for path, array in self._final.items()},
-            start_s=table[:, 1].copy(),
-            end_s=table[:, 2].copy(),
-            core_s=table[:, 3].astype(np.float32),
-            attempt=np.zeros(len(rows), np.int16),
-            info=infos,
-        )
-        asking = np.array(going + first, np.int64)
-        is_first = np.zeros(len(asking), bool)
-        is_first[len(going) :] = True
-        order = np.argsort(asking, kind="stable")
-        asking, is_first = asking[order], is_first[order]
-        requests = Requests(
-            rows=asking,
-            observation={path: array[asking] for path, array in self._observation.items()},
-            is_first=is_first,
-            step=self._steps[asking],
-            episode_return=self._returns[asking],
-            episode_uid=self._episode_uid[asking],
-            seed=self._seed[asking],
-            fidelity=self._fidelity[asking],
-        )
-        return outcomes, requests, faults
+        outcomes = self._step(acting, faults, to_reset)
+        asking = outcomes.rows
+        if len(outcomes.ended) or to_reset:
+            over = asking[outcomes.ended]
+            asks = np.zeros(self.num_envs, bool)
+            asks[asking] = True
+            asks[over] = False
+            asks[self._reset_rows(to_reset + over.tolist(), set(over.tolist()), faults)] = True
+            asking = np.flatnonzero(asks)
+        return outcomes, self._episodes.requests(asking, self._observation), faults
 
     def send(self, actions: np.ndarray, rows: np.ndarray) -> None:
         """Give rows their actions [N, …]; the steps happen in the next ``recv``."""
         self._actions[rows] = actions
-        self._acting = sorted({*self._acting, *np.asarray(rows).tolist()})
+        self._acting[rows] = True
 
     def progress(self, env_steps: int) -> None:
         """See the contract."""
@@ -172,9 +129,8 @@ class InlinePool:
 
     def halt(self) -> tuple[Outcomes, Requests]:
         """See the contract; steps happen in ``recv``, so none is under way."""
-        self._acting, self._to_reset = [], []
-        outcomes, requests, _ = self.recv(0.0)
-        return outcomes, requests
+        none = np.zeros(0, np.int64)
+        return self._step(none, [], []), self._episodes.requests(none, self._observation)
 
     def stats(self) -> PoolStats:
         """Totals up to now."""
@@ -197,6 +153,111 @@ class InlinePool:
         """Close every environment; what one raises there is ignored."""
         for row in range(self.num_envs):
             self._unmake(row)
+
+    def _step(self, acting: np.ndarray, faults: list[Fault], to_reset: list[int]) -> Outcomes:
+        """Step rows, ascending; those that fail are added to ``faults`` and ``to_reset``."""
+        actions = self._actions[acting]  # a copy: an environment may keep its action
+        stepped: list[int] = []
+        rewards: list[float] = []
+        begins: list[float] = []
+        ends: list[float] = []
+        over: list[tuple[int, bool, bool, Any]] = []
+        clock, core, began = time.monotonic, core_seconds(), time.time()
+        now = first = clock()
+        for row, action in zip(acting.tolist(), actions.tolist() if actions.ndim == 1 else actions, strict=True):
+            try:
+                result = self._envs[row].step(action)
+                if not _is_plain(result):
+                    result = unpack_step(result)
+                observation, reward, terminated, truncated, info = result
+                self._write(observation, row)
+            except _ANY as error:
+                self._fail(row, error, "step", True, faults)
+                to_reset.append(row)
+                now = clock()
+                continue
+            stepped.append(row)
+            rewards.append(reward)
+            begins.append(now)
+            ends.append(now := clock())
+            if terminated or truncated:
+                over.append((row, terminated, truncated, info))
+        core = core_seconds() - core
+        rows, reward32 = np.array(stepped, np.int64), np.array(rewards, np.float64).astype(np.float32)
+        begin_s, end_s = np.array(begins), np.array(ends)
+        if not self._all_finite(rows, reward32):
+            finite = np.array([self._is_finite(row, rewards[k], faults) for k, row in enumerate(stepped)])
+            to_reset += rows[~finite].tolist()
+            rows, reward32, begin_s, end_s = rows[finite], reward32[finite], begin_s[finite], end_s[finite]
+            over = [entry for entry in over if entry[0] in rows]
+        wall_s = end_s - begin_s
+        core_s = wall_s * (core / max(now - first, 1e-9))
+        self._count_steps(rows, reward32, wall_s, core_s)
+        terminated, truncated, ended = np.zeros(len(rows), bool), np.zeros(len(rows), bool), np.zeros(0, np.int64)
+        infos = []
+        if over:
+            ended = np.searchsorted(rows, [row for row, *_ in over])
+            terminated[ended] = [entry[1] for entry in over]
+            truncated[ended] = [entry[2] for entry in over]
+            infos = [plain_scalars(info) for *_, info in over]
+            self._diverged += sum(info.get("diverged") is True for info in infos)
+        return Outcomes(
+            rows=rows,
+            reward=reward32,
+            terminated=terminated,
+            truncated=truncated,
+            ended=ended,
+            final_observation={path: array[rows[ended]] for path, array in self._observation.items()},
+            start_s=begin_s + (began - first),
+            end_s=end_s + (began - first),
+            core_s=core_s.astype(np.float32),
+            attempt=np.zeros(len(rows), np.int16),
+            info=infos,
+        )
+
+    def _write(self, value: Any, row: int) -> None:
+        """Store the observation that a step has returned; whether its floats are finite is seen for all rows at
+        once."""
+        try:
+            for keys, array, dtype, shape in self._boxes:
+                part = value
+                for key in keys:
+                    part = part[key]
+                if type(part) is not np.ndarray or part.dtype != dtype or part.shape != shape:
+                    break
+                array[row] = part
+            else:
+                if self._bounded[row]:
+                    write_observation(value, self._bounded[row], "step")
+                return
+        except (KeyError, IndexError, TypeError):
+            pass  # what follows says what was wrong
+        write_observation(value, self._targets[row], "step")
+
+    def _all_finite(self, rows: np.ndarray, reward: np.ndarray) -> bool:
+        index = self._episodes.index(rows)
+        return bool(np.isfinite(reward).all() and all(np.isfinite(array[index]).all() for array in self._floats))
+
+    def _is_finite(self, row: int, reward: float, faults: list[Fault]) -> bool:
+        """Whether a row's step gave finite numbers; if not, the row has failed."""
+        try:
+            unpack_step((None, reward, False, False, {}))
+            for leaf, target in self._targets[row]:
+                write_observation(target, [(dataclasses.replace(leaf, keys=()), np.empty_like(target))], "step")
+        except EnvironmentFault as fault:
+            self._fail(row, fault, "step", True, faults)
+            return False
+        return True
+
+    def _count_steps(self, rows: np.ndarray, reward: np.ndarray, wall_s: np.ndarray, core_s: np.ndarray) -> None:
+        self._failures[rows] = 0
+        self._episodes.stepped(rows, reward)
+        level = self._episodes.fidelity[rows]
+        self._level_steps += np.bincount(level, minlength=MAX_FIDELITIES)
+        self._level_core_s += np.bincount(level, core_s, MAX_FIDELITIES)
+        self._produced += len(rows)
+        self._step_s += float(wall_s.sum())
+        self._core_s += float(core_s.sum())
 
     def _reset_rows(self, rows: list[int], over: set[int], faults: list[Fault]) -> list[int]:
         """Reset rows (making what is gone); the rows that have a first observation now."""
@@ -249,39 +310,18 @@ class InlinePool:
         begin, core = time.monotonic(), core_seconds()
         if level != self._levels[row]:
             self._make(row, level)
-        self._fidelity[row] = resolve.fidelity_index(self._envs[row], self.spec, level)
+        fidelity = resolve.fidelity_index(self._envs[row], self.spec, level)
+        self._episodes.fidelity[row] = fidelity
         episode = self._episode[row]
         self._episode[row] += 1
         seed = self._seeds.seed(row, episode)
-        self._seed[row] = seed
-        self._episode_uid[row] = self._seeds.episode_uid(row, episode)
-        write_observation(unpack_reset(self._envs[row].reset(seed=seed)), self._next_targets[row], "reset")
-        self._steps[row], self._returns[row] = 0, 0.0
+        write_observation(unpack_reset(self._envs[row].reset(seed=seed)), self._targets[row], "reset")
+        self._episodes.begin(row, self._seeds.episode_uid(row, episode), seed)
         self._reset_s += time.monotonic() - begin
-        self._count_core(row, core_seconds() - core)
+        core = core_seconds() - core
+        self._core_s += core
+        self._level_core_s[fidelity] += core
         self._resets += 1
-
-    def _count_core(self, row: int, core_s: float) -> None:
-        self._core_s += core_s
-        self._level_core_s[self._fidelity[row]] += core_s
-
-    def _step(self, row: int) -> tuple[tuple[float, float, float, float, bool, bool], Any]:
-        """(reward, start_s, end_s, core_s, terminated, truncated) and info."""
-        action = self._actions[row, ...]
-        action = action.item() if action.ndim == 0 else action.copy()
-        start, begin, core = time.time(), time.monotonic(), core_seconds()
-        result = self._envs[row].step(action)
-        wall, core = time.monotonic() - begin, core_seconds() - core
-        observation, reward, terminated, truncated, info = unpack_step(result)
-        targets = self._final_targets if terminated or truncated else self._next_targets
-        write_observation(observation, targets[row], "step")
-        self._steps[row] += 1
-        self._returns[row] += np.float32(reward)
-        self._produced += 1
-        self._level_steps[self._fidelity[row]] += 1
-        self._step_s += wall
-        self._count_core(row, core)
-        return (reward, start, start + wall, core, terminated, truncated), info
 
     def _fail(self, row: int, error: BaseException, doing: str, cut: bool, faults: list[Fault]) -> None:
         kind, message, trace = cause_of(error, doing)
@@ -298,3 +338,15 @@ class InlinePool:
             )
         faults.append(Fault(row, kind, sentence, cut))
         self._unmake(row)
+
+
+def _is_plain(result: Any) -> bool:
+    """Whether ``unpack_step`` would change and refuse nothing but a reward that is not finite."""
+    return (
+        type(result) is tuple
+        and len(result) == 5
+        and type(result[1]) in _REAL
+        and type(result[2]) in _FLAG
+        and type(result[3]) in _FLAG
+        and type(result[4]) is dict
+    )

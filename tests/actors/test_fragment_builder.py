@@ -5,9 +5,12 @@ import pytest
 
 from distrl.actors.env_worker import build_env_worker
 from distrl.actors.inline_pool import InlinePool
+from distrl.actors.vector_pool import VectorPool
+from distrl.core.limiter import Admission
 from distrl.core.seeds import TrainingSeeds
 from distrl.core.types import ARRAY, FINAL, OBSERVATION, EnvRecipe
 from tests.fakes.environments import scripted_episode
+from tests.fakes.vector_environments import counted_episode
 
 
 class Recorded:
@@ -74,24 +77,33 @@ def transitions(fragments):
     return found
 
 
-def run(max_steps: int, lockstep: bool, rounds: int = 60):
-    pool = InlinePool(EnvRecipe("tests.fakes.environments:Scripted"), 3, TrainingSeeds(run_seed=5))
+def run(max_steps: int, lockstep: bool, rounds: int = 60, bad_modulus: int = 0):
+    """(fragments, those of them that closed before the worker stopped, produced steps, worker) of three rows."""
+    recipe = EnvRecipe("tests.fakes.environments:Scripted", {"bad_modulus": bad_modulus})
+    pool = InlinePool(recipe, 3, TrainingSeeds(run_seed=5))
     pool.lockstep = lockstep
+    return drive(pool, max_steps, rounds)
+
+
+def drive(pool, max_steps: int, rounds: int, admission=None):
     sink = Recorded()
-    worker = build_env_worker(pool, Counting(), sink, OneVersion(), fragment_steps=max_steps, fragment_max_age_s=None)
+    worker = build_env_worker(
+        pool, Counting(), sink, OneVersion(), fragment_steps=max_steps, fragment_max_age_s=None, admission=admission
+    )
     worker.pull()
     for _ in range(rounds):
         worker.run_once(0.0)
+    full = list(sink.fragments)
     worker.finish()
     produced = pool.stats().produced
     worker.close()
-    return sink.fragments, produced, worker
+    return sink.fragments, full, produced, worker
 
 
 @pytest.mark.parametrize("lockstep", [True, False])
 @pytest.mark.parametrize("max_steps", [1, 2, 7, 100])
 def test_every_transition_is_there_once_with_its_own_next_observation(max_steps, lockstep):
-    fragments, produced, _ = run(max_steps, lockstep)
+    fragments, _, produced, _ = run(max_steps, lockstep)
     found = transitions(fragments)
     assert len(found) == produced > 100
     for (uid, step), (observation, action, reward, terminated, truncated, following) in found.items():
@@ -106,45 +118,85 @@ def test_every_transition_is_there_once_with_its_own_next_observation(max_steps,
 
 
 def test_rows_in_step_make_rectangles_and_others_make_single_rows():
-    rectangles, _, _ = run(7, lockstep=True)
-    assert {(f.num_steps, f.num_rows) for f in rectangles[:-1]} == {(7, 3)}
-    singles, _, _ = run(7, lockstep=False)
+    _, rectangles, _, _ = run(7, lockstep=True)
+    assert {(f.num_steps, f.num_rows) for f in rectangles} == {(7, 3)}
+    singles, _, _, _ = run(7, lockstep=False)
     assert {f.num_rows for f in singles} == {1}
     assert all(f.columns["terminated"][:-1].sum() == 0 for f in singles)
 
 
-def test_provenance_is_stamped_and_state_kept_at_the_start():
-    fragments, _, worker = run(3, lockstep=False)
+@pytest.mark.parametrize("lockstep", [True, False])
+def test_provenance_is_stamped_and_state_kept_at_the_start(lockstep):
+    fragments, _, _, worker = run(3, lockstep)
     for fragment in fragments:
         c = fragment.columns
         assert (c["policy_version"] == 7).all()
         assert (c["log_prob"] == np.float32(-0.5)).all()
         assert (c["end_s"] >= c["start_s"]).all()
-        assert int(c["state/steps"][0, 0]) == int(c["step"][0, 0])
+        assert c["state/steps"][:, 0].tolist() == c["step"][0].tolist()
     episodes = worker.report()["episodes"]
     assert all(episode["length"] == scripted_episode(episode["seed"])[0] for episode in episodes)
 
 
 @pytest.mark.parametrize("lockstep", [True, False])
-def test_a_failing_environment_cuts_its_own_episode_and_nobody_elses(lockstep):
-    recipe = EnvRecipe("tests.fakes.environments:Misbehaving", {"mode": "raise", "after": 4, "bad_modulus": 2})
-    pool = InlinePool(recipe, 3, TrainingSeeds(run_seed=1))
-    pool.lockstep = lockstep
+@pytest.mark.parametrize("max_steps", [1, 2, 7])
+def test_a_failing_environment_cuts_its_own_episode_and_nobody_elses(max_steps, lockstep):
+    fragments, full, produced, worker = run(max_steps, lockstep, rounds=80, bad_modulus=3)
+    found = transitions(fragments)
+    assert len(found) == produced
+    last = {key for f in fragments for key in zip(f.columns["episode_uid"][-1], f.columns["step"][-1], strict=True)}
+    num_failed = 0
+    for (uid, step), (_, _, _, terminated, truncated, following) in found.items():
+        seed = TrainingSeeds(run_seed=5).seed(uid >> 32 & 0xFFF, uid & 0xFFFFFFFF)
+        length, terminates = scripted_episode(seed)
+        if seed % 3 == 0:
+            assert step == 0
+            length, terminates, num_failed = 1, False, num_failed + 1
+        assert following[:2].tolist() == [seed % 1000, step + 1]  # where a lost action was chosen, if one was lost
+        assert terminated == (step + 1 == length and terminates)
+        # a fragment that was closed before the failure does not know of it
+        unknown = seed % 3 == 0 and (uid, step) in last
+        assert truncated == (step + 1 == length and not terminates) or unknown
+    assert num_failed > 10
+    assert {e["length"] for e in worker.report()["episodes"] if e["info"] == {"failed": True}} == {1}
+    if lockstep:
+        assert {f.num_steps for f in full} == {max_steps}
+        assert {f.num_rows for f in full} == {1, 2, 3}  # a row that missed a round stays behind
+
+
+@pytest.mark.parametrize("max_steps", [1, 2, 7])
+def test_fragments_for_on_policy_learners_are_whole_also_of_rows_that_are_not_in_step(max_steps):
+    recipe = EnvRecipe("tests.fakes.vector_environments:CountedVector", {"modes": ("NextStep",)})
+    admits_all = Admission(share=10**9, max_staleness=0)
+    fragments, full, produced, _ = drive(VectorPool(recipe, 3, TrainingSeeds(5)), max_steps, 60, admits_all)
+    assert {f.num_steps for f in full} == {max_steps}
+    assert sum(f.num_rows for f in full) > 3 * 40 // max_steps
+    found = transitions(fragments)
+    assert len(found) == produced
+    for (uid, step), (observation, action, _, terminated, truncated, following) in found.items():
+        row, episode = uid >> 32 & 0xFFF, uid & 0xFFFFFFFF
+        length, _ = counted_episode(row, episode)
+        assert observation[:3].tolist() == [row, episode, step]
+        assert following.tolist() == [row, episode, step + 1, action[0]]
+        assert (terminated | truncated) == (step + 1 == length)
+    for f in full:
+        ended = np.argwhere(f.columns["terminated"] | f.columns["truncated"])
+        assert sorted(map(tuple, ended)) == sorted(map(tuple, f.columns["final_index"]))
+        assert f.columns["state/steps"][:, 0].tolist() == f.columns["step"][0].tolist()
+
+
+def test_what_is_open_can_be_published_at_any_time_without_losing_a_step():
+    pool = InlinePool(EnvRecipe("tests.fakes.environments:Scripted"), 3, TrainingSeeds(run_seed=5))
     sink = Recorded()
-    worker = build_env_worker(pool, Counting(), sink, OneVersion(), fragment_steps=5, fragment_max_age_s=None)
+    worker = build_env_worker(pool, Counting(), sink, OneVersion(), fragment_steps=7, fragment_max_age_s=None)
     worker.pull()
-    for _ in range(80):
+    for round_ in range(60):
         worker.run_once(0.0)
+        if round_ % 5 == 0:
+            worker._builder.flush()
     worker.finish()
-    report = worker.report()
-    assert report["faults"]
-    found = transitions(sink.fragments)
-    assert len(found) == report["produced"]
-    for (uid, step), (*_, truncated, _) in found.items():
-        seed = TrainingSeeds(run_seed=1).seed(uid >> 32 & 0xFFF, uid & 0xFFFFFFFF)
-        if seed % 2 == 0:
-            assert step < 3
-            assert truncated == (step == 2)
+    assert {f.num_steps for f in sink.fragments} == {4, 5}
+    assert len(transitions(sink.fragments)) == pool.stats().produced
     worker.close()
 
 

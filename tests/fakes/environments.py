@@ -25,12 +25,16 @@ class Scripted(gymnasium.Env):
     """Everything is a function of seed, step and action, so that a stream can be compared number by number.
 
     Observation float32 [3]: (seed % 1000, t, action that led here); reward 100 · (seed % 10) + t + action.
+
+    Args:
+        step_s, reset_s: how long these take. bad_modulus: episodes with a seed divisible by it fail in their second
+            step.
     """
 
-    def __init__(self, step_s: float = 0.0, reset_s: float = 0.0):
+    def __init__(self, step_s: float = 0.0, reset_s: float = 0.0, bad_modulus: int = 0):
         self.observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float32)
         self.action_space = spaces.Box(-1, 1, (1,), np.float32)
-        self._step_s, self._reset_s = step_s, reset_s
+        self._step_s, self._reset_s, self._bad_modulus = step_s, reset_s, bad_modulus
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
         time.sleep(self._reset_s)
@@ -42,6 +46,8 @@ class Scripted(gymnasium.Env):
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
         time.sleep(self._step_s)
         self.t += 1
+        if self.t == 2 and self._bad_modulus and self.seed_ % self._bad_modulus == 0:
+            raise RuntimeError("the scripted fault")
         a = float(action[0])
         ended = self.t == self.length
         observation = np.array([self.seed_ % 1000, self.t, a], np.float32)
