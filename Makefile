@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 export WANDB_ERROR_REPORTING ?= false
 
-.PHONY: help train test validate chaos check format lint types bench peers fluid-peers install install-dev clean
+.PHONY: help train test validate chaos check format lint types bench peers fluid-peers throughput-peers install install-dev clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
@@ -72,7 +72,7 @@ $(DEV_STAMP): $(STAMP)
 peers: $(VENV)-peers/.installed  ## the peers that benchmarks compare with, in an environment of their own
 $(VENV)-peers/.installed: $(VENV)/constraints.txt
 	$(PYTHON) -m venv $(VENV)-peers
-	$(VENV)-peers/bin/python -m pip --disable-pip-version-check install -q -c $(VENV)/constraints.txt torch stable-baselines3==2.9.2
+	$(VENV)-peers/bin/python -m pip --disable-pip-version-check install -q -c $(VENV)/constraints.txt torch stable-baselines3==2.9.2 mujoco ale-py opencv-python-headless
 	@touch $@
 
 FLUID_PEERS := $(VENV)-fluid-peers
@@ -82,6 +82,16 @@ $(FLUID_PEERS)/.installed:
 	$(FLUID_PEERS)/hydrogym/bin/python -m pip --disable-pip-version-check install -q 'hydrogym[jax]==1.0.0' gymnax==0.0.9 jax==0.10.2
 	$(PYTHON) -m venv $(FLUID_PEERS)/phiflow
 	$(FLUID_PEERS)/phiflow/bin/python -m pip --disable-pip-version-check install -q phiflow==3.4.0 jax==0.10.2
+	@touch $@
+
+THROUGHPUT_PEERS := $(VENV)-throughput-peers
+throughput-peers: install peers $(THROUGHPUT_PEERS)/.installed  ## what benchmarks/throughput.py compares with
+$(THROUGHPUT_PEERS)/.installed: $(VENV)/constraints.txt
+	$(PIP) install -q -c $(VENV)/constraints.txt -e '.[mujoco,atari]'
+	$(PYTHON) -m venv $(THROUGHPUT_PEERS)/sample-factory
+	$(THROUGHPUT_PEERS)/sample-factory/bin/python -m pip --disable-pip-version-check install -q sample-factory==2.1.1 $$(grep '^torch==' $<)
+	@# it asks for Gymnasium < 1.0 (pip complains), and runs with ours: all peers step the same environments
+	$(THROUGHPUT_PEERS)/sample-factory/bin/python -m pip --disable-pip-version-check install -q $$(grep -E '^(gymnasium|mujoco|ale-py)==' $<)
 	@touch $@
 
 clean:  ## remove the environment and caches, never runs

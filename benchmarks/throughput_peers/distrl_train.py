@@ -1,0 +1,104 @@
+"""distrl itself, measured by the same clock as its peers: a case in, one JSON line out.
+
+python distrl_train.py --case cartpole [--local] [--set KEY.PATH=VALUE …] [--seconds 60 | --target 475 | --steps N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from shared import EVALUATION_EPISODES, IDS, SLOW_ENVS, SLOW_MEDIAN_S, SLOW_SIGMA, Run
+
+from distrl.api import train
+from distrl.core.config import RunConfig
+from distrl.core.metrics import read_json_lines
+
+PRESETS: dict[str, tuple[str, list[str]]] = {  # preset, and what the case adds to it
+    "cartpole": ("cartpole-appo", []),
+    "halfcheetah": ("halfcheetah-ppo", []),
+    "pong": ("pong-appo", []),
+    "slow": (
+        "slow-appo",
+        [
+            f"env.id={IDS['slow']}",
+            f"env.delay={{kind='lognormal', median_s={SLOW_MEDIAN_S}, sigma={SLOW_SIGMA}}}",
+            "env.hosting=process",
+            "actors.env_workers=1",
+            f"actors.envs_per_worker={SLOW_ENVS}",
+        ],
+    ),
+}
+FOREVER = 10**12  # env steps
+EVALUATION_PERIOD = 20_000  # env steps, where there is a target to reach
+
+
+def overrides(run: Run, folder: Path, given: list[str]) -> list[str]:
+    """The run's seed, length and evaluations, then what the command line asks for."""
+    aim = run.options.target is not None
+    return [
+        *PRESETS[run.case][1],
+        f"run.out={folder / 'run'}",
+        f"run.seed={run.seed}",
+        f"run.steps={run.options.steps or FOREVER}",
+        f"evaluation.period={EVALUATION_PERIOD if aim else FOREVER}",
+        f"evaluation.episodes={EVALUATION_EPISODES}",
+        f"evaluation.envs={EVALUATION_EPISODES}",
+        *given,
+    ]
+
+
+class Watch:
+    """Statuses of the run in; the benchmark's clock hears what has been trained on, and ends the run."""
+
+    def __init__(self, run: Run, batch_size: int):
+        self.run, self.batch_size = run, batch_size
+        self.stop = threading.Event()
+        self.directory: Path | None = None
+        self._seen = 0  # evaluations
+
+    def show(self, status: dict[str, Any]) -> None:
+        if "directory" in status:
+            self.directory = Path(status["directory"])
+        if "env_steps" not in status:
+            return
+        if self.run.options.target is not None and self.directory is not None:
+            timing = read_json_lines(self.directory / "timing.jsonl")
+            evaluations = [record for record in timing if record["kind"] == "evaluation"]
+            began = time.time() - status["wall_s"]
+            for record in evaluations[self._seen :]:
+                self.run.evaluated(began + record["wall_s"], record["env_steps"], record["return_mean"])
+            self._seen = len(evaluations)
+        if self.run.trained(status["updates"] * self.batch_size):
+            self.stop.set()
+
+
+def main() -> None:
+    run = Run()
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--local", action="store_true")
+    parser.add_argument("--set", nargs="*", action="extend", default=[], metavar="KEY.PATH=VALUE")
+    options = parser.parse_args(run.peer_arguments)
+    preset = PRESETS[run.case][0]
+    with tempfile.TemporaryDirectory(prefix="distrl-throughput-", ignore_cleanup_errors=True) as folder:
+        given = overrides(run, Path(folder), options.set)
+        config = RunConfig.load(preset, given)
+        watch = Watch(run, config.algorithm.options["batch_size"])
+        summary = train(config, local=options.local, show=watch.show, stop=watch.stop).summary
+    run.report(
+        {"preset": preset, "set": given, "local": options.local},
+        summary["recent_return_mean"],
+        evaluated_return=summary.get("final_return_mean", summary["best_return_mean"]),
+        busy=summary["env_busy_fraction"],
+        staleness_mean=summary["staleness_mean"],
+        transitions_trained=summary["transitions_trained"],
+        transitions_produced=summary["transitions_produced"],
+    )
+
+
+if __name__ == "__main__":
+    main()
