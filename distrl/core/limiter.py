@@ -75,7 +75,8 @@ class Admission:
 
     where v is the version of its present weights and ``share`` its part of the transitions that one version trains on
     (the rule of AReaL, arXiv 2505.24298, section 5.1, for each env worker). With 0 every rollout is made by the newest
-    weights; with 1 the next one is made while the learner trains.
+    weights; with 1 the next one is made while the learner trains. Rows that ask together are admitted together, so
+    where they are not in step, n may end above the bound by their number less one.
     """
 
     def __init__(self, share: int, max_staleness: int):

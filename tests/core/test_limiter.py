@@ -5,7 +5,7 @@ import threading
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distrl.core.limiter import SamplesPerInsert, WaitNotice
+from distrl.core.limiter import Admission, SamplesPerInsert, WaitNotice
 
 
 def updates_until_it_waits(limiter: SamplesPerInsert) -> int:
@@ -71,3 +71,14 @@ def test_a_wait_is_told_once_a_period():
     quiet.waiting(lambda: "for transitions")
     quiet.over()
     assert len(said) == 1
+
+
+def test_admission_counts_from_the_first_weights():
+    """A worker that joins at version 7 may begin as much as one that was there from the start."""
+    admission = Admission(share=10, max_staleness=1)
+    assert admission.admits(7)
+    admission.begun(19)
+    assert admission.admits(7)
+    admission.begun(1)
+    assert not admission.admits(7)
+    assert admission.admits(8)
