@@ -81,6 +81,10 @@ class FlatParameters:
         parts = flat.split([math.prod(shape) for shape in self._shapes.values()])
         return {name: part.view(shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)}
 
+    def join(self, named: Mapping[str, Tensor]) -> Tensor:
+        """The vector [P] of tensors with these names."""
+        return torch.cat([named[name].reshape(-1) for name in self._shapes])
+
     def gradient(self, loss: Tensor) -> Tensor:
         """∂loss/∂flat, float32 [P]."""
         return torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, list(self.named.values()))])

@@ -1,0 +1,330 @@
+"""A rollout flows in, minibatches of it and their gradients flow out, and back in to be applied: PPO, APPO and IMPALA.
+
+Once for each rollout, at the parameters it begins with, advantages A and value targets R are computed
+(``distrl.learners.returns``); then each minibatch is a gradient of
+
+    mean(−J) + value_cost · mean(½ (V(o) − R)²) − entropy_cost · mean(H(π(·|o)))
+
+with r = π(a|o) / π_old(a|o) and one of
+
+    clipped           J = w · min(r A, clip(r, 1 − ε, 1 + ε) A)     Schulman et al. 2017, arXiv 1707.06347, equation 7
+    policy_gradient   ∇J = min(ρ̄, r) · A · ∇ log π(a|o)             Espeholt et al. 2018, arXiv 1802.01561, section 4.2
+
+π_old is the behaviour policy μ and w = 1; where ``decoupled``, π_old is the policy that the rollout begins with and
+w = min(ρ̄, π_old(a|o) / μ(a|o)) (AReaL, arXiv 2505.24298, section 5.2; after Hilton et al. 2022, arXiv 2110.00641).
+
+Details that the papers leave open are CleanRL's, numbered as in Huang et al. 2022, "The 37 Implementation Details of
+Proximal Policy Optimization".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distrl.core.errors import RunFailed
+from distrl.core.types import EnvSpec, PolicySpec, Weights
+from distrl.learners.actor_critic import ActorCritic
+from distrl.learners.actor_policies import MOMENTS, OBSERVATION_LIMIT, action_units
+from distrl.learners.adam import Adam
+from distrl.learners.distributions import Categorical, Distribution, Gaussian
+from distrl.learners.inputs import MASK, flat_inputs, input_size
+from distrl.learners.moments import RewardScale, RunningMoments
+from distrl.learners.networks import FlatParameters
+from distrl.learners.ppo_config import PPO as Config
+from distrl.learners.returns import gae, next_values, vtrace
+from distrl.learners.rollout import Rollout
+
+
+@dataclass
+class Minibatch:
+    """S transitions.
+
+    Attributes:
+        inputs: float32 [S, D]. action: [k, S]. allowed: bool [A, S], or None.
+        log_prob: float32 [S], of π_old. weight: w, float32 [S], or None for 1.
+        advantage, target: float32 [S]. value: float32 [S], the critic's before the rollout.
+    """
+
+    inputs: Tensor
+    action: Tensor
+    allowed: Tensor | None
+    log_prob: Tensor
+    weight: Tensor | None
+    advantage: Tensor
+    target: Tensor
+    value: Tensor
+
+    def select(self, index: Tensor) -> Minibatch:
+        """Some of them, by number."""
+        return Minibatch(
+            self.inputs.index_select(0, index),
+            self.action.index_select(1, index),
+            None if self.allowed is None else self.allowed.index_select(1, index),
+            self.log_prob.index_select(0, index),
+            None if self.weight is None else self.weight.index_select(0, index),
+            self.advantage.index_select(0, index),
+            self.target.index_select(0, index),
+            self.value.index_select(0, index),
+        )
+
+
+class PPO:
+    """Implements ``distrl.core.contracts.Algorithm``; on a CPU, the same inputs give the same bits.
+
+        for minibatch in algorithm.minibatches(rollout, rng):
+            gradients, metrics = algorithm.gradients(minibatch, rng)
+            algorithm.apply(gradients)
+
+    Args:
+        config: hyperparameters.
+        env_spec: with Boxes, Discrete, MultiDiscrete or MultiBinary to observe and one of them to act in.
+        device: "cpu", "cuda", "cuda:1", …
+        seed: of the initial parameters.
+
+    Attributes:
+        updates: gradients applied so far. transitions: of the rollouts so far.
+    """
+
+    def __init__(self, config: Config, env_spec: EnvSpec, device: str = "cpu", seed: int = 0):
+        self.config = config
+        self.device = torch.device(device)
+        self.updates = self.transitions = 0
+        self._policy_spec = config.policy_spec(env_spec)
+        recipe = self._policy_spec.kwargs
+        self._layout = recipe["inputs"]
+        self._num_inputs = input_size(env_spec.observation_space, self._layout)
+        self._distribution: Distribution
+        if "choices" in recipe:
+            self._distribution = Categorical(recipe["choices"], recipe["lowest"])
+        else:
+            center, half = action_units(env_spec.action_space.low, env_spec.action_space.high)
+            self._distribution = Gaussian(center, half, config.initial_log_std)
+        self.network = ActorCritic(self._num_inputs, self._distribution.num_outputs, config.hidden)
+        generator = torch.Generator().manual_seed(seed)
+        initial = self.network.initial(generator) | self._distribution.initial()
+        self.parameters = FlatParameters(initial, self.device)
+        self._adam = Adam(self.parameters.flat, epsilon=1e-5)  # detail 3
+        self._learning_rate = config.learning_rate
+        self._moments = RunningMoments(self._num_inputs) if config.normalize_observations else None
+        self._reward_scale = RewardScale(config.gamma) if config.scale_rewards else None
+        self._explained = torch.zeros((), device=self.device)
+        self._kl = torch.zeros((), device=self.device)  # of the newest minibatch
+
+    def minibatches(self, rollout: Rollout, rng: torch.Generator) -> Iterator[Minibatch]:
+        """What a rollout is trained on, minibatch after minibatch; each is to be applied before the next is drawn.
+
+        Taking the first one counts the rollout, and moves the running moments of observations and rewards.
+
+        Args:
+            rng: on the algorithm's device; decides the order (detail 6).
+
+        Raises:
+            RunFailed: the networks have become infinite.
+        """
+        transitions = self._begin(rollout)
+        for _ in range(self.config.epochs):
+            order = torch.randperm(rollout.reward.size, generator=rng, device=self.device)
+            for index in order.tensor_split(self.config.minibatches):
+                yield transitions.select(index)
+            if self.config.target_kl is not None and float(self._kl) > self.config.target_kl:  # detail 12
+                return
+
+    @torch.no_grad()
+    def gradients(self, batch: Minibatch, rng: torch.Generator | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss's gradient [P], and metrics as tensors of one element (reading one waits for a GPU: do it seldom).
+
+        Args:
+            rng: nothing is drawn.
+        """
+        config, named, size = self.config, self.parameters.frozen, len(batch.advantage)
+        outputs, value, context = self.network.forward(named, batch.inputs)
+        log_prob, entropy, drawn = self._distribution.forward(named, outputs, batch.action, batch.allowed)
+
+        advantage = batch.advantage
+        if config.normalize_advantages and size > 1:  # detail 7
+            std, mean = torch.std_mean(advantage)
+            advantage = (advantage - mean) / (std + 1e-8)
+        log_ratio = log_prob - batch.log_prob
+        ratio = log_ratio.exp()
+        beyond = (ratio - 1.0).abs() > config.clip
+        if config.surrogate == "clipped":  # detail 8
+            gain = ratio * advantage
+            least = torch.minimum(gain, ratio.clamp(1.0 - config.clip, 1.0 + config.clip) * advantage)
+            d_log_prob = torch.where(gain <= least, gain, 0.0)
+            if batch.weight is not None:
+                d_log_prob, least = d_log_prob * batch.weight, least * batch.weight
+        else:
+            d_log_prob = least = ratio.clamp(max=config.rho_max) * advantage
+
+        error = value - batch.target
+        d_value = error
+        if config.value_clip is not None:  # detail 9
+            change = value - batch.value
+            clipped = batch.value + change.clamp(-config.value_clip, config.value_clip) - batch.target
+            d_value = torch.where(error.square() >= clipped.square(), error, 0.0)
+            d_value = torch.where(change.abs() < config.value_clip, error, d_value)
+            error = torch.maximum(error.abs(), clipped.abs())
+
+        gradients: dict[str, Tensor] = {}
+        d_outputs = self._distribution.backward(
+            drawn, d_log_prob.mul(-1.0 / size), -config.entropy_cost / size, gradients
+        )
+        self.network.backward(named, context, d_outputs, d_value.mul(config.value_cost / size), gradients)
+        self._kl = (ratio - 1.0 - log_ratio).mean()  # detail 12; Schulman 2020, "Approximating KL Divergence", k3
+        metrics = {
+            "policy_loss": -least.mean(),
+            "value_loss": 0.5 * error.square().mean(),
+            "entropy": entropy.mean(),
+            "approx_kl": self._kl,
+            "clip_share": beyond.float().mean(),
+            "explained_variance": self._explained,
+        }
+        return self.parameters.join(gradients), metrics
+
+    @torch.no_grad()
+    def apply(self, gradients: Tensor) -> None:
+        """One step of Adam along the gradient, shortened where it is long (detail 11)."""
+        shrink = (self.config.max_gradient_norm / (torch.linalg.vector_norm(gradients) + 1e-6)).clamp(max=1.0)
+        self._adam.step(gradients * shrink, self._learning_rate)
+        self.updates += 1
+
+    @torch.no_grad()
+    def _begin(self, rollout: Rollout) -> Minibatch:
+        """Everything that is computed once for a rollout; its T · N transitions, time by time."""
+        config, named = self.config, self.parameters.frozen
+        num_steps, num_rows = rollout.reward.shape
+        size = num_steps * num_rows
+        if config.anneal_steps is not None:  # detail 4
+            self._learning_rate = config.learning_rate * max(0.0, 1.0 - self.transitions / config.anneal_steps)
+        self.transitions += size
+
+        reward = rollout.reward
+        if self._reward_scale is not None:
+            ended = rollout.terminated | rollout.truncated
+            reward = self._reward_scale.scale(reward, ended, rollout.is_first, rollout.row)
+        inputs, final_inputs = self._inputs(rollout)
+        value = self.network.values(named, inputs)
+        if not bool(value.isfinite().all()):
+            raise RunFailed(
+                f"the networks are not finite after {self.updates} updates: lower algorithm.learning_rate, or set "
+                "algorithm.normalize_observations and algorithm.scale_rewards"
+            )
+        value = value.view(num_steps + 1, num_rows)
+        index = torch.from_numpy(rollout.final_index.astype(np.int64)).to(self.device)
+        steps = (
+            self._tensor(reward),
+            value[:-1],
+            next_values(value, self.network.values(named, final_inputs), index),
+            self._tensor(rollout.terminated),
+            self._tensor(rollout.truncated),
+        )
+        inputs = inputs[:size]
+        action = self._distribution.actions(rollout.action.reshape(size, *rollout.action.shape[2:]), self.device)
+        allowed = self._allowed(rollout, size)
+        log_prob, weight = self._tensor(rollout.log_prob).reshape(size), None
+        if config.advantages == "vtrace" or config.decoupled:
+            outputs = self.network.outputs(named, inputs)
+            newest, _, _ = self._distribution.forward(named, outputs, action, allowed)
+            ratio = (newest - log_prob).exp()
+            if config.decoupled:
+                log_prob, weight = newest, ratio.clamp(max=config.rho_max)
+        if config.advantages == "vtrace":
+            ratio = ratio.view(num_steps, num_rows)
+            target, advantage = vtrace(*steps, ratio, config.gamma, config.gae_lambda, config.rho_max, config.c_max)
+        else:  # detail 5
+            advantage = gae(*steps, config.gamma, config.gae_lambda)
+            target = advantage + value[:-1]
+        self._explained = 1.0 - (target - value[:-1]).var() / (target.var() + 1e-8)
+        return Minibatch(
+            inputs,
+            action,
+            allowed,
+            log_prob,
+            weight,
+            advantage.reshape(size),
+            target.reshape(size),
+            value[:-1].reshape(size),
+        )
+
+    def _inputs(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """Observations, time by time, as the networks take them, float32 [(T + 1) N, D], and the final ones [K, D]."""
+        ordered = {path: array.reshape(-1, *array.shape[2:]) for path, array in rollout.observation.items()}
+        flat = flat_inputs(ordered, self._layout)
+        if self._moments is not None:
+            self._moments.add(flat[: rollout.reward.size])
+        return self._normalised(flat), self._normalised(flat_inputs(rollout.final_observation, self._layout))
+
+    def _normalised(self, flat: np.ndarray) -> Tensor:
+        inputs = self._tensor(flat)
+        if self._moments is None:
+            return inputs
+        mean, std = (self._tensor(part.astype(np.float32)) for part in (self._moments.mean, self._moments.std))
+        return (inputs - mean).mul_(1.0 / std).clamp_(-OBSERVATION_LIMIT, OBSERVATION_LIMIT)
+
+    def _allowed(self, rollout: Rollout, size: int) -> Tensor | None:
+        mask = rollout.observation.get(MASK)
+        if mask is None or not isinstance(self._distribution, Categorical):
+            return None
+        flat = mask[:-1].reshape(size, -1).astype(bool, copy=False)
+        return torch.from_numpy(np.ascontiguousarray(flat.T)).to(self.device)
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+    def policy_spec(self) -> PolicySpec:
+        """See ``Config.policy_spec``."""
+        return self._policy_spec
+
+    def policy_weights(self) -> Weights:
+        """What ``distrl.learners.actor_policies`` load: the actor's layers, ``log_std`` of a Gaussian, and the running
+        moments of the observations; one copy from the device."""
+        host = self.parameters.flat.to("cpu", copy=True)
+        weights = {
+            name: view.numpy() for name, view in self.parameters.split(host).items() if not name.startswith("critic/")
+        }
+        if self._moments is not None:
+            weights[f"{MOMENTS}/mean"] = self._moments.mean.astype(np.float32)
+            weights[f"{MOMENTS}/std"] = self._moments.std.astype(np.float32)
+        return weights
+
+    def state(self) -> dict[str, Any]:
+        """Everything that an update reads or writes: tensors are copied to the CPU."""
+        return {
+            "updates": self.updates,
+            "transitions": self.transitions,
+            "parameters": self.parameters.flat.to("cpu", copy=True),
+            "adam": self._adam.state(),
+            "observation_moments": self._moments and self._moments.state(),
+            "reward_scale": self._reward_scale and self._reward_scale.state(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue bit for bit where ``state`` was taken.
+
+        Raises:
+            ValueError: the state is of other networks, or with other options of normalisation.
+        """
+        own, came = self.parameters.flat, state.get("parameters")
+        if came is None or came.shape != own.shape:
+            raise ValueError(
+                f"the state needs parameters of shape {tuple(own.shape)}, but holds "
+                f"{'nothing' if came is None else tuple(came.shape)}: use the networks and the environment that it was "
+                "trained with"
+            )
+        parts = {"observation_moments": self._moments, "reward_scale": self._reward_scale}
+        for name, part in parts.items():
+            if (part is None) != (state[name] is None):
+                has = "none" if state[name] is None else "some"
+                raise ValueError(f"the state has {has} of {name!r}: use the options that it was trained with")
+        own.copy_(came)  # in place: the named views see it
+        self._adam.load_state(state["adam"])
+        for name, part in parts.items():
+            if part is not None:
+                part.load_state(state[name])
+        self.updates, self.transitions = int(state["updates"]), int(state["transitions"])

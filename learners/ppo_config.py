@@ -1,0 +1,234 @@
+"""Hyperparameters of PPO, APPO and IMPALA flow in from a run configuration, the algorithm flows out of ``build`` (it
+loads torch): one algorithm, three sets of defaults.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+import gymnasium
+import numpy as np
+from pydantic import Field, model_validator
+
+from distrl.core.contracts import Algorithm
+from distrl.core.errors import ConfigError
+from distrl.core.spaces import action_leaf, leaves
+from distrl.core.types import EnvSpec, PolicySpec
+from distrl.learners.inputs import MASK, input_layout
+from distrl.learners.registry import AlgorithmConfig
+
+_Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+Hidden = Annotated[
+    tuple[Annotated[int, Field(ge=1, le=16384)], ...],
+    Field(min_length=1, max_length=8, description="Widths of the hidden layers of actor and critic, with tanh."),
+]
+BatchSize = Annotated[
+    int,
+    Field(
+        ge=1,
+        le=1 << 24,
+        description="Transitions of one rollout: a whole number of fragments of every environment. All of them are "
+        "trained on, then thrown away.",
+    ),
+]
+MaxStaleness = Annotated[
+    int,
+    Field(
+        ge=0,
+        le=1000,
+        description="How many rollouts ahead of the learner an env worker may begin to act: 0 waits for the weights of "
+        "the last one, more keeps environments and learner busy at once.",
+    ),
+]
+Epochs = Annotated[int, Field(ge=1, le=1000, description="How often each rollout is gone through.")]
+Minibatches = Annotated[
+    int, Field(ge=1, le=1 << 20, description="Gradients in one epoch, each of an equal share of the transitions.")
+]
+Lambda = Annotated[
+    _Share,
+    Field(description="Trace decay of GAE or V-trace: 1 trusts the rewards alone, 0 the values alone."),
+]
+LearningRate = Annotated[float, Field(gt=0.0, le=1.0, description="Adam's step size.")]
+Advantages = Annotated[
+    Literal["gae", "vtrace"],
+    Field(
+        description="gae takes a rollout as if the newest policy had acted (Schulman et al. 2016); vtrace corrects for "
+        "the policy that did (Espeholt et al. 2018)."
+    ),
+]
+Surrogate = Annotated[
+    Literal["clipped", "policy_gradient"],
+    Field(
+        description="clipped: no gain beyond `clip` (Schulman et al. 2017); policy_gradient: the plain gradient, "
+        "weighted by how probable the action has become, at most `rho_max` (Espeholt et al. 2018)."
+    ),
+]
+Decoupled = Annotated[
+    bool,
+    Field(
+        description="Clip around the policy that the learner begins the rollout with, not around the older one that "
+        "acted, which stays in a weight of at most `rho_max` (AReaL, arXiv 2505.24298)."
+    ),
+]
+EntropyCost = Annotated[float, Field(ge=0.0, le=1e3, description="Weight of the entropy bonus; more explores longer.")]
+
+
+class PPO(AlgorithmConfig):
+    """Proximal policy optimisation (Schulman et al. 2017, arXiv 1707.06347) with the details of CleanRL."""
+
+    on_policy: ClassVar[bool] = True
+
+    hidden: Hidden = (64, 64)
+    batch_size: BatchSize = 2048
+    max_staleness: MaxStaleness = 0
+    epochs: Epochs = 10
+    minibatches: Minibatches = 32
+    gamma: _Share = Field(
+        default=0.99, description="Discount per env step; about 1 / (1 − gamma) steps are looked ahead."
+    )
+    gae_lambda: Lambda = 0.95
+    learning_rate: LearningRate = 3e-4
+    anneal_steps: int | None = Field(
+        default=None,
+        ge=1,
+        description="Transitions over which the learning rate falls linearly to zero, usually run.steps; unset: it "
+        "stays.",
+    )
+    advantages: Advantages = "gae"
+    normalize_advantages: bool = Field(
+        default=True, description="Whether each minibatch's advantages are brought to mean 0 and standard deviation 1."
+    )
+    surrogate: Surrogate = "clipped"
+    clip: float = Field(
+        default=0.2, gt=0.0, le=10.0, description="Change of an action's probability that still pays, as a share."
+    )
+    decoupled: Decoupled = False
+    rho_max: float = Field(
+        default=1.0,
+        gt=0.0,
+        description="Most that an action counts for having become more probable since it was taken, ρ̄ of V-trace.",
+    )
+    c_max: float = Field(
+        default=1.0, gt=0.0, description="The same for the traces of V-trace, c̄: how far back a correction reaches."
+    )
+    value_cost: float = Field(default=0.5, ge=0.0, le=1e3, description="Weight of the critic's loss.")
+    value_clip: float | None = Field(
+        default=None,
+        gt=0.0,
+        description="Change of a value beyond which its loss stops to pull, as `clip` for probabilities; unset: none.",
+    )
+    entropy_cost: EntropyCost = 0.0
+    max_gradient_norm: float = Field(
+        default=0.5, gt=0.0, description="Longer gradients, over all parameters together, are shortened to it."
+    )
+    target_kl: float | None = Field(
+        default=None,
+        gt=0.0,
+        description="An epoch that ends with the policy changed by more nats is the rollout's last; unset: none is.",
+    )
+    normalize_observations: bool = Field(
+        default=False,
+        description="Whether observations are brought to mean 0 and standard deviation 1 over all of the run so far, "
+        "and limited to ±10.",
+    )
+    scale_rewards: bool = Field(
+        default=False,
+        description="Whether rewards are divided by the standard deviation of the discounted returns so far, and "
+        "limited to ±10.",
+    )
+    initial_log_std: float = Field(
+        default=0.0,
+        ge=-20.0,
+        le=2.0,
+        description="Logarithm of the standard deviation that Box actions begin with, in half widths of the Box.",
+    )
+
+    @model_validator(mode="after")
+    def _minibatches_have_transitions(self) -> PPO:
+        if self.minibatches > self.batch_size:
+            raise ValueError(
+                f"algorithm.minibatches ({self.minibatches}) must not exceed algorithm.batch_size ({self.batch_size})"
+            )
+        return self
+
+    def policy_spec(self, env_spec: EnvSpec) -> PolicySpec:
+        """See ``AlgorithmConfig.policy_spec``."""
+        space, kind = env_spec.action_space, "CategoricalPolicy"
+        if isinstance(space, gymnasium.spaces.Box):
+            kind, actions = "GaussianPolicy", _box_kwargs(space)
+        else:
+            actions = categorical_kwargs(space)
+        inputs = input_layout(env_spec.observation_space, has_mask=kind == "CategoricalPolicy")
+        if "choices" in actions:
+            _check_mask(env_spec.observation_space, sum(actions["choices"]))
+        return PolicySpec(
+            f"distrl.learners.actor_policies:{kind}",
+            {"inputs": inputs, "num_layers": len(self.hidden) + 1, **actions},
+        )
+
+    def build(self, env_spec: EnvSpec, device: str = "cpu", seed: int = 0) -> Algorithm:
+        """See ``AlgorithmConfig.build``."""
+        from distrl.learners import ppo
+
+        return ppo.PPO(self, env_spec, device, seed)
+
+
+class APPO(PPO):
+    """PPO on rollouts that may be some updates old: V-trace, one epoch, clipped around the newest policy."""
+
+    max_staleness: MaxStaleness = 1
+    epochs: Epochs = 1
+    minibatches: Minibatches = 4
+    advantages: Advantages = "vtrace"
+    decoupled: Decoupled = True
+
+
+class IMPALA(PPO):
+    """Importance-weighted actor-learner (Espeholt et al. 2018, arXiv 1802.01561): V-trace without clipping."""
+
+    max_staleness: MaxStaleness = 2
+    epochs: Epochs = 1
+    minibatches: Minibatches = 1
+    gae_lambda: Lambda = 1.0
+    learning_rate: LearningRate = 6e-4
+    advantages: Advantages = "vtrace"
+    surrogate: Surrogate = "policy_gradient"
+    entropy_cost: EntropyCost = 0.01
+
+
+def categorical_kwargs(space: gymnasium.Space) -> dict[str, Any]:
+    """Number of choices, and the lowest of them, of each component of a discrete action.
+
+    Raises:
+        ConfigError: it is not discrete.
+    """
+    spec = action_leaf(space)
+    size = int(np.prod(spec.shape))
+    if isinstance(space, gymnasium.spaces.Discrete):
+        choices, lowest = [int(space.n)], [int(space.start)]
+    elif isinstance(space, gymnasium.spaces.MultiDiscrete):
+        choices = space.nvec.reshape(-1).tolist()
+        lowest = np.broadcast_to(space.start, space.nvec.shape).reshape(-1).tolist()
+    elif isinstance(space, gymnasium.spaces.MultiBinary):
+        choices, lowest = [2] * size, [0] * size
+    else:
+        raise ConfigError(f"actions need to be Box, Discrete, MultiDiscrete or MultiBinary; got {space}")
+    return {"choices": choices, "lowest": lowest, "shape": list(spec.shape), "dtype": spec.dtype}
+
+
+def _box_kwargs(space: gymnasium.spaces.Box) -> dict[str, Any]:
+    if not np.issubdtype(space.dtype, np.floating):
+        raise ConfigError(f"a Gaussian policy needs a Box of floats to act in; got {space}: use MultiDiscrete")
+    if not np.all(space.low < space.high):
+        raise ConfigError(f"a Gaussian policy needs action bounds with low < high; got {space}")
+    return {"low": space.low.tolist(), "high": space.high.tolist(), "dtype": str(space.dtype)}
+
+
+def _check_mask(space: gymnasium.Space, num_logits: int) -> None:
+    for leaf in leaves(space):
+        if leaf.path == MASK and int(np.prod(leaf.spec.shape)) != num_logits:
+            raise ConfigError(
+                f"the observation's {MASK!r} needs one entry for each of the {num_logits} choices of an action; it is "
+                f"{leaf.space}"
+            )
