@@ -123,9 +123,9 @@ def loss_of(algorithm: PPO, flat: torch.Tensor, batch) -> torch.Tensor:
 
 OPTIONS = [
     ("discrete", Config, {"entropy_cost": 0.1}),
-    ("multi_discrete", Config, {"entropy_cost": 0.1, "normalize_advantages": False, "clip": 0.01}),
+    ("multi_discrete", Config, {"entropy_cost": 0.1, "normalize_advantages": False, "clip": 0.1}),
     ("masked", Config, {"entropy_cost": 0.1}),
-    ("box", Config, {"entropy_cost": 0.1, "value_clip": 0.05}),
+    ("box", Config, {"entropy_cost": 0.1, "value_clip": 0.1, "clip": 0.05}),
     ("box", APPO, {"gae_lambda": 0.9}),
     ("discrete", APPO, {"advantages": "gae", "rho_max": 5.0, "minibatches": 2}),
     ("masked", IMPALA, {"normalize_advantages": False, "c_max": 0.9}),
@@ -135,7 +135,7 @@ OPTIONS = [
 @pytest.mark.parametrize(("kind", "config", "options"), OPTIONS)
 def test_gradients_are_autograds_of_the_losses(kind, config, options):
     """After some updates on the rollout, so that probabilities and values have left where they began."""
-    algorithm = algorithm_of(kind, config, learning_rate=0.01, epochs=2, **{"minibatches": 2} | options)
+    algorithm = algorithm_of(kind, config, learning_rate=0.02, epochs=2, **{"minibatches": 2} | options)
     rollout = rollout_of(algorithm, kind)
     for minibatch in algorithm.minibatches(rollout, torch.Generator().manual_seed(0)):
         before = algorithm.parameters.flat.clone()
@@ -146,7 +146,7 @@ def test_gradients_are_autograds_of_the_losses(kind, config, options):
         torch.testing.assert_close(gradients, expected, rtol=1e-3, atol=1e-5)
         assert all(torch.isfinite(value) for value in metrics.values())
         algorithm.apply(gradients)
-    assert metrics["approx_kl"] > 0
+    assert 0 < metrics["clip_share"] < 1
 
 
 def test_the_policy_that_acted_is_the_learners_with_normalised_observations_too():
@@ -309,7 +309,8 @@ def test_running_moments_are_those_of_everything_seen():
 
 
 def test_rewards_are_scaled_by_the_spread_of_discounted_returns_across_rollouts():
-    """The second rollout has row 7 twice, one stretch after the other, and row 3, whose episode ended between."""
+    """The second rollout has row 7 twice, one stretch after the other, and row 3, whose episode ended between; the
+    third has row 7 at the start of an episode, the end of the one before having been lost."""
     scale = RewardScale(0.5)
     scale.scale(
         np.ones((2, 2), "f4"), np.array([[False, False], [False, True]]), np.zeros((3, 2), bool), np.array([7, 3])
@@ -318,6 +319,8 @@ def test_rewards_are_scaled_by_the_spread_of_discounted_returns_across_rollouts(
     scaled = scale.scale(reward, np.zeros((2, 3), bool), np.zeros((3, 3), bool), np.array([7, 7, 3]))
     returns = [1, 1.5, 1, 1.5, 0.75 + 2, 1.375, 0.6875, 0.34375, 0, 4]
     np.testing.assert_allclose(scaled, reward / np.std(returns), rtol=1e-5)
+    scaled = scale.scale(np.ones((1, 1), "f4"), np.zeros((1, 1), bool), np.ones((2, 1), bool), np.array([7]))
+    np.testing.assert_allclose(scaled, 1 / np.std([*returns, 1]), rtol=1e-5)
 
 
 def test_registry_and_config():
