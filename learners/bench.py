@@ -178,6 +178,13 @@ def measure(device: str, threads: int, seconds: float, observation_size: int, nu
         "hidden": config.hidden,
         "observation_size": observation_size,
         "num_actions": num_actions,
+        **machine(device, threads),
+    }
+
+
+def machine(device: str, threads: int) -> dict[str, object]:
+    """What the figures were taken on."""
+    return {
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else device,
         "threads": threads,
         "machine": f"{platform.machine()} {_processor()}",

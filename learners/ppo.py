@@ -135,7 +135,6 @@ class PPO:
             if self.config.target_kl is not None and float(self._kl) > self.config.target_kl:  # detail 12
                 return
 
-    @torch.no_grad()
     def gradients(self, batch: Minibatch, rng: torch.Generator | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss's gradient [P], and metrics as tensors of one element (reading one waits for a GPU: do it seldom).
 
@@ -179,7 +178,7 @@ class PPO:
         self._kl = (ratio - 1.0 - log_ratio).mean()  # detail 12; Schulman 2020, "Approximating KL Divergence", k3
         metrics = {
             "policy_loss": -least.mean(),
-            "value_loss": 0.5 * error.square().mean(),
+            "value_loss": torch.dot(error, error) * (0.5 / size),
             "entropy": entropy.mean(),
             "approx_kl": self._kl,
             "clip_share": beyond.float().mean(),
@@ -187,14 +186,12 @@ class PPO:
         }
         return self.parameters.join(gradients), metrics
 
-    @torch.no_grad()
     def apply(self, gradients: Tensor) -> None:
         """One step of Adam along the gradient, shortened where it is long (detail 11)."""
         shrink = (self.config.max_gradient_norm / (torch.linalg.vector_norm(gradients) + 1e-6)).clamp(max=1.0)
         self._adam.step(gradients * shrink, self._learning_rate)
         self.updates += 1
 
-    @torch.no_grad()
     def _begin(self, rollout: Rollout) -> Minibatch:
         """Everything that is computed once for a rollout; its T · N transitions, time by time."""
         config, named = self.config, self.parameters.frozen
