@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from distrl.learners.queue import Queue
     from distrl.learners.replay import Replay
 
+_INLINE_BELOW_S = 2e-4  # a step in a process of its own costs about as much in messages
 SYNC_PERIOD_S = 1.0  # of run.sync = "seconds"
 SELECTION_SEEDS = 1_000_000_000  # evaluations while training use the seeds from here on …
 TEST_SEEDS = 1_500_000_000  # … and the final one these, so that choosing the best policy cannot flatter it
@@ -89,10 +90,10 @@ def _check_on_policy(config: RunConfig, options: Any) -> None:
         )
 
 
-def keeps_log(config: RunConfig, inline: bool) -> bool:
-    """Whether a new run keeps its transitions; see ``run.experience_log``."""
+def keeps_log(config: RunConfig) -> bool:
+    """Whether a new run keeps its transitions; see ``run.experience_log``. ``env.hosting`` is decided."""
     if config.run.experience_log == "auto":
-        return not (inline and algorithm_model(config).on_policy)
+        return config.env.hosting == "process" or not algorithm_model(config).on_policy
     return config.run.experience_log == "on"
 
 
@@ -124,6 +125,31 @@ def try_environment(config: RunConfig) -> Trial:
                     f"{name.replace('_', ' ')} {its} at {level} and {mine} at {recipe.fidelity}: leave that level out"
                 )
     return trial
+
+
+def with_hosting(config: RunConfig, trial: Trial, local: bool) -> RunConfig:
+    """The configuration with ``env.hosting = "auto"`` decided: by what a step was measured to take, and by whether
+    Gymnasium has the environment vectorised, with the same spaces."""
+    if config.env.hosting != "auto":
+        return config
+    hosting = "process"
+    if local or (trial.step_s is not None and trial.step_s < _INLINE_BELOW_S):
+        hosting = "vector" if not config.fidelity.schedule and _is_vectorised(config.env.recipe(), trial) else "inline"
+    return config.model_copy(update={"env": config.env.model_copy(update={"hosting": hosting})})
+
+
+def _is_vectorised(recipe: EnvRecipe, trial: Trial) -> bool:
+    from distrl.actors.vector_envs import is_vectorised, make_vector_env
+
+    if not is_vectorised(recipe):
+        return False
+    env = make_vector_env(recipe, 1)
+    spec, spaces = trial.spec, (env.single_observation_space, env.single_action_space)
+    env.close()
+    return spaces == (
+        spec.observation_space,
+        spec.action_space,
+    )  # Atari's has frames stacked, say, where single has not
 
 
 def build_pool(
@@ -169,13 +195,11 @@ def build_training_pool(
     actors = config.actors
     if inline:
         from distrl.actors.inline_pool import InlinePool
-        from distrl.actors.vector_envs import is_vectorised
         from distrl.actors.vector_pool import VectorPool
 
-        recipe, hosting = config.env.recipe(), config.env.hosting
-        if hosting == "vector" or (hosting == "auto" and not config.fidelity.schedule and is_vectorised(recipe)):
-            return VectorPool(recipe, actors.envs_per_worker, seeds)
-        return InlinePool(recipe, actors.envs_per_worker, seeds, env_steps)
+        if config.env.hosting == "vector":
+            return VectorPool(config.env.recipe(), actors.envs_per_worker, seeds)
+        return InlinePool(config.env.recipe(), actors.envs_per_worker, seeds, env_steps)
     from distrl.actors.process_pool import ProcessPool
     from distrl.actors.snapshots import SnapshotPlan
 

@@ -24,8 +24,6 @@ from distrl.core.spool_files import refuse_network_file_system
 from distrl.core.types import ARRAY, EnvSpec, Observation
 from distrl.core.warm_start import check_warm_start
 
-_INLINE_BELOW_S = 2e-4  # a step in a process of its own costs about as much in messages
-
 Show = Callable[[dict[str, Any]], None]
 
 
@@ -126,10 +124,11 @@ def train(
     try:
         if local:
             components.pick_device(config.learner.device)
-            spec = components.try_environment(config).spec
+            trial = components.try_environment(config)
+            spec, given, config = trial.spec, config, components.with_hosting(config, trial, local=True)
             algorithm.policy_spec(spec)  # refuses spaces that the algorithm cannot handle
             _check_warm_start(config, spec, run)
-            run = run or _new_run(config, inline=True)
+            run = run or _new_run(given, components.keeps_log(config))
             run.begin_session()
             show({"phase": "starting", "directory": str(run.path)})
             summary = run_local(config, run, spec, show, ending.is_set)
@@ -143,11 +142,11 @@ def train(
                 connected = launch.connect(config, address)
                 trial = tried.result()
             launch.check_device(config)
-            spec = trial.spec
+            spec, given, config = trial.spec, config, components.with_hosting(config, trial, local=False)
             policy = algorithm.policy_spec(spec)
             _check_warm_start(config, spec, run)
-            inline = _inline(config, trial.step_s)
-            run = run or _new_run(config, inline)
+            inline = config.env.hosting != "process"
+            run = run or _new_run(given, components.keeps_log(config))
             run.begin_session()
             show({"phase": "starting", "directory": str(run.path)})
             summary = launch.run_on_ray(config, run, spec, policy, inline=inline, show=show, stop=ending.is_set)
@@ -175,20 +174,9 @@ def _check_warm_start(config: RunConfig, spec: EnvSpec, run: RunDirectory | None
     check_warm_start(config.replay.warm_start, log_facts(config, spec, run.id if run else ""))
 
 
-def _inline(config: RunConfig, step_s: float | None) -> bool:
-    """Whether environments live in the env worker's process: ``env.hosting``, or by the measured step where that is
-    auto.
-    """
-    if config.env.hosting == "auto":
-        return step_s is not None and step_s < _INLINE_BELOW_S
-    return config.env.hosting != "process"
-
-
-def _new_run(config: RunConfig, inline: bool) -> RunDirectory:
-    from distrl.cluster.components import keeps_log
-
+def _new_run(config: RunConfig, logged: bool) -> RunDirectory:
     run = RunDirectory.create(_new_directory(config), config)
-    run.note(logged=keeps_log(config, inline))
+    run.note(logged=logged)
     return run
 
 
