@@ -10,13 +10,65 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-Parameters = Mapping[str, Tensor]
+from distrl.learners.networks import FlatParameters
+
+Inputs = tuple[Tensor, ...]  # each [S, …]; of an MLP the one float32 [S, D]
+
+
+class Memory(NamedTuple):
+    """What a recurrent network knows beside the inputs of T steps of n rows, S = T · n of them, time by time.
+
+    Attributes:
+        is_first: bool [T, n], an episode begins there. state: float32 [n, H], before t = 0.
+    """
+
+    is_first: Tensor
+    state: Tensor
+
+
+class Network(Protocol):
+    """Actor and critic.
+
+    outputs, value, context = network.forward(parameters, inputs, memory)
+    network.backward(parameters, context, d_outputs, d_value, gradients)
+    """
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether it wants a ``Memory``, and therefore whole rows of a rollout."""
+
+    def initial(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Parameters to begin with, by name; on the CPU, so that a seed means the same on every device."""
+
+    def evaluate(
+        self,
+        parameters: FlatParameters,
+        inputs: Inputs,
+        final: Inputs,
+        final_index: Tensor,
+        memory: Memory | None,
+        with_outputs: bool,
+    ) -> tuple[Tensor | None, Tensor, Tensor]:
+        """Outputs [A, S] if asked for, values [S], and those of the final observations [K]; without gradients.
+
+        Args:
+            inputs: of a rollout's S = (T + 1) · N observations. final: of its K final ones.
+            final_index: int64 [K, 2], behind which (t, n) they came.
+        """
+
+    def forward(self, parameters: FlatParameters, inputs: Inputs, memory: Memory | None) -> tuple[Tensor, Tensor, Any]:
+        """Outputs [A, S], values [S], and what ``backward`` wants to know."""
+
+    def backward(
+        self, parameters: FlatParameters, context: Any, d_outputs: Tensor, d_value: Tensor, gradients: dict[str, Tensor]
+    ) -> None:
+        """∂loss/∂parameters into ``gradients``, which holds those of the distribution already."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +78,7 @@ class TanhMLP:
     Attributes:
         name: before its parameters' names, ``<name>/<i>/weight`` and ``<name>/<i>/bias``.
         sizes: input, hidden and output widths.
-        last_gain: standard deviation of the last layer's weights, times √in, at the start.
+        last_gain: gain of the last layer's weights at the start.
     """
 
     name: str
@@ -34,20 +86,18 @@ class TanhMLP:
     last_gain: float
 
     def initial(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """Weights float32 [in, out], of the last layer [out, in], orthogonal with gain √2, of the last layer
-        ``last_gain``; biases zero (Huang et al. 2022, details 2; Saxe et al. 2014). On the CPU, so that a seed means
-        the same on every device."""
+        """Weights float32 [in, out], of the last layer [out, in], orthogonal (Saxe et al. 2014, arXiv 1312.6120) with
+        gain √2, of the last layer ``last_gain``; biases zero (Huang et al. 2022, detail 2)."""
         parameters = {}
         last = len(self.sizes) - 2
         for i, (inputs, outputs) in enumerate(zip(self.sizes[:-1], self.sizes[1:], strict=True)):
-            weight = torch.empty(outputs, inputs)
             gain = self.last_gain if i == last else math.sqrt(2.0)
-            torch.nn.init.orthogonal_(weight, gain, generator=generator)
+            weight = torch.nn.init.orthogonal_(torch.empty(outputs, inputs), gain, generator=generator)
             parameters[f"{self.name}/{i}/weight"] = weight if i == last else weight.t().contiguous()
             parameters[f"{self.name}/{i}/bias"] = torch.zeros(outputs)
         return parameters
 
-    def forward(self, parameters: Parameters, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def forward(self, parameters: Mapping[str, Tensor], x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Output [out, S] for inputs [S, in], and the inputs of each layer, [S, width]."""
         last, inputs = len(self.sizes) - 2, [x]
         for i in range(last):
@@ -57,7 +107,7 @@ class TanhMLP:
         return torch.mm(weight, x.t()).add_(bias.unsqueeze(1)), inputs
 
     def backward(
-        self, parameters: Parameters, inputs: list[Tensor], d_output: Tensor, gradients: dict[str, Tensor]
+        self, parameters: Mapping[str, Tensor], inputs: list[Tensor], d_output: Tensor, gradients: dict[str, Tensor]
     ) -> None:
         """∂loss/∂parameters into ``gradients``, from ∂loss/∂output [out, S]."""
         last = len(self.sizes) - 2
@@ -74,41 +124,50 @@ class TanhMLP:
 
 class ActorCritic:
     """Two separate networks (Huang et al. 2022, detail 13): the actor's last layer begins near zero, so that at first
-    every action is about as probable; the critic's does not.
+    every action is about as probable; the critic's does not. Implements ``Network``.
 
     Args:
         num_inputs, num_outputs: of the actor. hidden: widths of the hidden layers of each.
     """
 
+    recurrent = False
+
     def __init__(self, num_inputs: int, num_outputs: int, hidden: tuple[int, ...]):
-        self.actor = TanhMLP("actor", (num_inputs, *hidden, num_outputs), last_gain=0.01)
-        self.critic = TanhMLP("critic", (num_inputs, *hidden, 1), last_gain=1.0)
+        self._actor = TanhMLP("actor", (num_inputs, *hidden, num_outputs), last_gain=0.01)
+        self._critic = TanhMLP("critic", (num_inputs, *hidden, 1), last_gain=1.0)
 
     def initial(self, generator: torch.Generator) -> dict[str, Tensor]:
         """See ``TanhMLP.initial``."""
-        return self.actor.initial(generator) | self.critic.initial(generator)
+        return self._actor.initial(generator) | self._critic.initial(generator)
 
-    def values(self, parameters: Parameters, inputs: Tensor) -> Tensor:
-        """[S], for inputs [S, D]."""
-        return self.critic.forward(parameters, inputs)[0][0]
+    def evaluate(
+        self,
+        parameters: FlatParameters,
+        inputs: Inputs,
+        final: Inputs,
+        final_index: Tensor,
+        memory: Memory | None,
+        with_outputs: bool,
+    ) -> tuple[Tensor | None, Tensor, Tensor]:
+        """See ``Network``."""
+        named = parameters.frozen
+        outputs = self._actor.forward(named, inputs[0])[0] if with_outputs else None
+        value, final_value = (self._critic.forward(named, part[0])[0][0] for part in (inputs, final))
+        return outputs, value, final_value
 
-    def outputs(self, parameters: Parameters, inputs: Tensor) -> Tensor:
-        """[A, S], for inputs [S, D]."""
-        return self.actor.forward(parameters, inputs)[0]
-
-    def forward(self, parameters: Parameters, inputs: Tensor) -> tuple[Tensor, Tensor, Any]:
-        """Outputs [A, S], values [S], and what ``backward`` wants to know."""
-        outputs, actor = self.actor.forward(parameters, inputs)
-        value, critic = self.critic.forward(parameters, inputs)
+    def forward(self, parameters: FlatParameters, inputs: Inputs, memory: Memory | None) -> tuple[Tensor, Tensor, Any]:
+        """See ``Network``."""
+        outputs, actor = self._actor.forward(parameters.frozen, inputs[0])
+        value, critic = self._critic.forward(parameters.frozen, inputs[0])
         return outputs, value[0], (actor, critic)
 
     def backward(
-        self, parameters: Parameters, context: Any, d_outputs: Tensor, d_value: Tensor, gradients: dict[str, Tensor]
+        self, parameters: FlatParameters, context: Any, d_outputs: Tensor, d_value: Tensor, gradients: dict[str, Tensor]
     ) -> None:
-        """∂loss/∂parameters into ``gradients``."""
+        """See ``Network``."""
         actor, critic = context
-        self.actor.backward(parameters, actor, d_outputs, gradients)
-        self.critic.backward(parameters, critic, d_value.unsqueeze(0), gradients)
+        self._actor.backward(parameters.frozen, actor, d_outputs, gradients)
+        self._critic.backward(parameters.frozen, critic, d_value.unsqueeze(0), gradients)
 
 
 def _tanh_(x: Tensor) -> Tensor:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -15,38 +15,57 @@ from distrl.learners.inputs import MASK, Layout, flat_inputs
 LOWEST = float(np.finfo(np.float32).min)  # in place of −∞ as the logit of what is not allowed: 0 · it is still 0
 MOMENTS = "observation"  # weights entries <MOMENTS>/mean and <MOMENTS>/std where observations are normalised
 OBSERVATION_LIMIT = 10.0  # of a normalised observation (Huang et al. 2022, continuous detail 7)
+MEMORY = "memory"  # path of the recurrent state, and of the weights of the layer that keeps it
 
 
-class _Loaded(NamedTuple):
-    """Weights as a step needs them.
+class Network(Protocol):
+    """From observations to what a distribution of actions takes; keeps neither weights nor state."""
 
-    Attributes: layers: weight [in, out] and bias [out] of each layer. mean, scale: float32 [D], or None where
-    observations are taken as they are. std: float32 [A] of a Gaussian, in the action's units.
-    """
+    def prepared(self, weights: Weights) -> Any:
+        """Weights as ``outputs`` wants them."""
 
-    layers: list[tuple[np.ndarray, np.ndarray]]
-    mean: np.ndarray | None
-    scale: np.ndarray | None
-    std: np.ndarray | None = None
+    def initial_state(self, num_rows: int) -> Columns:
+        """path → [num_rows, …]; empty without memory."""
+
+    def outputs(self, prepared: Any, observation: Observation, state: Columns) -> tuple[np.ndarray, Columns]:
+        """[N, A], and the next state."""
 
 
-class MLPPolicy:
-    """An actor of linear layers with tanh between, over flat inputs.
+class Head(Protocol):
+    """A distribution of actions. Attributes: num_outputs: A."""
+
+    num_outputs: int
+
+    def prepared(self, weights: Weights) -> Any:
+        """Weights as ``act`` wants them."""
+
+    def act(
+        self, prepared: Any, outputs: np.ndarray, observation: Observation, rng: np.random.Generator | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Actions [N, …] and log-probabilities float32 [N], from a network's outputs [N, A].
+
+        Args:
+            rng: of the noise; None: what is most probable.
+        """
+
+    def env_action(self, action: np.ndarray) -> np.ndarray:
+        """See ``distrl.core.contracts.Policy``."""
+
+
+class ActorPolicy:
+    """A network and a distribution of actions; implements ``distrl.core.contracts.Policy``.
 
     The noise of a row is decided by the seed and the order of calls and rows.
 
     Args:
         seed: of the action noise.
         deterministic: act with what is most probable, for evaluation.
-        inputs: the layout of the observations (distrl.learners.inputs).
-        num_layers: linear layers of the network.
     """
 
-    def __init__(self, seed: int, deterministic: bool, inputs: Layout, num_layers: int):
-        self._rng = np.random.default_rng(seed)
-        self._deterministic = deterministic
-        self._inputs, self._num_layers = inputs, num_layers
-        self._loaded: _Loaded | None = None
+    def __init__(self, seed: int, deterministic: bool, network: Network, head: Head):
+        self._rng = None if deterministic else np.random.default_rng(seed)
+        self._network, self._head = network, head
+        self._loaded: tuple[Any, Any] | None = None
 
     @property
     def ready(self) -> bool:
@@ -54,45 +73,145 @@ class MLPPolicy:
         return self._loaded is not None
 
     def load(self, weights: Weights) -> None:
-        """``actor/<i>/weight`` float32 [in, out], of the last layer [out, in], ``actor/<i>/bias`` float32 [out], and
-        where observations are normalised ``observation/mean`` and ``observation/std`` float32 [D]."""
-        self._loaded = self._prepared(weights)  # one assignment: a step in another thread sees the old or the new
-
-    def _prepared(self, weights: Weights) -> _Loaded:
-        layers = [(weights[f"actor/{i}/weight"], weights[f"actor/{i}/bias"]) for i in range(self._num_layers)]
-        layers[-1] = (np.ascontiguousarray(layers[-1][0].T), layers[-1][1])
-        mean = weights.get(f"{MOMENTS}/mean")
-        return _Loaded(layers, mean, None if mean is None else 1.0 / weights[f"{MOMENTS}/std"])
+        """What the algorithm's ``policy_weights`` gave."""
+        # one assignment: a step in another thread sees the old weights or the new
+        self._loaded = (self._network.prepared(weights), self._head.prepared(weights))
 
     def initial_state(self, num_rows: int) -> Columns:
-        """Nothing is remembered."""
-        return {}
+        """``memory`` float32 [num_rows, H] of zeros, or nothing."""
+        return self._network.initial_state(num_rows)
 
-    def _outputs(self, observation: Observation, mask: np.ndarray | None) -> tuple[np.ndarray, _Loaded]:
-        """The network's outputs [N, A], and the weights that gave them."""
+    def step(
+        self, observation: Observation, state: Columns, is_first: np.ndarray, mask: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray, Columns]:
+        """Actions [N, …], log-probabilities float32 [N], and the next state.
+
+        Raises:
+            EnvironmentFault: the observation's ``action_mask`` allows a row nothing.
+        """
         if mask is not None:
             raise ValueError(
                 f"allowed actions are given as the observation's entry {MASK!r}, where the learner sees them as well, "
                 "but a mask came beside the observation"
             )
-        loaded = self._loaded
-        if loaded is None:
+        if self._loaded is None:
             raise RuntimeError("the policy needs weights before its first step: call load")
-        x = flat_inputs(observation, self._inputs)
-        if loaded.mean is not None:
-            x = x - loaded.mean
-            x *= loaded.scale
-            np.clip(x, -OBSERVATION_LIMIT, OBSERVATION_LIMIT, out=x)
-        last = self._num_layers - 1
-        for i, (weight, bias) in enumerate(loaded.layers):
+        network, head = self._loaded
+        outputs, state = self._network.outputs(network, observation, state)
+        action, log_prob = self._head.act(head, outputs, observation, self._rng)
+        return action, log_prob, state
+
+    def env_action(self, action: np.ndarray) -> np.ndarray:
+        """The action within the Box where there is one, else itself."""
+        return self._head.env_action(action)
+
+
+def mlp_policy(seed: int, deterministic: bool, network: Mapping[str, Any], actions: Mapping[str, Any]) -> ActorPolicy:
+    """An actor of linear layers. ``network``: arguments of ``MLPNetwork``. ``actions``: see ``head_of``."""
+    return ActorPolicy(seed, deterministic, MLPNetwork(**network), head_of(actions))
+
+
+def head_of(actions: Mapping[str, Any]) -> Head:
+    """``Choices`` or ``GaussianActions``, by the arguments."""
+    return Choices(**actions) if "choices" in actions else GaussianActions(**actions)
+
+
+class _Layers(NamedTuple):
+    """Attributes: layers: weight [in, out] and bias [out] of each. moments: see ``prepared_moments``. memory: weights
+    and biases of the recurrent layer, or None.
+    """
+
+    layers: list[tuple[np.ndarray, np.ndarray]]
+    moments: tuple[np.ndarray, np.ndarray] | None
+    memory: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None
+
+
+class MLPNetwork:
+    """Linear layers with tanh between, over flat inputs; with memory, a gated recurrent unit before the last.
+
+    Its weights: ``actor/<i>/weight`` float32 [in, out], of the last layer [out, in], ``actor/<i>/bias`` float32 [out];
+    ``memory/…`` as in ``distrl.learners.recurrent``; where observations are normalised, ``observation/mean`` and
+    ``observation/std`` float32 [D].
+
+    Args:
+        inputs: the layout of the observations (distrl.learners.inputs).
+        num_layers: linear layers. memory_size: H, or None.
+    """
+
+    def __init__(self, inputs: Layout, num_layers: int, memory_size: int | None = None):
+        self._inputs, self._num_layers, self._memory_size = inputs, num_layers, memory_size
+
+    def prepared(self, weights: Weights) -> _Layers:
+        """See ``Network``."""
+        layers = [(weights[f"actor/{i}/weight"], weights[f"actor/{i}/bias"]) for i in range(self._num_layers)]
+        layers[-1] = (np.ascontiguousarray(layers[-1][0].T), layers[-1][1])
+        memory = None
+        if self._memory_size is not None:
+            parts = [weights[f"{MEMORY}/{side}/{kind}"] for side in ("input", "hidden") for kind in ("weight", "bias")]
+            memory = (parts[0], parts[1], parts[2], parts[3])
+        return _Layers(layers, prepared_moments(weights), memory)
+
+    def initial_state(self, num_rows: int) -> Columns:
+        """See ``Network``."""
+        return {} if self._memory_size is None else {MEMORY: np.zeros((num_rows, self._memory_size), np.float32)}
+
+    def outputs(self, prepared: _Layers, observation: Observation, state: Columns) -> tuple[np.ndarray, Columns]:
+        """See ``Network``."""
+        x = normalised(flat_inputs(observation, self._inputs), prepared.moments)
+        for weight, bias in prepared.layers[:-1]:
             x = x @ weight
             x += bias
-            if i < last:
-                np.tanh(x, out=x)
-        return x, loaded
+            np.tanh(x, out=x)
+        if prepared.memory is not None:
+            x = _remember(x, state[MEMORY], *prepared.memory)
+            state = {MEMORY: x}
+        weight, bias = prepared.layers[-1]
+        x = x @ weight
+        x += bias
+        return x, state
 
 
-class CategoricalPolicy(MLPPolicy):
+def prepared_moments(weights: Weights) -> tuple[np.ndarray, np.ndarray] | None:
+    """Mean and inverse standard deviation of flat inputs, float32 [D] each; None where they are taken as they are."""
+    mean = weights.get(f"{MOMENTS}/mean")
+    return None if mean is None else (mean, 1.0 / weights[f"{MOMENTS}/std"])
+
+
+def normalised(inputs: np.ndarray, moments: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
+    """Flat inputs [N, D] as the network takes them."""
+    if moments is None:
+        return inputs
+    mean, scale = moments
+    inputs = inputs - mean
+    inputs *= scale
+    return np.clip(inputs, -OBSERVATION_LIMIT, OBSERVATION_LIMIT, out=inputs)
+
+
+def _remember(
+    x: np.ndarray,
+    before: np.ndarray,
+    w_input: np.ndarray,
+    b_input: np.ndarray,
+    w_hidden: np.ndarray,
+    b_hidden: np.ndarray,
+) -> np.ndarray:
+    """The next state [N, H] of a gated recurrent unit; see ``distrl.learners.recurrent``."""
+    size = before.shape[1]
+    from_input = x @ w_input
+    from_input += b_input
+    from_hidden = before @ w_hidden
+    from_hidden += b_hidden
+    gates = from_input[:, : 2 * size] + from_hidden[:, : 2 * size]
+    gates *= 0.5  # the logistic function is (1 + tanh(x / 2)) / 2, which cannot overflow
+    np.tanh(gates, out=gates)
+    gates += 1.0
+    gates *= 0.5
+    reset, keep = gates[:, :size], gates[:, size:]
+    new = np.tanh(from_input[:, 2 * size :] + reset * from_hidden[:, 2 * size :])
+    return new + keep * (before - new)
+
+
+class Choices:
     """One choice out of n for each of k components: Discrete is k = 1, MultiBinary n = 2 for each bit.
 
     Args:
@@ -100,30 +219,18 @@ class CategoricalPolicy(MLPPolicy):
         shape, dtype: of one action.
     """
 
-    def __init__(
-        self,
-        seed: int,
-        deterministic: bool,
-        inputs: Layout,
-        num_layers: int,
-        choices: Sequence[int],
-        lowest: Sequence[int],
-        shape: Sequence[int],
-        dtype: str,
-    ):
-        super().__init__(seed, deterministic, inputs, num_layers)
+    def __init__(self, choices: Sequence[int], lowest: Sequence[int], shape: Sequence[int], dtype: str):
         self._ends = np.cumsum([0, *choices]).tolist()
+        self.num_outputs = sum(choices)
         self._lowest, self._shape, self._dtype = np.asarray(lowest, np.int64), tuple(shape), np.dtype(dtype)
 
-    def step(
-        self, observation: Observation, state: Columns, is_first: np.ndarray, mask: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray, Columns]:
-        """Actions [N, …] in the space's own numbering and dtype, log-probabilities float32 [N], and the empty state.
+    def prepared(self, weights: Weights) -> None:
+        """It has no weights."""
 
-        Raises:
-            EnvironmentFault: the observation's ``action_mask`` allows a row nothing.
-        """
-        outputs, _ = self._outputs(observation, mask)
+    def act(
+        self, prepared: None, outputs: np.ndarray, observation: Observation, rng: np.random.Generator | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See ``Head``; in the space's own numbering and dtype."""
         if MASK in observation:
             allowed = observation[MASK].reshape(outputs.shape).astype(bool, copy=False)
             if not np.logical_or.reduceat(allowed, self._ends[:-1], axis=1).all():
@@ -134,80 +241,72 @@ class CategoricalPolicy(MLPPolicy):
         action = np.empty((num_rows, len(self._lowest)), np.int64)
         log_prob = np.zeros(num_rows, np.float32)
         for i, (begin, end) in enumerate(zip(self._ends[:-1], self._ends[1:], strict=True)):
-            chosen, its = self._choose(logits[begin:end])
+            chosen, its = _choose(logits[begin:end], rng)
             action[:, i] = chosen
             log_prob += its
         action += self._lowest
-        return action.astype(self._dtype, copy=False).reshape(num_rows, *self._shape), log_prob, {}
+        return action.astype(self._dtype, copy=False).reshape(num_rows, *self._shape), log_prob
 
     def env_action(self, action: np.ndarray) -> np.ndarray:
         """The action itself."""
         return action
 
-    def _choose(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """One choice for each column of logits [n, N], and its log-probability; overwrites them."""
-        logits -= logits.max(axis=0)
-        cumulated = np.exp(logits)
-        for i in range(1, len(cumulated)):
-            cumulated[i] += cumulated[i - 1]
-        total = cumulated[-1]
-        if self._deterministic:
-            chosen = logits.argmax(axis=0)
-        else:
-            # u < 1 is a multiple of 2⁻²⁴, so that u · total rounds below total: the choice has a probability above 0
-            u = self._rng.random(len(total), dtype=np.float32)
-            u *= total
-            chosen = (cumulated <= u).sum(axis=0)
-        return chosen, logits[chosen, np.arange(len(total))] - np.log(total)
+
+def _choose(logits: np.ndarray, rng: np.random.Generator | None) -> tuple[np.ndarray, np.ndarray]:
+    """One choice for each column of logits [n, N], and its log-probability; overwrites them."""
+    logits -= logits.max(axis=0)
+    cumulated = np.exp(logits)
+    for i in range(1, len(cumulated)):
+        cumulated[i] += cumulated[i - 1]
+    total = cumulated[-1]
+    if rng is None:
+        chosen = logits.argmax(axis=0)
+    else:
+        # u < 1 is a multiple of 2⁻²⁴, so that u · total rounds below total: the choice has a probability above 0
+        u = rng.random(len(total), dtype=np.float32)
+        u *= total
+        chosen = (cumulated <= u).sum(axis=0)
+    return chosen, logits[chosen, np.arange(len(total))] - np.log(total)
 
 
-class GaussianPolicy(MLPPolicy):
-    """a ~ N(c + h · μ(o), (h · σ)²), unbounded, with σ the same for all observations (Huang et al. 2022, continuous
-    details 1 to 3); the environment is given the action clipped to the Box (detail 5).
+class GaussianActions:
+    """a ~ N(c + h · μ, (h · σ)²), unbounded, with μ from the network and σ the same for all observations (Huang et al.
+    2022, continuous details 1 to 3); the environment is given the action clipped to the Box (detail 5).
 
     With c the centre and h the half width of the Box where it is bounded, else 0 and 1: so the untrained network
-    explores all of any Box, whatever its units. For a Box of [−1, 1] that is the plain Gaussian.
+    explores all of any Box, whatever its units. For a Box of [−1, 1] that is the plain Gaussian. log σ are the weights
+    ``log_std`` float32 [A].
 
     Args:
         low, high: action bounds, nested lists in the action's shape; infinite ones are none.
         dtype: of the actions.
     """
 
-    def __init__(
-        self,
-        seed: int,
-        deterministic: bool,
-        inputs: Layout,
-        num_layers: int,
-        low: Sequence,
-        high: Sequence,
-        dtype: str,
-    ):
-        super().__init__(seed, deterministic, inputs, num_layers)
+    def __init__(self, low: Sequence, high: Sequence, dtype: str):
         self._low, self._high = np.asarray(low, dtype), np.asarray(high, dtype)
         center, half = action_units(self._low, self._high)
+        self.num_outputs = len(center)
         self._center, self._half = center.astype(np.float32), half.astype(np.float32)
 
-    def _prepared(self, weights: Weights) -> _Loaded:
-        loaded = super()._prepared(weights)
-        weight, bias = loaded.layers[-1]
-        loaded.layers[-1] = (weight * self._half, bias * self._half + self._center)
-        return loaded._replace(std=np.exp(weights["log_std"]) * self._half)
+    def prepared(self, weights: Weights) -> tuple[np.ndarray, np.float32]:
+        """h σ [A], and the log-density of the mean."""
+        std = np.exp(weights["log_std"]) * self._half
+        return std, -np.log(std * math.sqrt(2.0 * math.pi)).sum()
 
-    def step(
-        self, observation: Observation, state: Columns, is_first: np.ndarray, mask: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray, Columns]:
-        """Actions [N, …] in the Box's units and dtype but not within its bounds, log-probabilities float32 [N] of the
-        density there, and the empty state."""
-        action, loaded = self._outputs(observation, mask)
-        assert loaded.std is not None
-        log_prob = np.full(len(action), -np.log(loaded.std * math.sqrt(2.0 * math.pi)).sum(), np.float32)
-        if not self._deterministic:
-            noise = self._rng.standard_normal(action.shape, np.float32)
+    def act(
+        self, prepared: Any, outputs: np.ndarray, observation: Observation, rng: np.random.Generator | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See ``Head``; in the Box's units and dtype but not within its bounds."""
+        std, log_prob_of_mean = prepared
+        action = outputs * self._half
+        action += self._center
+        log_prob = np.full(len(action), log_prob_of_mean, np.float32)
+        if rng is not None:
+            noise = rng.standard_normal(action.shape, np.float32)
             log_prob -= 0.5 * np.einsum("na,na->n", noise, noise)
-            noise *= loaded.std
+            noise *= std
             action += noise
-        return action.astype(self._low.dtype, copy=False).reshape(len(action), *self._low.shape), log_prob, {}
+        return action.astype(self._low.dtype, copy=False).reshape(len(action), *self._low.shape), log_prob
 
     def env_action(self, action: np.ndarray) -> np.ndarray:
         """The action within the Box."""
@@ -218,6 +317,5 @@ def action_units(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndar
     """Centre and half width of a Box, float64 [A] each; 0 and 1 where a bound is infinite."""
     low, high = (bound.reshape(-1).astype(np.float64) for bound in (low, high))
     bounded = np.isfinite(low) & np.isfinite(high)
-    center = np.where(bounded, (np.where(bounded, low, 0) + np.where(bounded, high, 0)) / 2, 0.0)
-    half = np.where(bounded, (np.where(bounded, high, 1) - np.where(bounded, low, -1)) / 2, 1.0)
-    return center, half
+    low, high = np.where(bounded, low, -1.0), np.where(bounded, high, 1.0)
+    return (low + high) / 2, (high - low) / 2

@@ -109,7 +109,7 @@ def measure(
     works: dict[str, Callable[[int], object]] = {
         "begin": begin,
         "update": update,
-        "plain": lambda _: plain.update(batch.inputs, batch.action[0], batch),
+        "plain": lambda _: plain.update(batch.inputs[0], batch.action[0], batch),
         "product": lambda _: torch.mm(hidden, weight),
     }
     for num_rows in (1, 64, 256, 1024):

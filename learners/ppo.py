@@ -19,7 +19,7 @@ Proximal Policy Optimization".
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,18 +27,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distrl.core.errors import RunFailed
+from distrl.core.errors import ConfigError, RunFailed
 from distrl.core.types import EnvSpec, PolicySpec, Weights
-from distrl.learners.actor_critic import ActorCritic
-from distrl.learners.actor_policies import MOMENTS, OBSERVATION_LIMIT, action_units
+from distrl.learners.actor_critic import ActorCritic, Inputs, Memory, Network
+from distrl.learners.actor_policies import MEMORY, MOMENTS, OBSERVATION_LIMIT, action_units
 from distrl.learners.adam import Adam
 from distrl.learners.distributions import Categorical, Distribution, Gaussian
-from distrl.learners.inputs import MASK, flat_inputs, input_size
+from distrl.learners.inputs import MASK, flat_inputs, image_paths, input_size
 from distrl.learners.moments import RewardScale, RunningMoments
 from distrl.learners.networks import FlatParameters
 from distrl.learners.ppo_config import PPO as Config
 from distrl.learners.returns import gae, next_values, vtrace
 from distrl.learners.rollout import Rollout
+from distrl.learners.shared_network import SharedActorCritic, TanhEncoder
 
 
 @dataclass
@@ -46,12 +47,13 @@ class Minibatch:
     """S transitions.
 
     Attributes:
-        inputs: float32 [S, D]. action: [k, S]. allowed: bool [A, S], or None.
+        inputs: of the networks, [S, …] each. action: [k, S]. allowed: bool [A, S], or None.
         log_prob: float32 [S], of π_old. weight: w, float32 [S], or None for 1.
         advantage, target: float32 [S]. value: float32 [S], the critic's before the rollout.
+        memory: of a recurrent network, whose S transitions are whole rows, time by time; else None.
     """
 
-    inputs: Tensor
+    inputs: Inputs
     action: Tensor
     allowed: Tensor | None
     log_prob: Tensor
@@ -59,11 +61,17 @@ class Minibatch:
     advantage: Tensor
     target: Tensor
     value: Tensor
+    memory: Memory | None
 
-    def select(self, index: Tensor) -> Minibatch:
-        """Some of them, by number."""
+    def select(self, chosen: Tensor) -> Minibatch:
+        """Some of the transitions, by number; where there is memory, some of the rows."""
+        memory, index = None, chosen
+        if self.memory is not None:
+            memory = Memory(self.memory.is_first.index_select(1, chosen), self.memory.state.index_select(0, chosen))
+            num_steps, num_rows = self.memory.is_first.shape
+            index = (torch.arange(num_steps, device=chosen.device).unsqueeze(1) * num_rows + chosen).reshape(-1)
         return Minibatch(
-            self.inputs.index_select(0, index),
+            tuple(part.index_select(0, index) for part in self.inputs),
             self.action.index_select(1, index),
             None if self.allowed is None else self.allowed.index_select(1, index),
             self.log_prob.index_select(0, index),
@@ -71,6 +79,7 @@ class Minibatch:
             self.advantage.index_select(0, index),
             self.target.index_select(0, index),
             self.value.index_select(0, index),
+            memory,
         )
 
 
@@ -97,21 +106,23 @@ class PPO:
         self.updates = self.transitions = 0
         self._policy_spec = config.policy_spec(env_spec)
         recipe = self._policy_spec.kwargs
-        self._layout = recipe["inputs"]
-        self._num_inputs = input_size(env_spec.observation_space, self._layout)
+        actions, network = recipe["actions"], recipe["network"]
+        self._layout = network["inputs"]
+        self._images = image_paths(self._layout)
+        self._num_flat = input_size(env_spec.observation_space, self._layout)
         self._distribution: Distribution
-        if "choices" in recipe:
-            self._distribution = Categorical(recipe["choices"], recipe["lowest"])
+        if "choices" in actions:
+            self._distribution = Categorical(actions["choices"], actions["lowest"])
         else:
             center, half = action_units(env_spec.action_space.low, env_spec.action_space.high)
             self._distribution = Gaussian(center, half, config.initial_log_std)
-        self.network = ActorCritic(self._num_inputs, self._distribution.num_outputs, config.hidden)
+        self.network = self._network(network)
         generator = torch.Generator().manual_seed(seed)
         initial = self.network.initial(generator) | self._distribution.initial()
         self.parameters = FlatParameters(initial, self.device)
         self._adam = Adam(self.parameters.flat, epsilon=1e-5)  # detail 3
         self._learning_rate = config.learning_rate
-        self._moments = RunningMoments(self._num_inputs) if config.normalize_observations else None
+        self._moments = RunningMoments(self._num_flat) if config.normalize_observations else None
         self._reward_scale = RewardScale(config.gamma) if config.scale_rewards else None
         self._explained = torch.zeros((), device=self.device)
         self._kl = torch.zeros((), device=self.device)  # of the newest minibatch
@@ -125,13 +136,19 @@ class PPO:
             rng: on the algorithm's device; decides the order (detail 6).
 
         Raises:
-            RunFailed: the networks have become infinite.
+            ConfigError: a recurrent network needs more rows. RunFailed: the networks have become infinite.
         """
+        number = rollout.reward.shape[1] if self.network.recurrent else rollout.reward.size
+        if number < self.config.minibatches:
+            raise ConfigError(
+                f"a policy with memory is trained on whole rows: algorithm.minibatches ({self.config.minibatches}) "
+                f"must not exceed the rollout's {number}, algorithm.batch_size / actors.fragment_steps"
+            )
         transitions = self._begin(rollout)
         for _ in range(self.config.epochs):
-            order = torch.randperm(rollout.reward.size, generator=rng, device=self.device)
-            for index in order.tensor_split(self.config.minibatches):
-                yield transitions.select(index)
+            order = torch.randperm(number, generator=rng, device=self.device)
+            for chosen in order.tensor_split(self.config.minibatches):
+                yield transitions.select(chosen)
             if self.config.target_kl is not None and float(self._kl) > self.config.target_kl:  # detail 12
                 return
 
@@ -142,7 +159,7 @@ class PPO:
             rng: nothing is drawn.
         """
         config, named, size = self.config, self.parameters.frozen, len(batch.advantage)
-        outputs, value, context = self.network.forward(named, batch.inputs)
+        outputs, value, context = self.network.forward(self.parameters, batch.inputs, batch.memory)
         log_prob, entropy, drawn = self._distribution.forward(named, outputs, batch.action, batch.allowed)
 
         advantage = batch.advantage
@@ -174,7 +191,7 @@ class PPO:
         d_outputs = self._distribution.backward(
             drawn, d_log_prob.mul(-1.0 / size), -config.entropy_cost / size, gradients
         )
-        self.network.backward(named, context, d_outputs, d_value.mul(config.value_cost / size), gradients)
+        self.network.backward(self.parameters, context, d_outputs, d_value.mul(config.value_cost / size), gradients)
         self._kl = (ratio - 1.0 - log_ratio).mean()  # detail 12; Schulman 2020, "Approximating KL Divergence", k3
         metrics = {
             "policy_loss": -least.mean(),
@@ -194,7 +211,7 @@ class PPO:
 
     def _begin(self, rollout: Rollout) -> Minibatch:
         """Everything that is computed once for a rollout; its T · N transitions, time by time."""
-        config, named = self.config, self.parameters.frozen
+        config = self.config
         num_steps, num_rows = rollout.reward.shape
         size = num_steps * num_rows
         if config.anneal_steps is not None:  # detail 4
@@ -205,29 +222,29 @@ class PPO:
         if self._reward_scale is not None:
             ended = rollout.terminated | rollout.truncated
             reward = self._reward_scale.scale(reward, ended, rollout.is_first, rollout.row)
-        inputs, final_inputs = self._inputs(rollout)
-        value = self.network.values(named, inputs)
+        inputs, final = self._inputs(rollout)
+        index = torch.from_numpy(rollout.final_index.astype(np.int64)).to(self.device)
+        memory = self._memory(rollout)
+        corrects = config.advantages == "vtrace" or config.decoupled
+        outputs, value, final_value = self.network.evaluate(self.parameters, inputs, final, index, memory, corrects)
         if not bool(value.isfinite().all()):
             raise RunFailed(
                 f"the networks are not finite after {self.updates} updates: lower algorithm.learning_rate, or set "
                 "algorithm.normalize_observations and algorithm.scale_rewards"
             )
         value = value.view(num_steps + 1, num_rows)
-        index = torch.from_numpy(rollout.final_index.astype(np.int64)).to(self.device)
         steps = (
             self._tensor(reward),
             value[:-1],
-            next_values(value, self.network.values(named, final_inputs), index),
+            next_values(value, final_value, index),
             self._tensor(rollout.terminated),
             self._tensor(rollout.truncated),
         )
-        inputs = inputs[:size]
         action = self._distribution.actions(rollout.action.reshape(size, *rollout.action.shape[2:]), self.device)
         allowed = self._allowed(rollout, size)
         log_prob, weight = self._tensor(rollout.log_prob).reshape(size), None
-        if config.advantages == "vtrace" or config.decoupled:
-            outputs = self.network.outputs(named, inputs)
-            newest, _, _ = self._distribution.forward(named, outputs, action, allowed)
+        if outputs is not None:
+            newest, _, _ = self._distribution.forward(self.parameters.frozen, outputs[:, :size], action, allowed)
             ratio = (newest - log_prob).exp()
             if config.decoupled:
                 log_prob, weight = newest, ratio.clamp(max=config.rho_max)
@@ -239,7 +256,7 @@ class PPO:
             target = advantage + value[:-1]
         self._explained = 1.0 - (target - value[:-1]).var() / (target.var() + 1e-8)
         return Minibatch(
-            inputs,
+            tuple(part[:size] for part in inputs),
             action,
             allowed,
             log_prob,
@@ -247,15 +264,35 @@ class PPO:
             advantage.reshape(size),
             target.reshape(size),
             value[:-1].reshape(size),
+            memory and Memory(memory.is_first[:-1], memory.state),
         )
 
-    def _inputs(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
-        """Observations, time by time, as the networks take them, float32 [(T + 1) N, D], and the final ones [K, D]."""
+    def _network(self, recipe: Mapping[str, Any]) -> Network:
+        num_outputs, memory_size = self._distribution.num_outputs, recipe["memory_size"]
+        if self._images:
+            from distrl.learners.images import shared_network
+
+            return shared_network(recipe, num_outputs)
+        if memory_size is not None:
+            return SharedActorCritic(TanhEncoder((self._num_flat, *self.config.hidden)), memory_size, num_outputs)
+        return ActorCritic(self._num_flat, num_outputs, self.config.hidden)
+
+    def _inputs(self, rollout: Rollout) -> tuple[Inputs, Inputs]:
+        """Observations, time by time, as the networks take them, and the final ones [K, …]."""
         ordered = {path: array.reshape(-1, *array.shape[2:]) for path, array in rollout.observation.items()}
-        flat = flat_inputs(ordered, self._layout)
-        if self._moments is not None:
-            self._moments.add(flat[: rollout.reward.size])
-        return self._normalised(flat), self._normalised(flat_inputs(rollout.final_observation, self._layout))
+        parts = [[self._tensor(found[path]) for path in self._images] for found in (ordered, rollout.final_observation)]
+        if self._num_flat:
+            flat, final = (flat_inputs(found, self._layout) for found in (ordered, rollout.final_observation))
+            if self._moments is not None:
+                self._moments.add(flat[: rollout.reward.size])
+            for part, array in zip(parts, (flat, final), strict=True):
+                part.insert(0, self._normalised(array))
+        return tuple(parts[0]), tuple(parts[1])
+
+    def _memory(self, rollout: Rollout) -> Memory | None:
+        if not self.network.recurrent:
+            return None
+        return Memory(self._tensor(rollout.is_first), self._tensor(rollout.state[MEMORY]))
 
     def _normalised(self, flat: np.ndarray) -> Tensor:
         inputs = self._tensor(flat)

@@ -14,7 +14,8 @@ from distrl.core.contracts import Algorithm
 from distrl.core.errors import ConfigError
 from distrl.core.spaces import action_leaf, leaves
 from distrl.core.types import EnvSpec, PolicySpec
-from distrl.learners.inputs import MASK, input_layout
+from distrl.learners.image_layers import output_shapes
+from distrl.learners.inputs import MASK, image_paths, input_layout, input_size
 from distrl.learners.registry import AlgorithmConfig
 
 _Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -80,6 +81,18 @@ class PPO(AlgorithmConfig):
     on_policy: ClassVar[bool] = True
 
     hidden: Hidden = (64, 64)
+    memory_size: int | None = Field(
+        default=None,
+        ge=1,
+        le=16384,
+        description="Width of a gated recurrent unit behind the hidden layers, which actor and critic then share; "
+        "unset: no memory. Minibatches are then whole rows of the rollout.",
+    )
+    convolutions: Literal["small", "large"] = Field(
+        default="small",
+        description="Layers for images (uint8 of three axes), in place of `hidden`: two convolutions and 256 units, or "
+        "the three and 512 of Mnih et al. 2015, which take about three times as long.",
+    )
     batch_size: BatchSize = 2048
     max_staleness: MaxStaleness = 0
     epochs: Epochs = 10
@@ -154,18 +167,22 @@ class PPO(AlgorithmConfig):
 
     def policy_spec(self, env_spec: EnvSpec) -> PolicySpec:
         """See ``AlgorithmConfig.policy_spec``."""
-        space, kind = env_spec.action_space, "CategoricalPolicy"
-        if isinstance(space, gymnasium.spaces.Box):
-            kind, actions = "GaussianPolicy", _box_kwargs(space)
-        else:
-            actions = categorical_kwargs(space)
-        inputs = input_layout(env_spec.observation_space, has_mask=kind == "CategoricalPolicy")
+        space = env_spec.action_space
+        actions = _box_actions(space) if isinstance(space, gymnasium.spaces.Box) else _choices(space)
+        observed = env_spec.observation_space
         if "choices" in actions:
-            _check_mask(env_spec.observation_space, sum(actions["choices"]))
-        return PolicySpec(
-            f"distrl.learners.actor_policies:{kind}",
-            {"inputs": inputs, "num_layers": len(self.hidden) + 1, **actions},
-        )
+            _check_mask(observed, sum(actions["choices"]))
+        inputs = input_layout(observed, has_mask="choices" in actions)
+        network: dict[str, Any] = {"inputs": inputs, "memory_size": self.memory_size}
+        shapes = {leaf.path: list(leaf.spec.shape) for leaf in leaves(observed)}
+        images = [shapes[path] for path in image_paths(inputs)]
+        if not images:
+            network["num_layers"] = len(self.hidden) + 1
+            return PolicySpec("distrl.learners.actor_policies:mlp_policy", {"network": network, "actions": actions})
+        for shape in images:
+            output_shapes(shape, self.convolutions)
+        network |= {"images": images, "num_flat": input_size(observed, inputs), "convolutions": self.convolutions}
+        return PolicySpec("distrl.learners.images:image_policy", {"network": network, "actions": actions})
 
     def build(self, env_spec: EnvSpec, device: str = "cpu", seed: int = 0) -> Algorithm:
         """See ``AlgorithmConfig.build``."""
@@ -197,7 +214,7 @@ class IMPALA(PPO):
     entropy_cost: EntropyCost = 0.01
 
 
-def categorical_kwargs(space: gymnasium.Space) -> dict[str, Any]:
+def _choices(space: gymnasium.Space) -> dict[str, Any]:
     """Number of choices, and the lowest of them, of each component of a discrete action.
 
     Raises:
@@ -217,7 +234,7 @@ def categorical_kwargs(space: gymnasium.Space) -> dict[str, Any]:
     return {"choices": choices, "lowest": lowest, "shape": list(spec.shape), "dtype": spec.dtype}
 
 
-def _box_kwargs(space: gymnasium.spaces.Box) -> dict[str, Any]:
+def _box_actions(space: gymnasium.spaces.Box) -> dict[str, Any]:
     if not np.issubdtype(space.dtype, np.floating):
         raise ConfigError(f"a Gaussian policy needs a Box of floats to act in; got {space}: use MultiDiscrete")
     if not np.all(space.low < space.high):

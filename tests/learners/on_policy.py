@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -25,12 +26,14 @@ class Rollouts:
         returns: of the newest 100 episodes.
     """
 
-    def __init__(self, env_id: str, num_rows: int, seed: int = 0):
-        make = [lambda: gymnasium.make(env_id) for _ in range(num_rows)]
-        self.env = gymnasium.vector.SyncVectorEnv(make, autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP)
+    def __init__(self, make: Callable[[], gymnasium.Env], num_rows: int, seed: int = 0):
+        self.env = gymnasium.vector.SyncVectorEnv(
+            [make] * num_rows, autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP
+        )
         self._observation, _ = self.env.reset(seed=seed)
         self._is_first = np.ones(num_rows, bool)
         self._sums = np.zeros(num_rows)
+        self._state: dict[str, np.ndarray] | None = None  # of the policy
         self.returns: deque[float] = deque(maxlen=100)
 
     def collect(self, policy: Any, num_steps: int, version: int = 0) -> Rollout:
@@ -40,10 +43,12 @@ class Rollouts:
         observations, final, final_index, actions = [self._observation], [], [], []
         reward, log_prob = (np.empty((num_steps, num_rows), np.float32) for _ in range(2))
         first = self._is_first
+        state = before = self._of_running_episodes(self._state or policy.initial_state(num_rows))
         for t in range(num_steps):
-            action, log_prob[t], _ = policy.step({ARRAY: self._observation}, {}, self._is_first, None)
+            action, log_prob[t], state = policy.step({ARRAY: self._observation}, state, self._is_first, None)
             self._observation, reward[t], *ends[:, t], infos = self.env.step(policy.env_action(action))
             self._is_first = ends[:, t].any(0)
+            state = self._of_running_episodes(state)
             actions.append(action)
             observations.append(self._observation)
             self._sums += reward[t]
@@ -52,10 +57,11 @@ class Rollouts:
                 final_index.append((t, row))
                 self.returns.append(self._sums[row])
                 self._sums[row] = 0.0
-        shape = self.env.single_observation_space.shape
+        self._state = state
+        space = self.env.single_observation_space
         return Rollout(
             observation={ARRAY: np.stack(observations)},
-            final_observation={ARRAY: np.array(final, np.float32).reshape(-1, *shape)},
+            final_observation={ARRAY: np.array(final, space.dtype).reshape(-1, *space.shape)},
             final_index=np.array(final_index, np.int32).reshape(-1, 2),
             action=np.stack(actions),
             reward=reward,
@@ -64,9 +70,12 @@ class Rollouts:
             log_prob=log_prob,
             policy_version=np.full((num_steps, num_rows), version),
             is_first=np.concatenate([first[None], ends.any(0)]),
-            state={},
+            state=before,
             row=np.arange(num_rows),
         )
+
+    def _of_running_episodes(self, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {path: np.where(self._is_first[:, None], np.float32(0), array) for path, array in state.items()}
 
 
 def train(algorithm: Any, rollouts: Rollouts, num_steps: int, until: float, max_steps: int, staleness: int = 0) -> int:

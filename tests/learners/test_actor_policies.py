@@ -62,7 +62,7 @@ def test_its_log_probabilities_are_the_learners(space):
     assert len(np.unique(action, axis=0)) > 2
 
     named, distribution = algorithm.parameters.frozen, algorithm._distribution
-    outputs = algorithm.network.outputs(named, torch.from_numpy(seen["array"]))
+    outputs, _, _ = algorithm.network.forward(algorithm.parameters, (torch.from_numpy(seen["array"]),), None)
     learners, _, _ = distribution.forward(named, outputs, distribution.actions(action, torch.device("cpu")), None)
     np.testing.assert_allclose(log_prob, learners, atol=2e-5)
 
@@ -102,7 +102,7 @@ def test_an_untrained_gaussian_explores_all_of_any_box():
 def test_deterministic_actions_are_the_most_probable():
     algorithm = algorithm_of(MultiDiscrete([3, 4]))
     greedy = policy_of(algorithm, deterministic=True).step(observations(20), {}, IDLE, None)[0]
-    logits = algorithm.network.outputs(algorithm.parameters.frozen, torch.from_numpy(observations(20)["array"]))
+    logits, _, _ = algorithm.network.forward(algorithm.parameters, (torch.from_numpy(observations(20)["array"]),), None)
     assert np.array_equal(greedy, np.stack([logits[:3].argmax(0), logits[3:].argmax(0)], 1))
 
 
@@ -178,7 +178,7 @@ def test_every_kind_of_observation_becomes_a_row_of_inputs():
 @pytest.mark.parametrize(
     ("observation", "action", "words"),
     [
-        (Box(0, 255, (84, 84, 3), np.uint8), Discrete(2), "is an image"),
+        (Box(0, 255, (7, 7, 3), np.uint8), Discrete(2), "larger images"),
         (Dict({"action_mask": MultiBinary(2)}), Discrete(2), "something to observe"),
         (OBSERVATION, Box(0, 5, (2,), np.int64), "use MultiDiscrete"),
         (OBSERVATION, Box(0, 0, (2,)), "low < high"),

@@ -35,6 +35,10 @@ KINDS = {
 }
 
 
+def cartpole():
+    return gymnasium.make("CartPole-v1")
+
+
 def algorithm_of(kind="discrete", config=Config, **options) -> PPO:
     algorithm = config(hidden=(8, 6), **options).build(EnvSpec("test", *KINDS[kind]), seed=3)
     generator = torch.Generator().manual_seed(0)
@@ -85,7 +89,7 @@ def loss_of(algorithm: PPO, flat: torch.Tensor, batch) -> torch.Tensor:
     config, named = algorithm.config, algorithm.parameters.split(flat)
 
     def network(name):
-        x, last = batch.inputs, len(config.hidden)
+        x, last = batch.inputs[0], len(config.hidden)
         for i in range(last):
             x = torch.tanh(x @ named[f"{name}/{i}/weight"] + named[f"{name}/{i}/bias"])
         return x @ named[f"{name}/{last}/weight"].T + named[f"{name}/{last}/bias"]
@@ -184,7 +188,7 @@ def test_an_epoch_has_every_transition_once():
     batches = list(algorithm.minibatches(rollout, torch.Generator().manual_seed(0)))
     assert [len(batch.advantage) for batch in batches] == [10, 10, 10, 9, 9] * 2
     for epoch in (batches[:5], batches[5:]):
-        seen = np.sort(np.concatenate([batch.inputs[:, 0].numpy() for batch in epoch]))
+        seen = np.sort(np.concatenate([batch.inputs[0][:, 0].numpy() for batch in epoch]))
         assert np.array_equal(seen, np.sort(rollout.observation[ARRAY][:-1, :, 0].reshape(-1)))
 
 
@@ -340,7 +344,7 @@ def test_light_modules_load_neither_torch_nor_ray(module):
 
 
 def test_ppo_learns_cartpole():
-    rollouts = Rollouts("CartPole-v1", 16)
+    rollouts = Rollouts(cartpole, 16)
     algorithm = Config(learning_rate=3e-3, epochs=4, minibatches=8).build(spec_of(rollouts.env))
     train(algorithm, rollouts, num_steps=128, until=450, max_steps=120_000)
 
@@ -354,7 +358,7 @@ def test_ppo_learns_cartpole():
     ids=["appo", "impala"],
 )
 def test_it_learns_from_rollouts_that_are_two_updates_old(config, num_steps):
-    rollouts = Rollouts("CartPole-v1", 16)
+    rollouts = Rollouts(cartpole, 16)
     algorithm = config.build(spec_of(rollouts.env))
     train(algorithm, rollouts, num_steps, until=150, max_steps=150_000, staleness=2)
 
@@ -362,13 +366,13 @@ def test_it_learns_from_rollouts_that_are_two_updates_old(config, num_steps):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_ppo_learns_to_swing_up_a_pendulum(seed):
-    rollouts = Rollouts("Pendulum-v1", 16, seed)
+    rollouts = Rollouts(lambda: gymnasium.make("Pendulum-v1"), 16, seed)
     config = Config(gamma=0.9, learning_rate=1e-3, minibatches=16, normalize_observations=True, scale_rewards=True)
     train(config.build(spec_of(rollouts.env), seed=seed), rollouts, num_steps=128, until=-200, max_steps=200_000)
 
 
 def test_the_drivers_rollouts_are_what_the_environment_did():
-    rollouts = Rollouts("CartPole-v1", 3)
+    rollouts = Rollouts(cartpole, 3)
     algorithm = Config().build(spec_of(rollouts.env))
     policy = algorithm.policy_spec().build(seed=0)
     policy.load(algorithm.policy_weights())

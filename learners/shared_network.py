@@ -1,0 +1,182 @@
+"""Inputs flow in, outputs for the action's distribution and values flow out: one encoder for both, with or without
+memory, differentiated by autograd.
+
+The memory is a gated recurrent unit (Cho et al. 2014, arXiv 1406.1078), in torch's form, from features x_t and state
+h_{t−1}, which is zero where an episode begins:
+
+    r = σ(W_r x + b_r + U_r h + c_r),  z = σ(W_z x + b_z + U_z h + c_z),
+    n = tanh(W_n x + b_n + r · (U_n h + c_n)),  h_t = (1 − z) n + z h_{t−1}
+
+Its parameters are ``memory/input/weight`` [in, 3H], ``memory/input/bias`` [3H], ``memory/hidden/weight`` [H, 3H] and
+``memory/hidden/bias`` [3H], each in the order r, z, n.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from distrl.learners.actor_critic import Inputs, Memory
+from distrl.learners.networks import FlatParameters
+
+_PIECE = 1024  # rows that are encoded at once where no gradient follows: images take much memory
+
+
+class Encoder(Protocol):
+    """From inputs to features. Attributes: num_features: F. num_layers: of its own."""
+
+    num_features: int
+    num_layers: int
+
+    def initial(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Its parameters by name."""
+
+    def features(self, parameters: Mapping[str, Tensor], inputs: Inputs) -> Tensor:
+        """[S, F]."""
+
+
+class TanhEncoder:
+    """Linear layers, tanh behind each; ``actor/<i>/weight`` [in, out] and ``actor/<i>/bias`` [out].
+
+    Args:
+        sizes: input and hidden widths.
+    """
+
+    def __init__(self, sizes: tuple[int, ...]):
+        self._sizes, self.num_features, self.num_layers = sizes, sizes[-1], len(sizes) - 1
+
+    def initial(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Orthogonal with gain √2, biases zero."""
+        parameters = {}
+        for i, (inputs, outputs) in enumerate(zip(self._sizes[:-1], self._sizes[1:], strict=True)):
+            parameters[f"actor/{i}/weight"] = orthogonal((outputs, inputs), math.sqrt(2.0), generator).t().contiguous()
+            parameters[f"actor/{i}/bias"] = torch.zeros(outputs)
+        return parameters
+
+    def features(self, parameters: Mapping[str, Tensor], inputs: Inputs) -> Tensor:
+        """See ``Encoder``."""
+        (x,) = inputs
+        for i in range(self.num_layers):
+            x = torch.tanh(torch.addmm(parameters[f"actor/{i}/bias"], x, parameters[f"actor/{i}/weight"]))
+        return x
+
+
+class SharedActorCritic:
+    """Implements ``distrl.learners.actor_critic.Network``.
+
+    Args:
+        encoder: see there. memory_size: H, or None for no memory. num_outputs: of the actor.
+    """
+
+    def __init__(self, encoder: Encoder, memory_size: int | None, num_outputs: int):
+        self._encoder, self._memory_size, self._num_outputs = encoder, memory_size, num_outputs
+        self._actor = f"actor/{encoder.num_layers}"
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether it has memory."""
+        return self._memory_size is not None
+
+    def initial(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Orthogonal weights: the recurrent layer's with gain 1, the actor's last with 0.01, the critic's with 1."""
+        parameters, width = self._encoder.initial(generator), self._encoder.num_features
+        if self._memory_size is not None:
+            size = self._memory_size
+            for side, inputs in (("input", width), ("hidden", size)):
+                parts = [orthogonal((size, inputs), 1.0, generator).t() for _ in range(3)]
+                parameters[f"memory/{side}/weight"] = torch.cat(parts, 1)
+                parameters[f"memory/{side}/bias"] = torch.zeros(3 * size)
+            width = size
+        for name, outputs, gain in ((self._actor, self._num_outputs, 0.01), ("critic/0", 1, 1.0)):
+            parameters[f"{name}/weight"] = orthogonal((outputs, width), gain, generator)
+            parameters[f"{name}/bias"] = torch.zeros(outputs)
+        return parameters
+
+    def evaluate(
+        self,
+        parameters: FlatParameters,
+        inputs: Inputs,
+        final: Inputs,
+        final_index: Tensor,
+        memory: Memory | None,
+        with_outputs: bool,
+    ) -> tuple[Tensor | None, Tensor, Tensor]:
+        """See ``Network``."""
+        named = parameters.frozen
+        x, x_final = self._encoded(named, inputs), self._encoded(named, final)
+        if memory is not None:
+            x = self._remembered(named, x, memory)
+            state = x.view(*memory.is_first.shape, -1)[final_index[:, 0], final_index[:, 1]]
+            x_final = self._next_state(named, self._from_input(named, x_final), state)
+        return self._outputs(named, x) if with_outputs else None, self._values(named, x), self._values(named, x_final)
+
+    def forward(
+        self, parameters: FlatParameters, inputs: Inputs, memory: Memory | None
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """See ``Network``."""
+        with torch.enable_grad():
+            x = self._encoder.features(parameters.named, inputs)
+            if memory is not None:
+                x = self._remembered(parameters.named, x, memory)
+            outputs, value = self._outputs(parameters.named, x), self._values(parameters.named, x)
+        return outputs.detach(), value.detach(), (outputs, value)
+
+    def backward(
+        self,
+        parameters: FlatParameters,
+        context: tuple[Tensor, Tensor],
+        d_outputs: Tensor,
+        d_value: Tensor,
+        gradients: dict[str, Tensor],
+    ) -> None:
+        """See ``Network``."""
+        own = {name: leaf for name, leaf in parameters.named.items() if name not in gradients}
+        found = torch.autograd.grad(context, list(own.values()), (d_outputs, d_value))
+        gradients.update(zip(own, found, strict=True))
+
+    def act(self, named: Mapping[str, Tensor], inputs: Inputs, state: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Outputs [A, N] for one step of N rows, and the next state [N, H]."""
+        x = self._encoder.features(named, inputs)
+        if state is not None:
+            x = state = self._next_state(named, self._from_input(named, x), state)
+        return self._outputs(named, x), state
+
+    def _encoded(self, named: Mapping[str, Tensor], inputs: Inputs) -> Tensor:
+        pieces = zip(*(part.split(_PIECE) for part in inputs), strict=True)
+        return torch.cat([self._encoder.features(named, piece) for piece in pieces])
+
+    def _remembered(self, named: Mapping[str, Tensor], x: Tensor, memory: Memory) -> Tensor:
+        """States behind each of T steps of n rows, [T · n, H], from features [T · n, F]."""
+        num_steps, num_rows = memory.is_first.shape
+        from_input = self._from_input(named, x).view(num_steps, num_rows, -1)
+        state, goes_on, states = memory.state, ~memory.is_first.unsqueeze(2), []
+        for now, kept in zip(from_input.unbind(), goes_on.unbind(), strict=True):
+            state = self._next_state(named, now, state * kept)
+            states.append(state)
+        return torch.cat(states)
+
+    def _from_input(self, named: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        return torch.addmm(named["memory/input/bias"], x, named["memory/input/weight"])
+
+    def _next_state(self, named: Mapping[str, Tensor], from_input: Tensor, state: Tensor) -> Tensor:
+        size = state.shape[1]
+        from_hidden = torch.addmm(named["memory/hidden/bias"], state, named["memory/hidden/weight"])
+        gates = torch.sigmoid(from_input[:, : 2 * size] + from_hidden[:, : 2 * size])
+        reset, keep = gates[:, :size], gates[:, size:]
+        new = torch.tanh(torch.addcmul(from_input[:, 2 * size :], reset, from_hidden[:, 2 * size :]))
+        return torch.lerp(new, state, keep)
+
+    def _outputs(self, named: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        return torch.mm(named[f"{self._actor}/weight"], x.t()) + named[f"{self._actor}/bias"].unsqueeze(1)
+
+    def _values(self, named: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        return torch.mv(x, named["critic/0/weight"][0]) + named["critic/0/bias"]
+
+
+def orthogonal(shape: tuple[int, ...], gain: float, generator: torch.Generator) -> Tensor:
+    """A weight [out, in, …] with orthogonal rows or columns (Saxe et al. 2014, arXiv 1312.6120)."""
+    return torch.nn.init.orthogonal_(torch.empty(shape), gain, generator=generator)

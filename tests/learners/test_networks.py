@@ -1,0 +1,210 @@
+"""Policies with memory and policies that see images: actors and learner agree, and they learn what needs either."""
+
+import pickle
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Dict, Discrete
+
+from distrl.core.errors import ConfigError
+from distrl.core.types import ARRAY, EnvSpec
+from distrl.learners.actor_policies import MEMORY
+from distrl.learners.ppo_config import APPO
+from distrl.learners.ppo_config import PPO as Config
+from distrl.learners.rollout import Rollout
+from tests.learners.on_policy import Rollouts, spec_of, step, train
+
+torch.set_num_threads(1)
+
+
+class Recall(gymnasium.Env):
+    """A cue of −1 or 1 is shown once; three steps later the action has to name it."""
+
+    observation_space, action_space = Box(-1, 1, (2,)), Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self._cue, self._step = int(self.np_random.integers(2)), 0
+        return np.array([2 * self._cue - 1, 0], "f4"), {}
+
+    def step(self, action):
+        self._step += 1
+        over = self._step == 4
+        return np.array([0, self._step / 4], "f4"), float(over and action == self._cue), over, False, {}
+
+
+class BrightSide(gymnasium.Env):
+    """Which half of a noisy image is brighter?"""
+
+    observation_space, action_space = Box(0, 255, (36, 36, 1), np.uint8), Discrete(2)
+
+    def _image(self):
+        self._side = int(self.np_random.integers(2))
+        image = self.np_random.integers(0, 160, (36, 36, 1), dtype=np.uint8)
+        image[:, 18 * self._side : 18 * self._side + 18] += 60
+        return image
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self._image(), {}
+
+    def step(self, action):
+        right = float(action == self._side)
+        return self._image(), right, True, False, {}
+
+
+MIXED = Dict({"camera": Box(0, 255, (3, 40, 36), np.uint8), "speed": Box(-1, 1, (2,))})
+KINDS = {
+    "memory": (Box(-1, 1, (3,)), {"memory_size": 5}),
+    "image": (Box(0, 255, (36, 40, 2), np.uint8), {}),
+    "image_and_memory": (MIXED, {"memory_size": 5, "normalize_observations": True}),
+}
+
+
+def algorithm_of(kind, config=Config, **options):
+    space, extra = KINDS[kind]
+    algorithm = config(hidden=(8, 6), **extra, **options).build(EnvSpec("test", space, Discrete(3)), seed=1)
+    noise = torch.randn(algorithm.parameters.flat.shape, generator=torch.Generator().manual_seed(0))
+    algorithm.parameters.flat += 0.2 * noise
+    return algorithm
+
+
+def rollout_of(algorithm, kind, num_steps=9, num_rows=4, seed=0) -> Rollout:
+    """The policy where observations are noise; episodes end inside, and rows begin in the middle of one."""
+    rng = np.random.default_rng(seed)
+    policy = pickle.loads(pickle.dumps(algorithm.policy_spec())).build(seed=seed)
+    policy.load(algorithm.policy_weights())
+
+    def observations(*lead):
+        spaces = KINDS[kind][0]
+        parts = spaces.spaces if isinstance(spaces, Dict) else {ARRAY: spaces}
+        return {
+            path: rng.integers(0, 256, (*lead, *part.shape)).astype("u1")
+            if part.dtype == np.uint8
+            else rng.normal(size=(*lead, *part.shape)).astype("f4")
+            for path, part in parts.items()
+        }
+
+    shape = (num_steps, num_rows)
+    observation = observations(num_steps + 1, num_rows)
+    truncated = rng.random(shape) < 0.2
+    is_first = np.concatenate([rng.random((1, num_rows)) < 0.5, truncated])
+    state = {path: rng.normal(size=array.shape).astype("f4") for path, array in policy.initial_state(num_rows).items()}
+    before = state
+    action, log_prob = np.empty(shape, np.int64), np.empty(shape, np.float32)
+    for t in range(num_steps):
+        state = {path: np.where(is_first[t][:, None], np.float32(0), array) for path, array in state.items()}
+        now = {path: array[t] for path, array in observation.items()}
+        action[t], log_prob[t], state = policy.step(now, state, is_first[t], None)
+    index = np.argwhere(truncated).astype(np.int32)
+    return Rollout(
+        observation=observation,
+        final_observation=observations(len(index)),
+        final_index=index,
+        action=action,
+        reward=rng.normal(size=shape).astype("f4"),
+        terminated=np.zeros(shape, bool),
+        truncated=truncated,
+        log_prob=log_prob,
+        policy_version=np.zeros(shape, np.int64),
+        is_first=is_first,
+        state=before,
+        row=np.arange(num_rows),
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_actors_and_learner_agree_step_by_step(kind):
+    """Through episodes that begin inside a rollout, and from a state that is not zero."""
+    algorithm = algorithm_of(kind, minibatches=2, epochs=1)
+    if algorithm.config.normalize_observations:  # with the moments that the actors have: none have been seen
+        algorithm._moments.add = lambda samples: None
+    rollout = rollout_of(algorithm, kind)
+    for minibatch in algorithm.minibatches(rollout, torch.Generator().manual_seed(0)):
+        _, metrics = algorithm.gradients(minibatch)
+        assert abs(metrics["approx_kl"]) < 1e-6
+        assert metrics["clip_share"] == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_lead_downhill(kind):
+    """Along the gradient the loss changes as the gradient says."""
+    algorithm = algorithm_of(kind, minibatches=1, entropy_cost=0.1, normalize_advantages=False)
+    batch = next(algorithm.minibatches(rollout_of(algorithm, kind), torch.Generator()))
+
+    def loss_and_gradient():
+        gradient, metrics = algorithm.gradients(batch)
+        return float(metrics["policy_loss"] + 0.5 * metrics["value_loss"] - 0.1 * metrics["entropy"]), gradient
+
+    _, gradient = loss_and_gradient()
+    direction = gradient / gradient.norm()
+    algorithm.parameters.flat += 1e-3 * direction
+    above, _ = loss_and_gradient()
+    algorithm.parameters.flat -= 2e-3 * direction
+    below, _ = loss_and_gradient()
+    np.testing.assert_allclose((above - below) / 2e-3, gradient.norm(), rtol=0.02)
+
+
+def test_a_final_observation_is_valued_with_the_memory_of_its_own_episode():
+    algorithm = algorithm_of("memory")
+    rollout = rollout_of(algorithm, "memory")
+    network, parameters = algorithm.network, algorithm.parameters
+    flat = (torch.from_numpy(rollout.observation[ARRAY].reshape(-1, 3)),)
+    final = (torch.from_numpy(rollout.final_observation[ARRAY]),)
+    memory = algorithm._memory(rollout)
+    index = torch.from_numpy(rollout.final_index.astype(np.int64))
+    _, value, final_value = network.evaluate(parameters, flat, final, index, memory, False)
+    for k, (t, n) in enumerate(rollout.final_index):
+        state = memory.state[[n]]
+        seen = rollout.observation[ARRAY][: t + 1, n]
+        for step_, observation in enumerate(seen):
+            if rollout.is_first[step_, n]:
+                state = torch.zeros_like(state)
+            _, state = network.act(parameters.frozen, (torch.from_numpy(observation[None]),), state)
+        assert torch.allclose(value.view(10, 4)[t, n], network._values(parameters.frozen, state), atol=1e-5)
+        _, state = network.act(parameters.frozen, (final[0][[k]],), state)
+        assert torch.allclose(final_value[k], network._values(parameters.frozen, state), atol=1e-5)
+
+
+def test_minibatches_of_a_policy_with_memory_are_whole_rows():
+    algorithm = algorithm_of("memory", minibatches=3, epochs=1)
+    rollout = rollout_of(algorithm, "memory")
+    rows = []
+    for batch in algorithm.minibatches(rollout, torch.Generator().manual_seed(0)):
+        seen = batch.inputs[0].view(9, -1, 3)
+        for column, state in zip(seen.unbind(1), batch.memory.state, strict=True):
+            row = next(n for n in range(4) if np.array_equal(column, rollout.observation[ARRAY][:9, n]))
+            assert np.array_equal(state, rollout.state[MEMORY][row])
+            rows.append(row)
+    assert sorted(rows) == [0, 1, 2, 3]
+    with pytest.raises(ConfigError, match="whole rows"):
+        next(algorithm_of("memory", minibatches=5).minibatches(rollout, torch.Generator()))
+
+
+def test_memory_learns_what_a_policy_without_it_cannot():
+    rollouts = Rollouts(Recall, 32)
+    algorithm = Config(hidden=(16,), memory_size=16, learning_rate=5e-3, epochs=4, minibatches=4).build(
+        spec_of(rollouts.env)
+    )
+    train(algorithm, rollouts, num_steps=16, until=0.95, max_steps=40_000)
+    without = Rollouts(Recall, 32)
+    algorithm = Config(hidden=(16,), learning_rate=5e-3, epochs=4, minibatches=4).build(spec_of(without.env))
+    with pytest.raises(AssertionError, match="not 0.75"):
+        train(algorithm, without, num_steps=16, until=0.75, max_steps=10_000)
+
+
+def test_images_are_learned_from():
+    rollouts = Rollouts(BrightSide, 16)
+    algorithm = APPO(learning_rate=1e-3, minibatches=4).build(spec_of(rollouts.env))
+    train(algorithm, rollouts, num_steps=16, until=0.95, max_steps=10_000)
+
+
+def test_state_round_trip_with_memory():
+    first, other = algorithm_of("memory", minibatches=2), algorithm_of("memory", minibatches=2)
+    step(first, rollout_of(first, "memory"))
+    other.load_state(pickle.loads(pickle.dumps(first.state())))
+    for algorithm in (first, other):
+        step(algorithm, rollout_of(algorithm, "memory", seed=2), 1)
+    assert torch.equal(first.parameters.flat, other.parameters.flat)
