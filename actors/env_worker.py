@@ -211,6 +211,7 @@ class EnvWorker:
         while not stop.is_set():
             self.run_once(timeout_s=0.25)
             if self.waits:
+                self._sink.keep_up()  # the weights may need what the last learner has not got
                 self._notice.waiting(
                     lambda: (
                         f"for weights newer than version {self.version}: what it may produce ahead of the learner "

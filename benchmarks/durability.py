@@ -92,6 +92,9 @@ class Behind:
         if len(self._waiting) > 8:
             self._waiting.popleft()()
 
+    def keep_up(self) -> None:
+        """Nothing is under way."""
+
     def flush(self, timeout_s: float) -> None:
         while self._waiting:
             self._waiting.popleft()()

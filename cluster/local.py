@@ -58,6 +58,9 @@ class _DirectSink:
         self._receive(fragment)
         secured()
 
+    def keep_up(self) -> None:
+        """There is one learner."""
+
     def flush(self, timeout_s: float) -> None:
         """Nothing is ever under way."""
 

@@ -94,6 +94,11 @@ class RaySink:
             self._ask()
         self._notice.over()
 
+    def keep_up(self) -> None:
+        """See ``FragmentSink``."""
+        self._switch()
+        self._hear(0.0)
+
     def flush(self, timeout_s: float) -> None:
         """See ``FragmentSink``."""
         deadline = time.monotonic() + timeout_s
@@ -200,6 +205,9 @@ class _AtOnce:
     def publish(self, fragment: Fragment, secured: Callable[[], None]) -> None:
         ray.get(self._learner.receive.remote(fragment))
         self._secured.append(secured)
+
+    def keep_up(self) -> None:
+        """Nothing is under way."""
 
     def flush(self, timeout_s: float) -> None:
         ray.get(self._learner.secure.remote(), timeout=timeout_s)

@@ -244,6 +244,9 @@ class FragmentSink(Protocol):
 
     def publish(self, fragment: Fragment, secured: Callable[[], None]) -> None: ...
 
+    def keep_up(self) -> None:
+        """Called where nothing is published for some time: what a dead learner left unsecured goes to its successor."""
+
     def flush(self, timeout_s: float) -> None:
         """Wait until everything published is secured."""
 

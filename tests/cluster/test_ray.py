@@ -16,6 +16,7 @@ from distrl.core.run_directory import RunDirectory
 from distrl.reproduce import reproduce
 from tests.cluster.test_fidelity import leveled
 from tests.cluster.test_local import balanced, small
+from tests.cluster.test_on_policy import small as on_policy
 from tests.fakes.leveled import LEVELS
 from tests.fakes.processes import alive, descendants, wait_until
 
@@ -234,3 +235,22 @@ def test_a_full_disk_stops_the_run_with_its_cause(tmp_path):
 
     with pytest.raises(RunFailed, match=r"the learner: checkpoint .* cannot be written: Not a directory"):
         run(slow(tmp_path / "run", "run.steps=100000", "checkpoint.period=50"), Watcher(200, fill))
+
+
+@pytest.mark.parametrize("hosting", ["process", "vector"])
+def test_an_on_policy_run_survives_its_learner(tmp_path, hosting):
+    """With a log nothing is lost; without one, what was not trained on is sent again."""
+    steps, delay = {"process": (3000, ["env.delay={kind='lognormal', median_s=0.002}"]), "vector": (60_000, [])}[
+        hosting
+    ]
+    overrides = [f"env.hosting={hosting}", f"run.steps={steps}", f"run.spool_dir='{tmp_path / 'spool'}'", *delay]
+    watcher = Watcher(steps // 3, lambda status: os.kill(status["pids"]["learner"], signal.SIGKILL))
+    config = on_policy(tmp_path / "run", f"evaluation.period={steps}", *overrides)
+    result = run(config, watcher)
+    assert result.summary["restarts"] == {"learner": 1}
+    assert result.summary["env_steps"] >= steps
+    assert balanced(result.summary)
+    if hosting == "process":
+        assert result.summary["transitions_rejected"] == {}
+        assert result.summary["transitions_trained"] >= steps - 256
+        assert result.summary["transitions_lost"] == 0
