@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from distrl.controllers import (
     run_controllers,
 )
 from distrl.core.config import RunConfig
+from distrl.core.metrics import JsonLines
 from distrl.core.run_directory import RunDirectory
 
 
@@ -98,5 +101,13 @@ def draw(run: RunDirectory, config: RunConfig) -> list[Path]:
     from distrl.plots import film, learning_curve
 
     written = [learning_curve(run.path, json.loads((run.path / "summary.json").read_text()))]
-    movie = film(run, config, run.path / "media" / "film.mp4")
+    try:
+        movie = film(run, config, run.path / "media" / "film.mp4")
+    except Exception as error:  # noqa: BLE001 - pictures need displays, drivers, codecs; the run is complete without
+        movie = None
+        said = f"no film: rendering {config.env.id} raised {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        print(said, file=sys.stderr)
+        events = JsonLines(run.path / "events.jsonl")
+        events.write({"kind": "note", "time_s": time.time(), "text": said})
+        events.close()
     return [*written, *([movie] if movie else [])]

@@ -212,3 +212,13 @@ def test_a_warm_start_that_does_not_fit_is_refused_before_anything_starts(tmp_pa
     with pytest.raises(ConfigError, match=r"reward.*g"):
         train(config, local=True)
     assert not (tmp_path / "second").exists()
+
+
+def test_pictures_that_cannot_be_drawn_cost_nothing_but_themselves(tmp_path, capsys):
+    """A machine without a display: the run is as complete as any other, and says what is missing."""
+    result = train(small(tmp_path / "run", "env.id=tests.fakes.constants:Sum", "run.steps=200"), local=True)
+    assert result.summary["final_return_mean"] is not None
+    assert (result.directory / "learning_curve.png").exists()
+    said = "no film: rendering tests.fakes.constants:Sum raised OSError: there is no display"
+    assert said in capsys.readouterr().err
+    assert said in [event.get("text") for event in read_json_lines(result.directory / "events.jsonl")]
