@@ -1,12 +1,18 @@
-"""Algorithms, networks, policies, replay and the learner loop.
+"""Algorithms, networks, policies, replay, queue and the learner loop.
 
-Nothing is imported here: env workers load ``policies`` without torch, the command line loads ``registry`` without it.
+Nothing is imported here: env workers load policies without torch, the command line loads ``registry`` without it.
 
-registry, sac_config    an algorithm's name in, its validated options out
-sac, networks           soft actor-critic: tensors in, gradients out, and applied
-policies                what env workers act with, in numpy alone
-replay                  the ring of transitions, n-step returns, accounting of what was sampled
-learner                 the loop: secure, insert, update, publish, checkpoint, restore
-randomness, spaces      generators by update index; the layout of observations and actions
-bench                   updates per second of the learner alone: python -m distrl.learners.bench
+registry                     an algorithm's name in, its validated options out
+sac_config, sac, networks    soft actor-critic: tensors in, gradients out, and applied
+policies                     what env workers act with for it, in numpy alone
+ppo_config, ppo              PPO, APPO and IMPALA: one algorithm, three sets of defaults
+returns, moments             pure operators: GAE and V-trace; running means, and the scale of rewards
+actor_critic, distributions  networks and action distributions with their gradients written out; adam applies them
+shared_network, images       the same with memory, and for images, by autograd; image_layers: their shapes
+actor_policies, inputs       what env workers act with, in numpy alone; from observations to a network's inputs
+replay                       the ring of transitions, n-step returns, accounting of what was sampled
+rollout, queue               on-policy fragments side by side, each transition handed out once
+learner                      the loop: secure, insert, update, publish, checkpoint, restore
+randomness, spaces           generators by update index; the layout of observations and actions
+bench, bench_on_policy       what the learner alone takes: python -m distrl.learners.bench, …bench_on_policy
 """

@@ -84,15 +84,16 @@ class Categorical:
         """See ``Distribution``; H = −Σ p log p, summed over the components."""
         if allowed is not None:
             outputs = outputs.masked_fill(~allowed, LOWEST)
-        log_prob = entropy = torch.zeros((), device=outputs.device)
-        parts = []
+        log_probs, entropies, parts = [], [], []
         for logits, chosen in zip(outputs.split(list(self.choices)), action.unsqueeze(1), strict=True):
             log_p = torch.log_softmax(logits, 0)
             p = log_p.exp()
-            its_log_prob, its_entropy = log_p.gather(0, chosen).squeeze(0), -(p * log_p).sum(0)
-            parts.append((chosen, log_p, p, its_entropy))
-            log_prob, entropy = log_prob + its_log_prob, entropy + its_entropy
-        return log_prob, entropy, parts
+            log_probs.append(log_p.gather(0, chosen).squeeze(0))
+            entropies.append((p * log_p).sum(0).neg_())
+            parts.append((chosen, log_p, p, entropies[-1]))
+        if len(parts) == 1:
+            return log_probs[0], entropies[0], parts
+        return torch.stack(log_probs).sum(0), torch.stack(entropies).sum(0), parts
 
     def backward(self, context: Any, d_log_prob: Tensor, d_entropy: float, gradients: dict[str, Tensor]) -> Tensor:
         """See ``Distribution``: ∂log p_a/∂logit_j = 1[j = a] − p_j, ∂H/∂logit_j = −p_j (log p_j + H)."""

@@ -206,7 +206,7 @@ class IMPALA(PPO):
 
     max_staleness: MaxStaleness = 2
     epochs: Epochs = 1
-    minibatches: Minibatches = 1
+    minibatches: Minibatches = 4
     gae_lambda: Lambda = 1.0
     learning_rate: LearningRate = 6e-4
     advantages: Advantages = "vtrace"

@@ -191,7 +191,7 @@ def test_memory_learns_what_a_policy_without_it_cannot():
     train(algorithm, rollouts, num_steps=16, until=0.95, max_steps=40_000)
     without = Rollouts(Recall, 32)
     algorithm = Config(hidden=(16,), learning_rate=5e-3, epochs=4, minibatches=4).build(spec_of(without.env))
-    with pytest.raises(AssertionError, match="not 0.75"):
+    with pytest.raises(AssertionError, match=r"not 0\.75"):
         train(algorithm, without, num_steps=16, until=0.75, max_steps=10_000)
 
 
