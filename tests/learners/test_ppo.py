@@ -368,7 +368,7 @@ def test_it_learns_from_rollouts_that_are_two_updates_old(config, num_steps):
 def test_ppo_learns_to_swing_up_a_pendulum(seed):
     rollouts = Rollouts(lambda: gymnasium.make("Pendulum-v1"), 16, seed)
     config = Config(gamma=0.9, learning_rate=1e-3, minibatches=16, normalize_observations=True, scale_rewards=True)
-    train(config.build(spec_of(rollouts.env), seed=seed), rollouts, num_steps=128, until=-200, max_steps=200_000)
+    train(config.build(spec_of(rollouts.env), seed=seed), rollouts, num_steps=128, until=-250, max_steps=150_000)
 
 
 def test_the_drivers_rollouts_are_what_the_environment_did():
