@@ -101,7 +101,7 @@ class ImageNetwork:
 
     def prepared(self, weights: Weights) -> Any:
         """See ``Network``."""
-        named = {name: torch.from_numpy(array) for name, array in weights.items()}
+        named = {name: torch.tensor(array) for name, array in weights.items()}
         return named, prepared_moments(weights)
 
     def initial_state(self, num_rows: int) -> Columns:

@@ -309,7 +309,8 @@ class PPO:
         return torch.from_numpy(np.ascontiguousarray(flat.T)).to(self.device)
 
     def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+        # what came through Ray's object store cannot be written to, which torch warns about
+        return torch.from_numpy(np.require(array, requirements=["C", "W"])).to(self.device)
 
     def policy_spec(self) -> PolicySpec:
         """See ``Config.policy_spec``."""

@@ -301,6 +301,16 @@ def test_a_rollout_without_an_episodes_end():
     assert torch.isfinite(step(algorithm, whole)["policy_loss"])
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_rollout_that_cannot_be_written_to():
+    """As it comes through Ray's object store, when it is one fragment."""
+    algorithm = algorithm_of()
+    rollout = rollout_of(algorithm)
+    for array in (rollout.observation[ARRAY], rollout.reward, rollout.action, rollout.log_prob, rollout.terminated):
+        array.flags.writeable = False
+    assert torch.isfinite(step(algorithm, rollout)["policy_loss"])
+
+
 def test_running_moments_are_those_of_everything_seen():
     rng = np.random.default_rng(0)
     parts = [rng.normal(5, 3, size=(size, 2)) for size in (1, 7, 40)]
