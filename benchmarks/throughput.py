@@ -55,7 +55,7 @@ class Script:
 
 _SF = ".venv-throughput-peers/sample-factory/bin/python"
 _FAST = ("cartpole", "halfcheetah", "pong")
-DISTRL = Script(sys.executable, ("distrl_train.py",))
+DISTRL = Script(sys.executable, ("distrl_train.py",), ("cartpole", "halfcheetah", "slow"))
 RAW = Script(sys.executable, ("raw_vector.py",), _FAST)
 PEERS = {
     "sample-factory": Script(_SF, ("sample_factory_appo.py",)),
@@ -88,11 +88,11 @@ class Watch:
             return
         for process in processes:  # parents first
             with contextlib.suppress(psutil.Error):
-                times = process.cpu_times()
-                self._known[process.pid] = process
-                self._cpu_s[process.pid] = times.user + times.system
                 of_parent = self._steps_environments.get(process.ppid(), False)
                 itself = any(_ENV_WORKERS in part for part in process.cmdline())
+                times = process.cpu_times()  # any of these may find it gone: what follows happens together
+                self._known[process.pid] = process
+                self._cpu_s[process.pid] = times.user + times.system
                 self._steps_environments[process.pid] = of_parent or itself
         environments = sum(seconds for pid, seconds in self._cpu_s.items() if self._steps_environments[pid])
         self._samples.append((time.time(), environments, sum(self._cpu_s.values()) - environments))

@@ -19,17 +19,19 @@ from distrl.core.config import RunConfig
 from distrl.core.metrics import read_json_lines
 
 PRESETS: dict[str, tuple[str, list[str]]] = {  # preset, and what the case adds to it
-    "cartpole": ("cartpole-appo", []),
-    "halfcheetah": ("halfcheetah-ppo", []),
-    "pong": ("pong-appo", []),
+    "cartpole": ("cartpole", []),
+    "halfcheetah": ("halfcheetah", []),
     "slow": (
-        "slow-appo",
+        "cartpole",
         [
             f"env.id={IDS['slow']}",
             f"env.delay={{kind='lognormal', median_s={SLOW_MEDIAN_S}, sigma={SLOW_SIGMA}}}",
             "env.hosting=process",
             "actors.env_workers=1",
             f"actors.envs_per_worker={SLOW_ENVS}",
+            "actors.fragment_steps=32",
+            "algorithm.batch_size=512",
+            "algorithm.max_staleness=2",
         ],
     ),
 }
