@@ -88,6 +88,13 @@ def _check_on_policy(config: RunConfig, options: Any) -> None:
             f"({actors.fragment_steps}) and at least one fragment of each of the {num_envs} environments, {least}; got "
             f"{options.batch_size}: try {-(-options.batch_size // least) * least}, or fewer environments"
         )
+    rows = options.batch_size // actors.fragment_steps
+    if getattr(options, "memory_size", None) is not None and options.minibatches > rows:
+        raise ConfigError(
+            f"{name} with algorithm.memory_size trains on whole rows, of which a rollout has {rows} "
+            "(algorithm.batch_size / actors.fragment_steps), but algorithm.minibatches = "
+            f"{options.minibatches} came: at most {rows}"
+        )
 
 
 def keeps_log(config: RunConfig) -> bool:

@@ -179,7 +179,7 @@ class ActorsSection(_Section):
     )
     envs_per_worker: int = Field(4, ge=1, le=4096, description="Environments each env worker hosts.")
     fragment_steps: int = Field(
-        50, ge=1, le=100_000, description="A fragment is published after so many steps of one environment."
+        64, ge=1, le=100_000, description="A fragment is published after so many steps of one environment."
     )
     fragment_max_age_s: float = Field(
         5.0, gt=0, description="… or once its first step is so old, so that a slow environment delays nobody."

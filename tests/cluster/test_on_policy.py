@@ -105,6 +105,10 @@ def test_the_policy_acts_on_single_observations(finished):
         (["learner.publish_period=7"], "publishes after every rollout, but learner.publish_period = 7 came"),
         (["algorithm.batch_size=100"], r"multiple of actors.fragment_steps \(16\) .* got 100: try 128"),
         (["algorithm.batch_size=64"], "one fragment of each of the 8 environments, 128; got 64: try 128"),
+        (
+            ["algorithm.memory_size=8", "algorithm.minibatches=17"],
+            "a rollout has 16 .*minibatches = 17 came: at most 16",
+        ),
         (["env.hosting=vector", "env.id=Pendulum-v1"], "native vector form"),
     ],
 )
