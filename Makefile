@@ -72,7 +72,7 @@ $(DEV_STAMP): $(STAMP)
 peers: $(VENV)-peers/.installed  ## the peers that benchmarks compare with, in an environment of their own
 $(VENV)-peers/.installed: $(VENV)/constraints.txt
 	$(PYTHON) -m venv $(VENV)-peers
-	$(VENV)-peers/bin/python -m pip --disable-pip-version-check install -q -c $(VENV)/constraints.txt torch stable-baselines3==2.9.2 mujoco ale-py opencv-python-headless
+	$(VENV)-peers/bin/python -m pip --disable-pip-version-check install -q -c $(VENV)/constraints.txt torch stable-baselines3==2.9.2 'gymnasium[mujoco]' ale-py opencv-python-headless
 	@touch $@
 
 FLUID_PEERS := $(VENV)-fluid-peers
@@ -91,7 +91,7 @@ $(THROUGHPUT_PEERS)/.installed: $(VENV)/constraints.txt
 	$(PYTHON) -m venv $(THROUGHPUT_PEERS)/sample-factory
 	$(THROUGHPUT_PEERS)/sample-factory/bin/python -m pip --disable-pip-version-check install -q sample-factory==2.1.1 $$(grep '^torch==' $<)
 	@# it asks for Gymnasium < 1.0 (pip complains), and runs with ours: all peers step the same environments
-	$(THROUGHPUT_PEERS)/sample-factory/bin/python -m pip --disable-pip-version-check install -q $$(grep -E '^(gymnasium|mujoco|ale-py)==' $<)
+	$(THROUGHPUT_PEERS)/sample-factory/bin/python -m pip --disable-pip-version-check install -q imageio $$(grep -E '^(gymnasium|mujoco|ale-py)==' $<)
 	@touch $@
 
 clean:  ## remove the environment and caches, never runs

@@ -37,7 +37,8 @@ import psutil
 ROOT = Path(__file__).parents[1]
 SCRIPTS = Path("benchmarks/throughput_peers")
 TARGET = 475.0  # CartPole-v1: what Gymnasium counts as solved
-_LOOK_S, _MEMORY_LOOK_S = 0.5, 5.0
+_LOOK_S = 0.5
+_MEMORY_LOOK_S = 5.0  # it costs a millisecond a process; sooner at first
 _START_UP_S = 300.0  # beyond what is asked for, before a script counts as hung
 _STEP_S = 0.01  # … and for each env step that is asked for
 _ENV_WORKERS = "EnvWorker"  # in the command line of the processes that step distrl's environments
@@ -77,7 +78,8 @@ class Watch:
         self._cpu_s: dict[int, float] = {}
         self._steps_environments: dict[int, bool] = {}
         self._samples: list[tuple[float, float, float]] = []  # Unix time, CPU seconds of env workers, of the others
-        self._memory_looked = 0.0
+        self._began = time.monotonic()
+        self._next_memory_look = self._began + _LOOK_S
         self.pss_mb = 0.0
 
     def look(self) -> None:
@@ -96,8 +98,9 @@ class Watch:
                 self._steps_environments[process.pid] = of_parent or itself
         environments = sum(seconds for pid, seconds in self._cpu_s.items() if self._steps_environments[pid])
         self._samples.append((time.time(), environments, sum(self._cpu_s.values()) - environments))
-        if time.monotonic() - self._memory_looked > _MEMORY_LOOK_S:
-            self._memory_looked = time.monotonic()
+        now = time.monotonic()
+        if now >= self._next_memory_look:
+            self._next_memory_look = now + min(now - self._began, _MEMORY_LOOK_S)
             self.pss_mb = max(self.pss_mb, sum(_pss_mb(process) for process in processes))
 
     def cpu_per_s(self, window: tuple[float, float]) -> tuple[float, float]:

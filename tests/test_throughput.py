@@ -112,6 +112,18 @@ def test_what_cannot_be_measured_is_refused(capsys):
     assert "cleanrl-ppo" not in throughput.options_of(["--case", "slow", "--peers"]).peers
 
 
+@pytest.mark.slow
+def test_distrl_is_measured_like_a_peer():
+    found = throughput.measure(throughput.options_of(["--case", "cartpole", "--seconds", "5"]))
+    [ours] = found["distrl"]
+    assert "error" not in ours
+    assert found["trained_env_steps_per_s"] > 1000
+    assert ours["env_steps"] <= ours["transitions_trained"] <= ours["transitions_produced"]
+    assert ours["cpu_per_s"]["env_workers"] > 0
+    assert found["evaluated_return"] > 50  # random actions: 22
+    assert found["raw_vector_steps_per_s"] > found["trained_env_steps_per_s"]
+
+
 class Clock:
     now = 1000.0
 

@@ -22,8 +22,13 @@ ITERATION_S = 0.5  # IMPALA's and APPO's iterations are cut by time
 CONVOLUTIONS = [[32, 8, 4], [64, 4, 2], [64, 3, 1]]
 _BY_CASE: dict[str, dict[str, Any]] = {  # losses and optimisers of RLlib's examples
     "ppo-cartpole": {"lr": 3e-4, "num_epochs": 6, "vf_loss_coeff": 0.01, "train_batch_size_per_learner": 4096},
-    "appo-cartpole": {"vf_loss_coeff": 0.05, "entropy_coeff": 0.0, "circular_buffer_iterations_per_batch": 2},
-    "impala-cartpole": {"lr": 5e-4, "vf_loss_coeff": 0.05, "entropy_coeff": 0.0},
+    "appo-cartpole": {
+        "train_batch_size_per_learner": 2000,
+        "vf_loss_coeff": 0.05,
+        "entropy_coeff": 0.0,
+        "circular_buffer_iterations_per_batch": 2,
+    },
+    "impala-cartpole": {"train_batch_size_per_learner": 2000, "lr": 5e-4, "vf_loss_coeff": 0.05, "entropy_coeff": 0.0},
     "ppo-halfcheetah": {
         "train_batch_size_per_learner": 2048,
         "minibatch_size": 512,
@@ -116,10 +121,8 @@ def configuration(options: argparse.Namespace, case: str, seed: int) -> Any:
         num_env_runners=options.env_runners,
         num_envs_per_env_runner=options.envs_per_runner,
         gym_env_vectorize_mode=options.vectorize_mode,
-        rollout_fragment_length=options.fragment_length or "auto" if options.algorithm == "ppo" else 50,
+        rollout_fragment_length=options.fragment_length or ("auto" if options.algorithm == "ppo" else 50),
     )
-    if options.algorithm != "ppo" and options.fragment_length:
-        config.env_runners(rollout_fragment_length=options.fragment_length)
     config.learners(num_learners=options.learners)
     config.training(**_BY_CASE[f"{options.algorithm}-{case}"])
     if options.batch_size:

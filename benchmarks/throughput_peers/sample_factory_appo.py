@@ -1,7 +1,7 @@
 """Sample Factory's APPO: a case in, one JSON line out.
 
 Its own examples' settings (sf_examples: train_gym_env, mujoco_params, atari_params) with what is fastest on two cores.
-``--vectorised`` gives it Gymnasium's native vector CartPole in batched sampling in place of single environments.
+``--vectorised`` gives it Gymnasium's native vector CartPole, by batched sampling, in place of single environments.
 Further arguments are Sample Factory's own and override (``--num_workers=1 …``).
 """
 
@@ -42,9 +42,11 @@ COMMON = {
 SETTINGS: dict[str, dict[str, Any]] = {
     "cartpole": {
         "num_workers": 2,
-        "num_envs_per_worker": 20,
+        "num_envs_per_worker": 32,
         "worker_num_splits": 2,
         "batch_size": 2048,
+        "num_epochs": 2,
+        "ppo_clip_ratio": 0.2,
         "rollout": 32,
         "encoder_mlp_layers": [64, 64],
         "learning_rate": 1e-3,
@@ -99,8 +101,18 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "set_workers_cpu_affinity": False,
     },
 }
-VECTORISED = {"batched_sampling": True, "num_envs_per_worker": 2, "worker_num_splits": 2}
-VECTOR_ROWS = 64
+# What reaches a return soonest: one process, which starts sooner and acts with the newest weights.
+SERIAL = {"serial_mode": True, "async_rl": False, "num_workers": 1, "worker_num_splits": 1}
+SINGLE_TARGET = SERIAL | {"num_envs_per_worker": 16, "batch_size": 512, "num_epochs": 8}
+VECTORISED = {"batched_sampling": True, "num_envs_per_worker": 2, "worker_num_splits": 2, "batch_size": 4096}
+VECTORISED_TARGET = SERIAL | {
+    "batched_sampling": True,
+    "num_envs_per_worker": 1,
+    "batch_size": 1024,
+    "num_batches_per_epoch": 4,
+    "num_epochs": 4,
+}
+VECTOR_ROWS = 128
 
 
 def _forward(wrapper: gymnasium.Wrapper, name: str) -> Any:
@@ -192,7 +204,9 @@ def main() -> None:
     arguments = [argument for argument in run.peer_arguments if argument != "--vectorised"]
     vectorised = len(arguments) < len(run.peer_arguments)
     register_env(run.case, environment)
-    settings = COMMON | SETTINGS[run.case] | (VECTORISED if vectorised else {})
+    aim = run.options.target is not None
+    tuned = (VECTORISED_TARGET if aim else VECTORISED) if vectorised else (SINGLE_TARGET if aim else {})
+    settings = COMMON | SETTINGS[run.case] | tuned
     folder = tempfile.mkdtemp(prefix="sample-factory-")
     try:
         _, runner = make_runner(configuration(settings, arguments, run.case, run.seed, folder))

@@ -43,7 +43,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "halfcheetah": {
         "n_envs": 8,
         "n_steps": 256,
-        "batch_size": 64,
+        "batch_size": 256,
         "n_epochs": 10,
         "learning_rate": 3e-4,
         "policy_kwargs": _SMALL,

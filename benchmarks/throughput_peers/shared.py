@@ -5,9 +5,9 @@
 They run in environments of their own, so this imports only gymnasium and numpy. The fields of the line:
 ``trained_env_steps_per_s``: env steps that an update has consumed, by the wall seconds of ``window`` (Unix time), which
 begins ``WARM_UP_S`` after the first update. ``seconds_to_target``: wall seconds from the process's start until an
-evaluation reached the target, without the time of evaluations; None where none did. ``return_mean``: of the newest
-training episodes. ``evaluated_return``: of deterministic episodes at the end. ``busy``: of 'slow', the share of the
-window that its environments spent inside ``step``.
+evaluation reached the target, a peer's without the time that its evaluations took; None where none did.
+``return_mean``: of the newest training episodes. ``evaluated_return``: of deterministic episodes with the policy of the
+end. ``busy``: of 'slow', the share of the window that its environments spent inside ``step``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ IDS = {"cartpole": "CartPole-v1", "halfcheetah": "HalfCheetah-v5", "pong": "ALE/
 SLOW_ENVS, SLOW_MEDIAN_S, SLOW_SIGMA = 16, 0.05, 1.0
 WARM_UP_S = 3.0
 EVALUATION_PERIOD_S = 0.5  # of training
-EVALUATION_EPISODES = 8
+EVALUATION_EPISODES = 20
 EVALUATION_SEED = 1_500_000_000
 COUNTERS = "THROUGHPUT_COUNTERS"  # variable, inherited by all processes: the file in which slow environments count
 
@@ -146,7 +146,7 @@ class Run:
         if len(self._window) > 1:
             (t0, steps0, counters0), (t1, steps1, counters1) = self._window
             line |= {"trained_env_steps_per_s": (steps1 - steps0) / (t1 - t0), "window": [t0, t1], "env_steps": steps1}
-            if self.case == "slow":
+            if counters1.any():
                 inside_s, produced = (counters1 - counters0).sum(axis=0)
                 line |= {"busy": inside_s / SLOW_ENVS / (t1 - t0), "env_steps_per_s": produced / (t1 - t0)}
         if self._first is not None:
@@ -156,7 +156,7 @@ class Run:
         line |= {"seed": self.seed, "gymnasium": metadata.version("gymnasium"), **more}
         line = {name: None if value != value else value for name, value in line.items()}  # NaN is no JSON
         sys.stdout.flush()
-        print("\n" + json.dumps(line), flush=True)
+        print("\n" + json.dumps(line, default=float), flush=True)  # numpy has numbers of its own
         if self.case == "slow":
             os.unlink(os.environ[COUNTERS])
 
