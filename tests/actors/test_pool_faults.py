@@ -171,7 +171,7 @@ def test_killed_environment_process_comes_back_with_a_new_episode(tmp_path):
     pool = ProcessPool(EnvRecipe("Pendulum-v1"), 2, seeds, scratch_dir=str(tmp_path))
     try:
         driver = Driver(pool)
-        driver.run(50)
+        driver.until(lambda: len(driver.streams[0]) > 20)  # inside its first episode
         pid = int(pool.pids()[0])
         os.kill(pid, signal.SIGKILL)
         driver.until(lambda: driver.faults)

@@ -32,6 +32,7 @@ from distrl.core import spool_files
 from distrl.core.errors import ConfigError, StorageError
 from distrl.core.spool import Cursor, Orphan, Spool, orphans
 from tests.fakes.fragments import fragment
+from tests.fakes.processes import wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -296,7 +297,8 @@ def test_children_that_live_on_do_not_hold_the_lock(tmp_path):
     children = [int(pid) for pid in owner.stdout.readline().split()]
     try:
         owner.wait()
-        assert orphans(tmp_path) == [tmp_path / "5.sqlite"]
+        # a child lets go in its first moments, of which the owner did not wait for the end
+        assert wait_until(lambda: orphans(tmp_path) == [tmp_path / "5.sqlite"], timeout_s=5.0)
     finally:
         for pid in children:
             os.kill(pid, signal.SIGKILL)
