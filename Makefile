@@ -19,8 +19,8 @@ help:  ## list the targets
 train: install  ## install, train the fin ray, show what it learned
 	$(BIN)/distrl train fin-ray
 
-test: install-dev  ## the whole test suite
-	$(BIN)/python -m pytest
+test: install-dev  ## the whole test suite, two files at a time (most of its time is Ray's starting)
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 validate: install-dev  ## every check against the literature, and docs/validation.md from what they give; 10 minutes or so
 	$(BIN)/python -m pytest -m "slow or not slow" tests/validation --ignore=tests/validation/test_page.py --record
