@@ -44,11 +44,13 @@ types: install-dev
 bench: install-dev peers  ## every benchmark of this machine, one JSON line each
 	-@$(MAKE) fluid-peers  # a package that cannot be installed is an error in the line, not of the benchmark
 	@$(BIN)/python benchmarks/pool.py
+	@$(BIN)/python -m benchmarks.inline_pool
 	@$(BIN)/python benchmarks/fluids.py --fidelities smoke coarse default
 	@$(BIN)/python -m benchmarks.gpu
 	@$(BIN)/python benchmarks/slow_envs.py
 	@$(BIN)/python -m benchmarks.durability
 	@$(BIN)/python -m distrl.learners.bench
+	@$(BIN)/python -m distrl.learners.bench_on_policy
 
 install: $(STAMP)
 install-dev: $(DEV_STAMP)
