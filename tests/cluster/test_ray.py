@@ -45,16 +45,16 @@ def a_ray_with_one_logical_gpu(tmp_path_factory):
 
 
 class Watcher:
-    """Remembers statuses, and does something to the run once it has made ``at_step`` steps."""
+    """Remembers statuses, and does something to the run once it has made ``at`` environment steps, or updates."""
 
-    def __init__(self, at_step=0, act=lambda status: None):
-        self.statuses, self._at_step, self._act, self._acted = [], at_step, act, False
+    def __init__(self, at=0, act=lambda status: None, count="env_steps"):
+        self.statuses, self._at, self._act, self._count, self._acted = [], at, act, count, False
 
     def __call__(self, status):
         if "env_steps" not in status:
             return
         self.statuses.append(status)
-        if not self._acted and status["env_steps"] >= self._at_step and status["phase"] == "training":
+        if not self._acted and status[self._count] >= self._at and status["phase"] == "training":
             self._acted = True
             self._act(status)
 
@@ -189,10 +189,11 @@ def test_a_dead_learner_is_replaced_and_nothing_is_lost(tmp_path):
         killed.update(status["pids"], updates=status["updates"])
         os.kill(status["pids"]["learner"], signal.SIGKILL)
 
-    watcher = Watcher(1000, kill)
-    result = run(
-        slow(tmp_path / "run", "run.steps=4000", "run.durability='always'", "learner.publish_period=1"), watcher
-    )
+    # 50 updates past a checkpoint and 350 before the next, so that the learner has updates to lose, however late its
+    # status comes
+    watcher = Watcher(450, kill, count="updates")
+    overrides = ["run.steps=4000", "run.durability='always'", "learner.publish_period=1", "checkpoint.period=400"]
+    result = run(slow(tmp_path / "run", *overrides), watcher)
     after = watcher.statuses[-1]["pids"]
     assert after["learner"] != killed["learner"]
     assert [after["env_worker_0"], after["env_worker_1"]] == [killed["env_worker_0"], killed["env_worker_1"]]
