@@ -101,8 +101,6 @@ class FragmentBuilder:
         self._number = np.arange(rows)  # of each row's open stretch
         self._given = np.zeros(rows, np.int64)  # steps of it that ``pieces`` has given out
         self._episode_return = np.zeros(rows, np.float64)  # before the step in flight
-        self._first_state: Columns = {}  # the policy's state before slot 0, path → [R, …] …
-        self._flight_state: Columns = {}  # … and before the newest slot
         self._finals: list[_Finals] = []  # whole: of the episodes that ended inside the open fragments
         self._closed: list[Closed] = []
         self.episodes: list[dict] = []  # finished episodes since the caller last emptied it
@@ -126,13 +124,10 @@ class FragmentBuilder:
         for name, value in zip(_REQUEST_COLUMNS, values, strict=True):
             self._columns[name][at] = value
         self._in_flight[rows] = True
-        if state:
-            opening = self._cursor[rows] == 0
-            for path, array in state.items():
-                for store in (self._first_state, self._flight_state):
-                    store.setdefault(path, np.zeros((len(self._all), *array.shape[1:]), array.dtype))
-                self._flight_state[path][rows] = array
-                self._first_state[path][requests.rows[opening]] = array[opening]
+        for path, array in state.items():
+            if STATE + path not in self._columns:
+                self._columns[STATE + path] = _blank(self._columns["reward"].shape, array.shape[1:], str(array.dtype))
+            self._columns[STATE + path][at] = array
         if self._common in (-1, self._max_steps):
             self._close_rows(np.flatnonzero(self._cursor == self._max_steps))
 
@@ -281,8 +276,6 @@ class FragmentBuilder:
             self._finals = [(slots[left], at[left], {path: array[left] for path, array in final.items()})]
         for column in self._columns.values():
             column[0, rows] = column[length, rows]
-        for path, array in self._flight_state.items():
-            self._first_state[path][rows] = array[rows]
         self._cursor[rows] = 0
         self._opened_at[rows] = np.inf
 
@@ -303,7 +296,6 @@ class FragmentBuilder:
             for name, column in self._columns.items()
         }
         columns |= {name: array[rows] for name, array in self._indices.items()}
-        columns |= {STATE + path: array[rows] for path, array in self._first_state.items()}
         if self._finals:
             slots, at, final = self._joined_finals()
             inside = np.isin(at, rows) & (slots >= start) & (slots < stop)

@@ -10,26 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from distrl.learners.networks import FlatParameters
+from distrl.learners.recurrent import Memory
 
 Inputs = tuple[Tensor, ...]  # each [S, …]; of an MLP the one float32 [S, D]
-
-
-class Memory(NamedTuple):
-    """What a recurrent network knows beside the inputs of T steps of n rows, S = T · n of them, time by time.
-
-    Attributes:
-        is_first: bool [T, n], an episode begins there. state: float32 [n, H], before t = 0.
-    """
-
-    is_first: Tensor
-    state: Tensor
 
 
 class Network(Protocol):

@@ -16,6 +16,7 @@ LOWEST = float(np.finfo(np.float32).min)  # in place of −∞ as the logit of w
 MOMENTS = "observation"  # weights entries <MOMENTS>/mean and <MOMENTS>/std where observations are normalised
 OBSERVATION_LIMIT = 10.0  # of a normalised observation (Huang et al. 2022, continuous detail 7)
 MEMORY = "memory"  # path of the recurrent state, and of the weights of the layer that keeps it
+NUM_STATES = {"gru": 1, "lstm": 2}  # kind of recurrent layer → vectors of its size that it keeps
 
 
 class Network(Protocol):
@@ -78,7 +79,7 @@ class ActorPolicy:
         self._loaded = (self._network.prepared(weights), self._head.prepared(weights))
 
     def initial_state(self, num_rows: int) -> Columns:
-        """``memory`` float32 [num_rows, H] of zeros, or nothing."""
+        """``memory`` float32 [num_rows, K] of zeros, or nothing."""
         return self._network.initial_state(num_rows)
 
     def step(
@@ -127,7 +128,7 @@ class _Layers(NamedTuple):
 
 
 class MLPNetwork:
-    """Linear layers with tanh between, over flat inputs; with memory, a gated recurrent unit before the last.
+    """Linear layers with tanh between, over flat inputs; with memory, a recurrent layer before the last.
 
     Its weights: ``actor/<i>/weight`` float32 [in, out], of the last layer [out, in], ``actor/<i>/bias`` float32 [out];
     ``memory/…`` as in ``distrl.learners.recurrent``; where observations are normalised, ``observation/mean`` and
@@ -135,25 +136,25 @@ class MLPNetwork:
 
     Args:
         inputs: the layout of the observations (distrl.learners.inputs).
-        num_layers: linear layers. memory_size: H, or None.
+        num_layers: linear layers. memory: kind and size of the recurrent layer, or None.
     """
 
-    def __init__(self, inputs: Layout, num_layers: int, memory_size: int | None = None):
-        self._inputs, self._num_layers, self._memory_size = inputs, num_layers, memory_size
+    def __init__(self, inputs: Layout, num_layers: int, memory: tuple[str, int] | None = None):
+        self._inputs, self._num_layers, self._memory = inputs, num_layers, memory
 
     def prepared(self, weights: Weights) -> _Layers:
         """See ``Network``."""
         layers = [(weights[f"actor/{i}/weight"], weights[f"actor/{i}/bias"]) for i in range(self._num_layers)]
         layers[-1] = (np.ascontiguousarray(layers[-1][0].T), layers[-1][1])
         memory = None
-        if self._memory_size is not None:
+        if self._memory is not None:
             parts = [weights[f"{MEMORY}/{side}/{kind}"] for side in ("input", "hidden") for kind in ("weight", "bias")]
             memory = (parts[0], parts[1], parts[2], parts[3])
         return _Layers(layers, prepared_moments(weights), memory)
 
     def initial_state(self, num_rows: int) -> Columns:
         """See ``Network``."""
-        return {} if self._memory_size is None else {MEMORY: np.zeros((num_rows, self._memory_size), np.float32)}
+        return initial_memory(self._memory, num_rows)
 
     def outputs(self, prepared: _Layers, observation: Observation, state: Columns) -> tuple[np.ndarray, Columns]:
         """See ``Network``."""
@@ -162,9 +163,15 @@ class MLPNetwork:
             x = x @ weight
             x += bias
             np.tanh(x, out=x)
-        if prepared.memory is not None:
-            x = _remember(x, state[MEMORY], *prepared.memory)
-            state = {MEMORY: x}
+        if prepared.memory is not None and self._memory is not None:
+            kind, size = self._memory
+            w_input, b_input, w_hidden, b_hidden = prepared.memory
+            from_input = x @ w_input
+            from_input += b_input
+            from_hidden = state[MEMORY][:, :size] @ w_hidden
+            from_hidden += b_hidden
+            following = (_gru if kind == "gru" else _lstm)(from_input, from_hidden, state[MEMORY])
+            x, state = following[:, :size], {MEMORY: following}
         weight, bias = prepared.layers[-1]
         x = x @ weight
         x += bias
@@ -187,28 +194,44 @@ def normalised(inputs: np.ndarray, moments: tuple[np.ndarray, np.ndarray] | None
     return np.clip(inputs, -OBSERVATION_LIMIT, OBSERVATION_LIMIT, out=inputs)
 
 
-def _remember(
-    x: np.ndarray,
-    before: np.ndarray,
-    w_input: np.ndarray,
-    b_input: np.ndarray,
-    w_hidden: np.ndarray,
-    b_hidden: np.ndarray,
-) -> np.ndarray:
-    """The next state [N, H] of a gated recurrent unit; see ``distrl.learners.recurrent``."""
+def initial_memory(memory: tuple[str, int] | None, num_rows: int) -> Columns:
+    """The state before an episode's first step, zeros [num_rows, K]; empty without memory."""
+    if memory is None:
+        return {}
+    kind, size = memory
+    return {MEMORY: np.zeros((num_rows, NUM_STATES[kind] * size), np.float32)}
+
+
+def _gru(from_input: np.ndarray, from_hidden: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """The next state h [N, H]; see ``distrl.learners.recurrent``, also for the order of the gates [N, 3H]."""
     size = before.shape[1]
-    from_input = x @ w_input
-    from_input += b_input
-    from_hidden = before @ w_hidden
-    from_hidden += b_hidden
-    gates = from_input[:, : 2 * size] + from_hidden[:, : 2 * size]
-    gates *= 0.5  # the logistic function is (1 + tanh(x / 2)) / 2, which cannot overflow
-    np.tanh(gates, out=gates)
-    gates += 1.0
-    gates *= 0.5
+    gates = _logistic(from_input[:, : 2 * size] + from_hidden[:, : 2 * size])
     reset, keep = gates[:, :size], gates[:, size:]
     new = np.tanh(from_input[:, 2 * size :] + reset * from_hidden[:, 2 * size :])
     return new + keep * (before - new)
+
+
+def _lstm(from_input: np.ndarray, from_hidden: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """The next state h, c [N, 2H]; see ``distrl.learners.recurrent``, also for the order of the gates [N, 4H]."""
+    size = before.shape[1] // 2
+    from_input += from_hidden
+    gates = _logistic(from_input[:, : 3 * size])
+    write, forget, show = gates[:, :size], gates[:, size : 2 * size], gates[:, 2 * size :]
+    following = np.empty_like(before)
+    cell = following[:, size:]
+    np.multiply(forget, before[:, size:], out=cell)
+    cell += write * np.tanh(from_input[:, 3 * size :])
+    np.multiply(show, np.tanh(cell), out=following[:, :size])
+    return following
+
+
+def _logistic(x: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(−x)), in place, as (1 + tanh(x / 2)) / 2, which cannot overflow."""
+    x *= 0.5
+    np.tanh(x, out=x)
+    x += 1.0
+    x *= 0.5
+    return x
 
 
 class Choices:

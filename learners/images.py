@@ -12,9 +12,17 @@ from torch import Tensor
 
 from distrl.core.types import Columns, Observation, Weights
 from distrl.learners.actor_critic import Inputs
-from distrl.learners.actor_policies import MEMORY, ActorPolicy, head_of, normalised, prepared_moments
+from distrl.learners.actor_policies import (
+    MEMORY,
+    ActorPolicy,
+    head_of,
+    initial_memory,
+    normalised,
+    prepared_moments,
+)
 from distrl.learners.image_layers import LAYERS, channels_last, output_shapes
 from distrl.learners.inputs import Layout, flat_inputs, image_paths
+from distrl.learners.recurrent import RecurrentLayer
 from distrl.learners.shared_network import SharedActorCritic, orthogonal
 
 
@@ -74,7 +82,8 @@ class ConvEncoder:
 def shared_network(network: Mapping[str, Any], num_outputs: int) -> SharedActorCritic:
     """What a policy's arguments ``network`` describe; see ``ImageNetwork``."""
     encoder = ConvEncoder(network["images"], network["num_flat"], network["convolutions"])
-    return SharedActorCritic(encoder, network["memory_size"], num_outputs)
+    layer = None if network["memory"] is None else RecurrentLayer(*network["memory"])
+    return SharedActorCritic(encoder, layer, num_outputs)
 
 
 def image_policy(seed: int, deterministic: bool, network: Mapping[str, Any], actions: Mapping[str, Any]) -> ActorPolicy:
@@ -89,13 +98,13 @@ class ImageNetwork:
 
     Args:
         network: ``inputs``: the layout of the observations. ``images``, ``num_flat``, ``convolutions``: see
-            ``ConvEncoder``. ``memory_size``: H, or None.
+            ``ConvEncoder``. ``memory``: kind and size of ``distrl.learners.recurrent.RecurrentLayer``, or None.
         num_outputs: of the actor.
     """
 
     def __init__(self, network: Mapping[str, Any], num_outputs: int):
         self._inputs: Layout = network["inputs"]
-        self._images, self._memory_size = image_paths(self._inputs), network["memory_size"]
+        self._images, self._memory = image_paths(self._inputs), network["memory"]
         self._num_flat = network["num_flat"]
         self._network = shared_network(network, num_outputs)
 
@@ -106,7 +115,7 @@ class ImageNetwork:
 
     def initial_state(self, num_rows: int) -> Columns:
         """See ``Network``."""
-        return {} if self._memory_size is None else {MEMORY: np.zeros((num_rows, self._memory_size), np.float32)}
+        return initial_memory(self._memory, num_rows)
 
     @torch.inference_mode()
     def outputs(self, prepared: Any, observation: Observation, state: Columns) -> tuple[np.ndarray, Columns]:

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from distrl.core.errors import ConfigError, RunFailed
 from distrl.core.types import EnvSpec, PolicySpec, Weights
-from distrl.learners.actor_critic import ActorCritic, Inputs, Memory, Network
+from distrl.learners.actor_critic import ActorCritic, Inputs, Network
 from distrl.learners.actor_policies import MEMORY, MOMENTS, OBSERVATION_LIMIT, action_units
 from distrl.learners.adam import Adam
 from distrl.learners.distributions import Categorical, Distribution, Gaussian
@@ -37,6 +37,7 @@ from distrl.learners.inputs import MASK, flat_inputs, image_paths, input_size
 from distrl.learners.moments import RewardScale, RunningMoments
 from distrl.learners.networks import FlatParameters
 from distrl.learners.ppo_config import PPO as Config
+from distrl.learners.recurrent import Memory, RecurrentLayer
 from distrl.learners.returns import gae, next_values, vtrace
 from distrl.learners.rollout import Rollout
 from distrl.learners.shared_network import SharedActorCritic, TanhEncoder
@@ -67,8 +68,8 @@ class Minibatch:
         """Some of the transitions, by number; where there is memory, some of the rows."""
         memory, index = None, chosen
         if self.memory is not None:
-            memory = Memory(self.memory.is_first.index_select(1, chosen), self.memory.state.index_select(0, chosen))
-            num_steps, num_rows = self.memory.is_first.shape
+            memory = Memory(*(part.index_select(1, chosen) for part in self.memory))
+            num_steps, num_rows = memory.given.shape[0], self.memory.given.shape[1]
             index = (torch.arange(num_steps, device=chosen.device).unsqueeze(1) * num_rows + chosen).reshape(-1)
         return Minibatch(
             tuple(part.index_select(0, index) for part in self.inputs),
@@ -264,17 +265,18 @@ class PPO:
             advantage.reshape(size),
             target.reshape(size),
             value[:-1].reshape(size),
-            memory and Memory(memory.is_first[:-1], memory.state),
+            memory and Memory(memory.given[:-1], memory.state[:-1]),
         )
 
     def _network(self, recipe: Mapping[str, Any]) -> Network:
-        num_outputs, memory_size = self._distribution.num_outputs, recipe["memory_size"]
+        num_outputs, memory = self._distribution.num_outputs, recipe["memory"]
         if self._images:
             from distrl.learners.images import shared_network
 
             return shared_network(recipe, num_outputs)
-        if memory_size is not None:
-            return SharedActorCritic(TanhEncoder((self._num_flat, *self.config.hidden)), memory_size, num_outputs)
+        if memory is not None:
+            encoder = TanhEncoder((self._num_flat, *self.config.hidden))
+            return SharedActorCritic(encoder, RecurrentLayer(*memory), num_outputs)
         return ActorCritic(self._num_flat, num_outputs, self.config.hidden)
 
     def _inputs(self, rollout: Rollout) -> tuple[Inputs, Inputs]:
@@ -292,7 +294,10 @@ class PPO:
     def _memory(self, rollout: Rollout) -> Memory | None:
         if not self.network.recurrent:
             return None
-        return Memory(self._tensor(rollout.is_first), self._tensor(rollout.state[MEMORY]))
+        given, state = rollout.is_first.copy(), rollout.state[MEMORY]
+        given[0], given[-1] = True, False  # the bootstrap row's own state is not stored …
+        state = np.concatenate([state, np.zeros_like(state[:1])])  # … and only asked for where no episode has ended
+        return Memory(self._tensor(given), self._tensor(state))
 
     def _normalised(self, flat: np.ndarray) -> Tensor:
         inputs = self._tensor(flat)

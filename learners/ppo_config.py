@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import gymnasium
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from distrl.core.contracts import Algorithm
 from distrl.core.errors import ConfigError
@@ -85,8 +85,13 @@ class PPO(AlgorithmConfig):
         default=None,
         ge=1,
         le=16384,
-        description="Width of a gated recurrent unit behind the hidden layers, which actor and critic then share; "
-        "unset: no memory. Minibatches are then whole rows of the rollout.",
+        description="Width of a recurrent layer behind the hidden layers, which actor and critic then share; unset: "
+        "no memory. Minibatches are then whole rows of the rollout.",
+    )
+    memory: Literal["gru", "lstm"] = Field(
+        default="gru",
+        description="What that layer is: a gated recurrent unit, or long short-term memory, which keeps twice as many "
+        "numbers.",
     )
     convolutions: Literal["small", "large"] = Field(
         default="small",
@@ -105,8 +110,8 @@ class PPO(AlgorithmConfig):
     anneal_steps: int | None = Field(
         default=None,
         ge=1,
-        description="Transitions over which the learning rate falls linearly to zero, usually run.steps; unset: it "
-        "stays.",
+        description='Transitions over which the learning rate falls linearly to zero; with "run", run.steps of them; '
+        "unset: it stays.",
     )
     advantages: Advantages = "gae"
     normalize_advantages: bool = Field(
@@ -157,6 +162,11 @@ class PPO(AlgorithmConfig):
         description="Logarithm of the standard deviation that Box actions begin with, in half widths of the Box.",
     )
 
+    @field_validator("anneal_steps", mode="before")
+    @classmethod
+    def _of_the_run(cls, value: Any, info: ValidationInfo) -> Any:
+        return info.context["run_steps"] if value == "run" and info.context else value
+
     @model_validator(mode="after")
     def _minibatches_have_transitions(self) -> PPO:
         if self.minibatches > self.batch_size:
@@ -173,7 +183,7 @@ class PPO(AlgorithmConfig):
         if "choices" in actions:
             _check_mask(observed, sum(actions["choices"]))
         inputs = input_layout(observed, has_mask="choices" in actions)
-        network: dict[str, Any] = {"inputs": inputs, "memory_size": self.memory_size}
+        network: dict[str, Any] = {"inputs": inputs, "memory": self.memory_size and [self.memory, self.memory_size]}
         shapes = {leaf.path: list(leaf.spec.shape) for leaf in leaves(observed)}
         images = [shapes[path] for path in image_paths(inputs)]
         if not images:

@@ -21,8 +21,8 @@ class Rollout:
         action: [T, N, …], as the policy gave it.
         reward: float32 [T, N]. terminated, truncated: bool [T, N]. log_prob: float32 [T, N].
         policy_version: int64 [T, N].
-        is_first: bool [T + 1, N]: an episode begins with observation[t, n].
-        state: path → [N, …], the policy's recurrent state before t = 0.
+        is_first: bool [T + 1, N]: an episode, or another stretch of one, begins with observation[t, n].
+        state: path → [T, N, …], the policy's recurrent state that each step was begun from.
         row: int64 [N]: which environment and agent of the run, the same from rollout to rollout.
     """
 
@@ -77,7 +77,7 @@ def rollout_of(fragments: Sequence[Fragment]) -> Rollout:
         final_index=np.concatenate(index).astype(np.int32),
         is_first=np.concatenate([first, ended]),
         state={
-            name.removeprefix(STATE): np.concatenate([found[name] for found in columns])
+            name.removeprefix(STATE): _beside([found[name] for found in columns])
             for name in names
             if name.startswith(STATE)
         },

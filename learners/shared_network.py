@@ -1,14 +1,5 @@
 """Inputs flow in, outputs for the action's distribution and values flow out: one encoder for both, with or without
 memory, differentiated by autograd.
-
-The memory is a gated recurrent unit (Cho et al. 2014, arXiv 1406.1078), in torch's form, from features x_t and state
-h_{t−1}, which is zero where an episode begins:
-
-    r = σ(W_r x + b_r + U_r h + c_r),  z = σ(W_z x + b_z + U_z h + c_z),
-    n = tanh(W_n x + b_n + r · (U_n h + c_n)),  h_t = (1 − z) n + z h_{t−1}
-
-Its parameters are ``memory/input/weight`` [in, 3H], ``memory/input/bias`` [3H], ``memory/hidden/weight`` [H, 3H] and
-``memory/hidden/bias`` [3H], each in the order r, z, n.
 """
 
 from __future__ import annotations
@@ -20,8 +11,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from distrl.learners.actor_critic import Inputs, Memory
+from distrl.learners.actor_critic import Inputs
 from distrl.learners.networks import FlatParameters
+from distrl.learners.recurrent import Memory, RecurrentLayer
 
 _PIECE = 1024  # rows that are encoded at once where no gradient follows: images take much memory
 
@@ -69,28 +61,24 @@ class SharedActorCritic:
     """Implements ``distrl.learners.actor_critic.Network``.
 
     Args:
-        encoder: see there. memory_size: H, or None for no memory. num_outputs: of the actor.
+        encoder: see there. layer: its memory, or None. num_outputs: of the actor.
     """
 
-    def __init__(self, encoder: Encoder, memory_size: int | None, num_outputs: int):
-        self._encoder, self._memory_size, self._num_outputs = encoder, memory_size, num_outputs
+    def __init__(self, encoder: Encoder, layer: RecurrentLayer | None, num_outputs: int):
+        self._encoder, self._layer, self._num_outputs = encoder, layer, num_outputs
         self._actor = f"actor/{encoder.num_layers}"
 
     @property
     def recurrent(self) -> bool:
         """Whether it has memory."""
-        return self._memory_size is not None
+        return self._layer is not None
 
     def initial(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """Orthogonal weights: the recurrent layer's with gain 1, the actor's last with 0.01, the critic's with 1."""
+        """Orthogonal weights: the actor's last with gain 0.01, the critic's with 1."""
         parameters, width = self._encoder.initial(generator), self._encoder.num_features
-        if self._memory_size is not None:
-            size = self._memory_size
-            for side, inputs in (("input", width), ("hidden", size)):
-                parts = [orthogonal((size, inputs), 1.0, generator).t() for _ in range(3)]
-                parameters[f"memory/{side}/weight"] = torch.cat(parts, 1)
-                parameters[f"memory/{side}/bias"] = torch.zeros(3 * size)
-            width = size
+        if self._layer is not None:
+            parameters |= self._layer.initial(width, generator)
+            width = self._layer.size
         for name, outputs, gain in ((self._actor, self._num_outputs, 0.01), ("critic/0", 1, 1.0)):
             parameters[f"{name}/weight"] = orthogonal((outputs, width), gain, generator)
             parameters[f"{name}/bias"] = torch.zeros(outputs)
@@ -108,10 +96,11 @@ class SharedActorCritic:
         """See ``Network``."""
         named = parameters.frozen
         x, x_final = self._encoded(named, inputs), self._encoded(named, final)
-        if memory is not None:
-            x = self._remembered(named, x, memory)
-            state = x.view(*memory.is_first.shape, -1)[final_index[:, 0], final_index[:, 1]]
-            x_final = self._next_state(named, self._from_input(named, x_final), state)
+        if memory is not None and self._layer is not None:
+            states = self._layer.unroll(named, x, memory)
+            before = states.view(*memory.given.shape, -1)[final_index[:, 0], final_index[:, 1]]
+            final_states = self._layer.next_state(named, x_final, before)
+            x, x_final = (found[:, : self._layer.size] for found in (states, final_states))
         return self._outputs(named, x) if with_outputs else None, self._values(named, x), self._values(named, x_final)
 
     def forward(
@@ -120,8 +109,8 @@ class SharedActorCritic:
         """See ``Network``."""
         with torch.enable_grad():
             x = self._encoder.features(parameters.named, inputs)
-            if memory is not None:
-                x = self._remembered(parameters.named, x, memory)
+            if memory is not None and self._layer is not None:
+                x = self._layer.unroll(parameters.named, x, memory)[:, : self._layer.size]
             outputs, value = self._outputs(parameters.named, x), self._values(parameters.named, x)
         return outputs.detach(), value.detach(), (outputs, value)
 
@@ -139,36 +128,16 @@ class SharedActorCritic:
         gradients.update(zip(own, found, strict=True))
 
     def act(self, named: Mapping[str, Tensor], inputs: Inputs, state: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Outputs [A, N] for one step of N rows, and the next state [N, H]."""
+        """Outputs [A, N] for one step of N rows, and the next state [N, K]."""
         x = self._encoder.features(named, inputs)
-        if state is not None:
-            x = state = self._next_state(named, self._from_input(named, x), state)
+        if state is not None and self._layer is not None:
+            state = self._layer.next_state(named, x, state)
+            x = state[:, : self._layer.size]
         return self._outputs(named, x), state
 
     def _encoded(self, named: Mapping[str, Tensor], inputs: Inputs) -> Tensor:
         pieces = zip(*(part.split(_PIECE) for part in inputs), strict=True)
         return torch.cat([self._encoder.features(named, piece) for piece in pieces])
-
-    def _remembered(self, named: Mapping[str, Tensor], x: Tensor, memory: Memory) -> Tensor:
-        """States behind each of T steps of n rows, [T · n, H], from features [T · n, F]."""
-        num_steps, num_rows = memory.is_first.shape
-        from_input = self._from_input(named, x).view(num_steps, num_rows, -1)
-        state, goes_on, states = memory.state, ~memory.is_first.unsqueeze(2), []
-        for now, kept in zip(from_input.unbind(), goes_on.unbind(), strict=True):
-            state = self._next_state(named, now, state * kept)
-            states.append(state)
-        return torch.cat(states)
-
-    def _from_input(self, named: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        return torch.addmm(named["memory/input/bias"], x, named["memory/input/weight"])
-
-    def _next_state(self, named: Mapping[str, Tensor], from_input: Tensor, state: Tensor) -> Tensor:
-        size = state.shape[1]
-        from_hidden = torch.addmm(named["memory/hidden/bias"], state, named["memory/hidden/weight"])
-        gates = torch.sigmoid(from_input[:, : 2 * size] + from_hidden[:, : 2 * size])
-        reset, keep = gates[:, :size], gates[:, size:]
-        new = torch.tanh(torch.addcmul(from_input[:, 2 * size :], reset, from_hidden[:, 2 * size :]))
-        return torch.lerp(new, state, keep)
 
     def _outputs(self, named: Mapping[str, Tensor], x: Tensor) -> Tensor:
         return torch.mm(named[f"{self._actor}/weight"], x.t()) + named[f"{self._actor}/bias"].unsqueeze(1)

@@ -6,14 +6,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from distrl.core.types import COLUMNS, FINAL, OBSERVATION, STATE, Fragment
+from distrl.core.types import COLUMNS, FINAL, OBSERVATION, Fragment
 
 
 def part(fragment: Fragment, row: int, start: int, stop: int) -> Fragment:
-    """Steps [start, stop) of one row, as a fragment with B = 1; views where possible.
-
-    The policy's state is known at a fragment's start only: a part that begins later keeps that one.
-    """
+    """Steps [start, stop) of one row, as a fragment with B = 1; views where possible."""
     columns = fragment.columns
     if (fragment.num_rows, start, stop) == (1, 0, fragment.num_steps):
         return fragment
@@ -25,7 +22,7 @@ def part(fragment: Fragment, row: int, start: int, stop: int) -> Fragment:
             found[name] = column[start : stop + 1, row : row + 1]
         elif name.startswith(FINAL):
             found[name] = column[inside]
-        elif name.startswith(STATE) or COLUMNS.get(name, ("", "TB"))[1] == "B":
+        elif COLUMNS.get(name, ("", "TB"))[1] == "B":
             found[name] = column[row : row + 1]
         elif name != "final_index":
             found[name] = column[start:stop, row : row + 1]
@@ -44,7 +41,7 @@ def some_rows(fragment: Fragment, start: int, stop: int) -> Fragment:
     for name, column in fragment.columns.items():
         if name.startswith(FINAL):
             found[name] = column[inside]
-        elif name.startswith(STATE) or COLUMNS.get(name, ("", "TB"))[1] == "B":
+        elif COLUMNS.get(name, ("", "TB"))[1] == "B":
             found[name] = column[start:stop]
         elif name == "final_index":
             found[name] = column[inside] - np.array([0, start], np.int32)
@@ -63,7 +60,7 @@ def join(parts: Sequence[Fragment]) -> Fragment:
         pieces = [item.columns[name] for item in parts]
         if name.startswith(OBSERVATION):
             columns[name] = np.concatenate([*(piece[:-1] for piece in pieces), pieces[-1][-1:]])
-        elif name.startswith(STATE) or COLUMNS.get(name, ("", "TB"))[1] == "B":
+        elif COLUMNS.get(name, ("", "TB"))[1] == "B":
             columns[name] = column
         elif name == "final_index":
             shifted = [

@@ -17,7 +17,7 @@ import numpy as np
 
 OBSERVATION = "observation/"  # prefix of the observation columns, [T + 1, B, …]: the last entry is the bootstrap row
 FINAL = "final_observation/"  # prefix of the sparse final observations, [K, …]
-STATE = "state/"  # prefix of the policy's recurrent state at the fragment's start, [B, …]
+STATE = "state/"  # prefix of the policy's recurrent state before each step, [T, B, …]
 
 #: The fixed columns of every fragment: name → (dtype, leading axes). ``action`` has the shape of the action space
 #: behind [T, B].
@@ -118,7 +118,7 @@ class Fragment:
     Attributes:
         columns: ``COLUMNS``, ``action`` [T, B, …], ``observation/<path>`` [T + 1, B, …], ``final_observation/<path>``
         [K, …]
-            and ``state/<path>`` [B, …].
+            and ``state/<path>`` [T, B, …].
         policy_id: whose rows these are.
         worker, incarnation: the env worker that made it, and how often that worker had been restarted.
     """

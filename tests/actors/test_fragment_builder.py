@@ -50,7 +50,7 @@ class Counting:
 
 
 class OneVersion:
-    def pull_if_newer(self, version):
+    def pull_if_newer(self, version, wait_s=0.0):
         return (7, {}) if version < 7 else None
 
 
@@ -126,14 +126,14 @@ def test_rows_in_step_make_rectangles_and_others_make_single_rows():
 
 
 @pytest.mark.parametrize("lockstep", [True, False])
-def test_provenance_is_stamped_and_state_kept_at_the_start(lockstep):
+def test_provenance_and_the_policys_state_are_kept_of_each_step(lockstep):
     fragments, _, _, worker = run(3, lockstep)
     for fragment in fragments:
         c = fragment.columns
         assert (c["policy_version"] == 7).all()
         assert (c["log_prob"] == np.float32(-0.5)).all()
         assert (c["end_s"] >= c["start_s"]).all()
-        assert c["state/steps"][:, 0].tolist() == c["step"][0].tolist()
+        assert c["state/steps"][..., 0].tolist() == c["step"].tolist()
     episodes = worker.report()["episodes"]
     assert all(episode["length"] == scripted_episode(episode["seed"])[0] for episode in episodes)
 
@@ -182,7 +182,7 @@ def test_fragments_for_on_policy_learners_are_whole_also_of_rows_that_are_not_in
     for f in full:
         ended = np.argwhere(f.columns["terminated"] | f.columns["truncated"])
         assert sorted(map(tuple, ended)) == sorted(map(tuple, f.columns["final_index"]))
-        assert f.columns["state/steps"][:, 0].tolist() == f.columns["step"][0].tolist()
+        assert f.columns["state/steps"][..., 0].tolist() == f.columns["step"].tolist()
 
 
 def test_what_is_open_can_be_published_at_any_time_without_losing_a_step():

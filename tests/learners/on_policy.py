@@ -43,8 +43,11 @@ class Rollouts:
         observations, final, final_index, actions = [self._observation], [], [], []
         reward, log_prob = (np.empty((num_steps, num_rows), np.float32) for _ in range(2))
         first = self._is_first
-        state = before = self._of_running_episodes(self._state or policy.initial_state(num_rows))
+        state = self._of_running_episodes(self._state or policy.initial_state(num_rows))
+        before: dict[str, list[np.ndarray]] = {path: [] for path in state}
         for t in range(num_steps):
+            for path, array in state.items():
+                before[path].append(array)
             action, log_prob[t], state = policy.step({ARRAY: self._observation}, state, self._is_first, None)
             self._observation, reward[t], *ends[:, t], infos = self.env.step(policy.env_action(action))
             self._is_first = ends[:, t].any(0)
@@ -70,7 +73,7 @@ class Rollouts:
             log_prob=log_prob,
             policy_version=np.full((num_steps, num_rows), version),
             is_first=np.concatenate([first[None], ends.any(0)]),
-            state=before,
+            state={path: np.stack(arrays) for path, arrays in before.items()},
             row=np.arange(num_rows),
         )
 

@@ -8,31 +8,22 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Dict, Discrete
 
+from distrl.actors.env_worker import build_env_worker
+from distrl.actors.inline_pool import InlinePool
 from distrl.core.errors import ConfigError
-from distrl.core.types import ARRAY, EnvSpec
-from distrl.learners.actor_policies import MEMORY
+from distrl.core.fragments import part
+from distrl.core.seeds import TrainingSeeds
+from distrl.core.types import ARRAY, EnvRecipe, EnvSpec
+from distrl.learners.actor_policies import MEMORY, MLPNetwork
 from distrl.learners.ppo_config import APPO
 from distrl.learners.ppo_config import PPO as Config
+from distrl.learners.queue import Queue
+from distrl.learners.recurrent import Memory, RecurrentLayer
 from distrl.learners.rollout import Rollout
+from tests.fakes.problems import Recall
 from tests.learners.on_policy import Rollouts, spec_of, step, train
 
 torch.set_num_threads(1)
-
-
-class Recall(gymnasium.Env):
-    """A cue of −1 or 1 is shown once; three steps later the action has to name it."""
-
-    observation_space, action_space = Box(-1, 1, (2,)), Discrete(2)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self._cue, self._step = int(self.np_random.integers(2)), 0
-        return np.array([2 * self._cue - 1, 0], "f4"), {}
-
-    def step(self, action):
-        self._step += 1
-        over = self._step == 4
-        return np.array([0, self._step / 4], "f4"), float(over and action == self._cue), over, False, {}
 
 
 class BrightSide(gymnasium.Env):
@@ -57,9 +48,11 @@ class BrightSide(gymnasium.Env):
 
 MIXED = Dict({"camera": Box(0, 255, (3, 40, 36), np.uint8), "speed": Box(-1, 1, (2,))})
 KINDS = {
-    "memory": (Box(-1, 1, (3,)), {"memory_size": 5}),
+    "gru": (Box(-1, 1, (3,)), {"memory_size": 5}),
+    "lstm": (Box(-1, 1, (3,)), {"memory_size": 5, "memory": "lstm"}),
     "image": (Box(0, 255, (36, 40, 2), np.uint8), {}),
-    "image_and_memory": (MIXED, {"memory_size": 5, "normalize_observations": True}),
+    "image_and_gru": (MIXED, {"memory_size": 5, "normalize_observations": True}),
+    "image_and_lstm": (MIXED, {"memory_size": 5, "memory": "lstm"}),
 }
 
 
@@ -92,10 +85,12 @@ def rollout_of(algorithm, kind, num_steps=9, num_rows=4, seed=0) -> Rollout:
     truncated = rng.random(shape) < 0.2
     is_first = np.concatenate([rng.random((1, num_rows)) < 0.5, truncated])
     state = {path: rng.normal(size=array.shape).astype("f4") for path, array in policy.initial_state(num_rows).items()}
-    before = state
+    before = {path: np.empty((*shape, array.shape[1]), "f4") for path, array in state.items()}
     action, log_prob = np.empty(shape, np.int64), np.empty(shape, np.float32)
     for t in range(num_steps):
         state = {path: np.where(is_first[t][:, None], np.float32(0), array) for path, array in state.items()}
+        for path, array in state.items():
+            before[path][t] = array
         now = {path: array[t] for path, array in observation.items()}
         action[t], log_prob[t], state = policy.step(now, state, is_first[t], None)
     index = np.argwhere(truncated).astype(np.int32)
@@ -147,9 +142,10 @@ def test_gradients_lead_downhill(kind):
     np.testing.assert_allclose((above - below) / 2e-3, gradient.norm(), rtol=0.02)
 
 
-def test_a_final_observation_is_valued_with_the_memory_of_its_own_episode():
-    algorithm = algorithm_of("memory")
-    rollout = rollout_of(algorithm, "memory")
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+def test_a_final_observation_is_valued_with_the_memory_of_its_own_episode(kind):
+    algorithm = algorithm_of(kind)
+    rollout = rollout_of(algorithm, kind)
     network, parameters = algorithm.network, algorithm.parameters
     flat = (torch.from_numpy(rollout.observation[ARRAY].reshape(-1, 3)),)
     final = (torch.from_numpy(rollout.final_observation[ARRAY]),)
@@ -157,42 +153,113 @@ def test_a_final_observation_is_valued_with_the_memory_of_its_own_episode():
     index = torch.from_numpy(rollout.final_index.astype(np.int64))
     _, value, final_value = network.evaluate(parameters, flat, final, index, memory, False)
     for k, (t, n) in enumerate(rollout.final_index):
-        state = memory.state[[n]]
+        state = memory.state[0, [n]]
         seen = rollout.observation[ARRAY][: t + 1, n]
         for step_, observation in enumerate(seen):
             if rollout.is_first[step_, n]:
                 state = torch.zeros_like(state)
             _, state = network.act(parameters.frozen, (torch.from_numpy(observation[None]),), state)
-        assert torch.allclose(value.view(10, 4)[t, n], network._values(parameters.frozen, state), atol=1e-5)
+        assert torch.allclose(value.view(10, 4)[t, n], network._values(parameters.frozen, state[:, :5]), atol=1e-5)
         _, state = network.act(parameters.frozen, (final[0][[k]],), state)
-        assert torch.allclose(final_value[k], network._values(parameters.frozen, state), atol=1e-5)
+        assert torch.allclose(final_value[k], network._values(parameters.frozen, state[:, :5]), atol=1e-5)
 
 
 def test_minibatches_of_a_policy_with_memory_are_whole_rows():
-    algorithm = algorithm_of("memory", minibatches=3, epochs=1)
-    rollout = rollout_of(algorithm, "memory")
+    algorithm = algorithm_of("gru", minibatches=3, epochs=1)
+    rollout = rollout_of(algorithm, "gru")
     rows = []
     for batch in algorithm.minibatches(rollout, torch.Generator().manual_seed(0)):
         seen = batch.inputs[0].view(9, -1, 3)
-        for column, state in zip(seen.unbind(1), batch.memory.state, strict=True):
+        for column, state in zip(seen.unbind(1), batch.memory.state.unbind(1), strict=True):
             row = next(n for n in range(4) if np.array_equal(column, rollout.observation[ARRAY][:9, n]))
-            assert np.array_equal(state, rollout.state[MEMORY][row])
+            assert np.array_equal(state, rollout.state[MEMORY][:, row])
             rows.append(row)
     assert sorted(rows) == [0, 1, 2, 3]
     with pytest.raises(ConfigError, match="whole rows"):
-        next(algorithm_of("memory", minibatches=5).minibatches(rollout, torch.Generator()))
+        next(algorithm_of("gru", minibatches=5).minibatches(rollout, torch.Generator()))
 
 
-def test_memory_learns_what_a_policy_without_it_cannot():
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+def test_recurrent_layers_are_torchs(kind):
+    """With torch's own modules, to which the same weights are given gate by gate; actors, in numpy, agree as well."""
+    layer, (steps, rows) = RecurrentLayer(kind, 4), (6, 3)
+    named = layer.initial(5, torch.Generator().manual_seed(0))
+    named |= {name: value + 0.3 * torch.randn_like(value) for name, value in named.items()}
+    module = {"gru": torch.nn.GRU, "lstm": torch.nn.LSTM}[kind](5, 4)
+    order = {"gru": [0, 1, 2], "lstm": [0, 1, 3, 2]}[kind]  # torch has the LSTM's gates as i, f, g, o
+    for side, name in (("input", "ih"), ("hidden", "hh")):
+        for ours, theirs in (("weight", f"weight_{name}_l0"), ("bias", f"bias_{name}_l0")):
+            gates = named[f"memory/{side}/{ours}"].t().chunk(len(order))
+            getattr(module, theirs).data = torch.cat([gates[i] for i in order])
+    x, start = torch.randn(steps, rows, 5), torch.randn(rows, layer.state_size)
+    given = torch.zeros(steps, rows, dtype=torch.bool)
+    given[0] = True
+    stored = torch.full((steps, rows, layer.state_size), torch.nan)  # nobody may look at what is not given
+    stored[0] = start
+    states = layer.unroll(named, x.reshape(-1, 5), Memory(given, stored))
+    split = tuple(part.unsqueeze(0).contiguous() for part in start.split(4, 1))
+    expected, _ = module(x, split if kind == "lstm" else split[0])
+    torch.testing.assert_close(states[:, :4], expected.reshape(-1, 4))
+
+    head = {"actor/0/weight": torch.eye(4), "actor/0/bias": torch.zeros(4)}
+    actor = MLPNetwork({ARRAY: None}, 1, (kind, 4))
+    prepared = actor.prepared({name: value.detach().numpy() for name, value in (named | head).items()})
+    state = {MEMORY: start.numpy()}
+    for now, then in zip(x.numpy(), states.view(steps, rows, -1).detach().numpy(), strict=True):
+        outputs, state = actor.outputs(prepared, {ARRAY: now}, state)
+        np.testing.assert_allclose(outputs, then[:, :4], atol=1e-5)
+        np.testing.assert_allclose(state[MEMORY], then, atol=1e-5)
+
+
+class _Sink:
+    """Every fragment goes into the queue, in pieces of at most three steps of one row."""
+
+    def __init__(self, queue):
+        self.add = queue.add
+
+    def publish(self, fragment, secured):
+        for row in range(fragment.num_rows):
+            for start in range(0, fragment.num_steps, 3):
+                self.add(part(fragment, row, start, min(start + 3, fragment.num_steps)))
+
+
+class _Source:
+    def __init__(self, weights):
+        self._weights = weights
+
+    def pull_if_newer(self, version, wait_s=0.0):
+        return (0, self._weights) if version < 0 else None
+
+
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+def test_where_stretches_are_chained_the_learner_goes_on_from_the_actors_own_memory(kind):
+    """Stretches of 3, 3 and 1 steps of three rows become rows of 4: at each joint, and where one was cut in two, the
+    learner's probabilities are still those that the actor acted with."""
+    recipe = EnvRecipe("tests.fakes.problems:Recall", {"num_cues": 2, "delay": 8})
+    algorithm = algorithm_of(kind, minibatches=1, epochs=1)
+    queue = Queue(batch_size=72, steps=4)
+    pool = InlinePool(recipe, 3, TrainingSeeds(5))
+    source, policy = _Source(algorithm.policy_weights()), algorithm.policy_spec().build(seed=0)
+    worker = build_env_worker(pool, policy, _Sink(queue), source, fragment_steps=7, fragment_max_age_s=None)
+    worker.pull()
+    while not queue.allows_update():
+        worker.run_once(0.0)
+    rollout = queue.sample(72, np.random.default_rng(0))
+    worker.close()
+    assert (rollout.is_first[1:-1] & (rollout.state[MEMORY][1:] != 0).any(2)).sum() > 10, "there are joints"
+    batch = next(algorithm.minibatches(rollout, torch.Generator()))
+    outputs, _, _ = algorithm.network.forward(algorithm.parameters, batch.inputs, batch.memory)
+    learners, _, _ = algorithm._distribution.forward(algorithm.parameters.frozen, outputs, batch.action, None)
+    np.testing.assert_allclose(learners, batch.log_prob, atol=1e-6)
+
+
+@pytest.mark.parametrize("memory", ["gru", "lstm"])
+def test_memory_learns_what_a_policy_without_it_cannot(memory):
     rollouts = Rollouts(Recall, 32)
-    algorithm = Config(hidden=(16,), memory_size=16, learning_rate=5e-3, epochs=4, minibatches=4).build(
+    algorithm = Config(hidden=(16,), memory=memory, memory_size=16, learning_rate=5e-3, epochs=4, minibatches=4).build(
         spec_of(rollouts.env)
     )
     train(algorithm, rollouts, num_steps=16, until=0.95, max_steps=40_000)
-    without = Rollouts(Recall, 32)
-    algorithm = Config(hidden=(16,), learning_rate=5e-3, epochs=4, minibatches=4).build(spec_of(without.env))
-    with pytest.raises(AssertionError, match=r"not 0\.75"):
-        train(algorithm, without, num_steps=16, until=0.75, max_steps=10_000)
 
 
 def test_images_are_learned_from():
@@ -202,9 +269,9 @@ def test_images_are_learned_from():
 
 
 def test_state_round_trip_with_memory():
-    first, other = algorithm_of("memory", minibatches=2), algorithm_of("memory", minibatches=2)
-    step(first, rollout_of(first, "memory"))
+    first, other = algorithm_of("gru", minibatches=2), algorithm_of("gru", minibatches=2)
+    step(first, rollout_of(first, "gru"))
     other.load_state(pickle.loads(pickle.dumps(first.state())))
     for algorithm in (first, other):
-        step(algorithm, rollout_of(algorithm, "memory", seed=2), 1)
+        step(algorithm, rollout_of(algorithm, "gru", seed=2), 1)
     assert torch.equal(first.parameters.flat, other.parameters.flat)

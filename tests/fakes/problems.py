@@ -1,0 +1,132 @@
+"""Actions in, rewards out: the smallest problems that need one thing each. The best return of each is known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
+
+
+class Recall(gymnasium.Env):
+    """One of ``num_cues`` cues is shown at the start and asked for ``delay`` steps later. Reward 1 for naming it.
+
+    What is seen when the answer is due does not depend on the cue, so the best return without memory is 1 / num_cues,
+    whatever the policy; with memory it is 1.
+    """
+
+    def __init__(self, num_cues: int = 2, delay: int = 3):
+        self.observation_space, self.action_space = Box(-1, 1, (num_cues + 1,)), Discrete(num_cues)
+        self._num_cues, self._delay = num_cues, delay
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self._cue, self._step = int(self.np_random.integers(self._num_cues)), 0
+        observation = np.zeros(self._num_cues + 1, np.float32)
+        observation[self._cue] = 1.0
+        return observation, {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self._step += 1
+        observation = np.zeros(self._num_cues + 1, np.float32)
+        observation[-1] = self._step / self._delay
+        over = self._step > self._delay
+        return observation, float(over and action == self._cue), over, False, {}
+
+
+class FirstAllowed(gymnasium.Env):
+    """Ten times: of six actions, of which a random three are allowed, the first one from a given place on, going round.
+
+    Reward 1 for it; an action that is not allowed raises. Best return 10, at random 3.3.
+    """
+
+    def __init__(self) -> None:
+        self.observation_space = Dict({"action_mask": MultiBinary(6), "from": Discrete(6)})
+        self.action_space = Discrete(6)
+
+    def _next(self) -> dict[str, Any]:
+        self._mask = np.zeros(6, np.int8)
+        self._mask[self.np_random.choice(6, 3, replace=False)] = 1
+        self._from = int(self.np_random.integers(6))
+        return {"action_mask": self._mask, "from": self._from}
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict]:
+        super().reset(seed=seed)
+        self._step = 0
+        return self._next(), {}
+
+    def step(self, action: int) -> tuple[Any, float, bool, bool, dict]:
+        if not self._mask[action]:
+            raise ValueError(f"action {action} is not among the allowed {np.flatnonzero(self._mask)}")
+        best = next((self._from + i) % 6 for i in range(6) if self._mask[(self._from + i) % 6])
+        self._step += 1
+        return self._next(), float(action == best), self._step == 10, False, {}
+
+
+class Copy(gymnasium.Env):
+    """Ten times: a pair of MultiDiscrete([3, 4]) is seen and has to be repeated. Reward ½ for each half of it; best
+    return 10, at random 2.9."""
+
+    def __init__(self) -> None:
+        self.observation_space = MultiDiscrete([3, 4])
+        self.action_space = MultiDiscrete([3, 4], start=[-1, 5])
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self._step, self._pair = 0, self.np_random.integers([3, 4])
+        return self._pair, {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        reward = 0.5 * float(np.sum(action - [-1, 5] == self._pair))
+        self._step, self._pair = self._step + 1, self.np_random.integers([3, 4])
+        return self._pair, reward, self._step == 10, False, {}
+
+
+class BrightSpot(gymnasium.Env):
+    """Eight times: which quarter of a noisy image of 36 × 36 has a bright spot of 6 × 6 in it? Reward 1 for its number;
+    best return 8, at random 2."""
+
+    def __init__(self) -> None:
+        self.observation_space, self.action_space = Box(0, 255, (36, 36, 1), np.uint8), Discrete(4)
+
+    def _next(self) -> np.ndarray:
+        self._quarter = int(self.np_random.integers(4))
+        image = self.np_random.integers(0, 100, (36, 36, 1), dtype=np.uint8)
+        down, right = self.np_random.integers(0, 13, 2) + 18 * np.array(divmod(self._quarter, 2))
+        image[down : down + 6, right : right + 6] += 150
+        return image
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self._step = 0
+        return self._next(), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        reward = float(action == self._quarter)
+        self._step += 1
+        return self._next(), reward, self._step == 8, False, {}
+
+
+class Reach(gymnasium.Env):
+    """A point walks from the centre of a square, at most 0.2 a step along each axis, for 20 steps; one of the corners
+    (±0.8, ±0.8) is its goal. Reward −distance; best return −1.7 (it arrives with the fourth step), of rest −22.6."""
+
+    def __init__(self) -> None:
+        self.observation_space = Dict({"goal": Box(-1, 1, (2,)), "place": Box(-1, 1, (2,))})
+        self.action_space = Box(-1, 1, (2,))
+
+    def _seen(self) -> dict[str, np.ndarray]:
+        return {"goal": self._goal.astype(np.float32), "place": self._place.astype(np.float32)}
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict]:
+        super().reset(seed=seed)
+        self._step, self._place = 0, np.zeros(2)
+        self._goal = 0.8 * (2 * self.np_random.integers(2, size=2) - 1)
+        return self._seen(), {}
+
+    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict]:
+        self._step += 1
+        self._place = np.clip(self._place + 0.2 * np.asarray(action, float), -1, 1)
+        distance = float(np.linalg.norm(self._place - self._goal))
+        return self._seen(), -distance, False, self._step == 20, {}
