@@ -89,7 +89,7 @@ $(FLUID_PEERS)/.installed:
 THROUGHPUT_PEERS := $(VENV)-throughput-peers
 throughput-peers: install peers $(THROUGHPUT_PEERS)/.installed  ## what benchmarks/throughput.py compares with
 $(THROUGHPUT_PEERS)/.installed: $(VENV)/constraints.txt
-	$(PIP) install -q -c $(VENV)/constraints.txt -e '.[mujoco,atari]'
+	$(PIP) install -q -c $(VENV)/constraints.txt -e '.[mujoco,atari]' opencv-python-headless
 	$(PYTHON) -m venv $(THROUGHPUT_PEERS)/sample-factory
 	$(THROUGHPUT_PEERS)/sample-factory/bin/python -m pip --disable-pip-version-check install -q sample-factory==2.1.1 $$(grep '^torch==' $<)
 	@# it asks for Gymnasium < 1.0 (pip complains), and runs with ours: all peers step the same environments

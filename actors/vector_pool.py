@@ -28,13 +28,13 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from distrl.actors.environment_process import cause_of, core_seconds
 from distrl.actors.recovery import MAX_FAILURES
 from distrl.actors.running_episodes import RunningEpisodes
-from distrl.actors.vector_envs import autoreset_mode, make_vector_env
 from distrl.core.contracts import Fault, Outcomes, PoolStats, Requests
 from distrl.core.errors import ConfigError, EnvironmentFault
 from distrl.core.seeds import TrainingSeeds
 from distrl.core.spaces import Leaf, action_leaf, empty_observation, leaves
 from distrl.core.types import MAX_FIDELITIES, EnvRecipe, EnvSpec, Observation
-from distrl.envs.checks import plain_scalars, write_observation
+from distrl.envs.checks import write_observation
+from distrl.envs.vector_envs import autoreset_mode, final_observation_of, make_vector_env, row_info
 
 MAX_ROWS = 2**12  # that the unique name of an episode has room for (distrl.core.seeds)
 _ANY = (Exception, SystemExit)  # what an environment may raise; Ctrl-C is not its own
@@ -54,7 +54,7 @@ class VectorPool:
     The seconds of a call are shared out among its rows, one after the other, and so is its CPU time.
 
     Args:
-        recipe: what to make (distrl.actors.vector_envs). num_envs: rows, at most MAX_ROWS.
+        recipe: what to make (distrl.envs.vector_envs). num_envs: rows, at most MAX_ROWS.
         seeds: of the first episodes and the episodes' unique names.
 
     Raises:
@@ -321,13 +321,8 @@ class VectorPool:
     ) -> tuple[Observation, list[dict[str, Any]]]:
         """Final observations path → [K, …] and infos of the rows that ended."""
         if self._mode is not AutoresetMode.SAME_STEP or not len(ended):
-            return {path: array[ended] for path, array in observation.items()}, [_info_of(row, info) for row in ended]
-        found = info.get("final_obs")
-        if found is None:
-            raise EnvironmentFault(
-                "step must return info['final_obs'] when rows end in the autoreset mode SAME_STEP; it is not there.",
-                "protocol",
-            )
+            return {path: array[ended] for path, array in observation.items()}, [row_info(row, info) for row in ended]
+        found = final_observation_of(info)
         final = empty_observation(self._leaves, len(ended))
         of_rows = isinstance(found, np.ndarray) and found.dtype == object  # one observation a row, as Gymnasium's own
         for leaf in self._leaves:
@@ -336,7 +331,7 @@ class VectorPool:
             else:
                 part = np.asarray(reduce(getitem, leaf.keys, found))[ended]
             self._write(part, leaf, final[leaf.path])
-        return final, [_info_of(row, info.get("final_info", {})) for row in ended]
+        return final, [row_info(row, info.get("final_info", {})) for row in ended]
 
     def _fail(self, error: BaseException) -> list[Fault]:
         """Close the environment; a fault for each row whose episode was running, or one that cuts none."""
@@ -362,19 +357,3 @@ def _no_outcomes(found: list[Leaf]) -> Outcomes:
         }.items()
     }  # fmt: skip
     return Outcomes(**columns, final_observation=empty_observation(found, 0), info=[])
-
-
-def _info_of(row: int, info: Mapping[str, Any]) -> dict[str, Any]:
-    """A row's plain scalars of a vector environment's info, which has an array [rows] under a name, and under the name
-    with "_" before it a mask of the rows that have an entry."""
-    found = {}
-    for name, value in info.items():
-        mask = info.get(f"_{name}")
-        if (
-            isinstance(value, np.ndarray)
-            and value.ndim == 1
-            and not name.startswith("_")
-            and (mask is None or mask[row])
-        ):
-            found[name] = value[row]
-    return plain_scalars(found)

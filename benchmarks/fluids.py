@@ -324,7 +324,7 @@ def openfoam(seconds: float) -> Iterator[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ours = [id for id in REGISTRY if id != OPENFOAM]
+    ours = [id for id in REGISTRY if id != OPENFOAM and hasattr(environment_class(id), "fidelities")]
     names = [*PEERS, "openfoam"]
     parser.add_argument("--environments", nargs="*", choices=ours, default=ours)
     parser.add_argument("--fidelities", nargs="*", help="default: all of each environment")

@@ -146,7 +146,7 @@ def with_hosting(config: RunConfig, trial: Trial, local: bool) -> RunConfig:
 
 
 def _is_vectorised(recipe: EnvRecipe, trial: Trial) -> bool:
-    from distrl.actors.vector_envs import is_vectorised, make_vector_env
+    from distrl.envs.vector_envs import is_vectorised, make_vector_env
 
     if not is_vectorised(recipe):
         return False

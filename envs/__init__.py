@@ -20,9 +20,12 @@ REGISTRY: dict[str, str] = {
     "distrl/Burgers-v0": "distrl.envs.dynamics.burgers:Burgers",
     "distrl/ShkadovFilm-v0": "distrl.envs.dynamics.shkadov_film:ShkadovFilm",
     "distrl/RayleighBenard-v0": "distrl.envs.dynamics.rayleigh_benard:RayleighBenard",
+    "distrl/Atari-v0": "distrl.envs.atari:Atari",
 }
+#: … and those that also compute many rows at once by themselves.
+VECTORISED: dict[str, str] = {"distrl/Atari-v0": "distrl.envs.atari:AtariVector"}
 
 for _id, _entry_point in REGISTRY.items():
     if _id not in gymnasium.registry:
         # Our environments truncate by themselves (a physical horizon, not a count), hence no max_episode_steps.
-        gymnasium.register(id=_id, entry_point=_entry_point)
+        gymnasium.register(id=_id, entry_point=_entry_point, vector_entry_point=VECTORISED.get(_id))

@@ -1,7 +1,9 @@
 """A recipe goes in, a Gymnasium environment comes out; also what the system must know of it, and the list of ids.
 
-An id is one of ``distrl/Name-v0`` (ours), any id that Gymnasium knows, or ``package.module:Class`` (the user's, no
-registration needed). What cannot be made is a ConfigError with one sentence that names what failed or the nearest id.
+An id is one of ``distrl/Name-v0`` (ours), any id that Gymnasium knows, ``envpool/Task-v0`` (of the EnvPool library), or
+``package.module:Class`` (the user's, no registration needed). What exists only vectorised (EnvPool's, a class that is a
+VectorEnv, an id with a vector entry point alone) is made with one row. What cannot be made is a ConfigError with one
+sentence that names what failed or the nearest id.
 """
 
 from __future__ import annotations
@@ -18,12 +20,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
+from gymnasium.vector import VectorEnv
 from gymnasium.wrappers import TimeLimit
 
 from distrl.core.errors import ConfigError
 from distrl.core.types import MAX_FIDELITIES, EnvRecipe, EnvSpec
 from distrl.envs import REGISTRY
 from distrl.envs.delay import Delay
+
+ENVPOOL = "envpool/"  # ids of the EnvPool library begin with it: envpool/Pong-v5
 
 
 def make(recipe: EnvRecipe) -> gymnasium.Env:
@@ -41,7 +46,13 @@ def make(recipe: EnvRecipe) -> gymnasium.Env:
         kwargs["fidelity"] = recipe.fidelity
     constructor = constructor_of(recipe.id)
     limit = recipe.max_episode_steps
-    if _is_import_path(recipe.id):
+    env: gymnasium.Env
+    if is_only_vectorised(recipe.id):
+        from distrl.envs import one_row, vector_envs
+
+        env = one_row.OneRow(vector_envs.make_vector_env(dataclasses.replace(recipe, delay=None), 1))
+        limit = None
+    elif _is_import_path(recipe.id):
         _check_arguments(recipe, constructor, kwargs)
         env = constructor(**kwargs)
         if not isinstance(env, gymnasium.Env):
@@ -186,10 +197,28 @@ def _is_import_path(id_: str) -> bool:
 
 
 def constructor_of(id_: str) -> Callable[..., Any]:
+    """What makes the environment of an id: single ones, or where it is only vectorised, vector environments.
+
+    Raises:
+        ConfigError: unknown id, module or class.
+    """
+    if id_.startswith(ENVPOOL):
+        from distrl.envs.envpool_library import EnvpoolLibrary
+
+        return EnvpoolLibrary.of_task(id_.removeprefix(ENVPOOL))
     if _is_import_path(id_):
         return _constructor(id_)
-    entry_point = _gymnasium_spec(id_).entry_point
+    spec = _gymnasium_spec(id_)
+    entry_point = spec.entry_point or spec.vector_entry_point
     return entry_point if callable(entry_point) else _constructor(str(entry_point), id_)
+
+
+def is_only_vectorised(id_: str) -> bool:
+    """Whether what makes the environment of an id makes vector environments; see ``constructor_of``."""
+    if not _is_import_path(id_) and not id_.startswith(ENVPOOL):
+        return _gymnasium_spec(id_).entry_point is None
+    constructor = constructor_of(id_)
+    return id_.startswith(ENVPOOL) or (isinstance(constructor, type) and issubclass(constructor, VectorEnv))
 
 
 def _gymnasium_spec(id_: str) -> Any:

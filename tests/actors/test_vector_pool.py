@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from distrl.actors.recovery import MAX_FAILURES
-from distrl.actors.vector_envs import is_vectorised
 from distrl.actors.vector_pool import MAX_ROWS, VectorPool
 from distrl.core.errors import ConfigError, EnvironmentFault
 from distrl.core.fidelity import Stage
 from distrl.core.seeds import TrainingSeeds
 from distrl.core.types import EnvRecipe
+from distrl.envs.vector_envs import is_vectorised
 from tests.fakes.environments import Composite
 from tests.fakes.pools import Driver
 from tests.fakes.vector_environments import MODES, counted_episode, fake_envpool

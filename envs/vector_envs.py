@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium
+import numpy as np
 from gymnasium.envs.registration import load_env_creator
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from distrl.core.errors import ConfigError
+from distrl.core.errors import ConfigError, EnvironmentFault
 from distrl.core.types import EnvRecipe
 from distrl.envs import resolve
+from distrl.envs.checks import plain_scalars
 
-ENVPOOL = "envpool/"  # ids of the EnvPool library begin with it: envpool/Pong-v5
 _PREFERRED = (AutoresetMode.DISABLED, AutoresetMode.SAME_STEP)  # with these all rows stay in step
 
 
@@ -45,7 +46,7 @@ def make_vector_env(recipe: EnvRecipe, num_envs: int) -> VectorEnv:
     if constructor is None:
         raise ConfigError(
             f"env.id = {recipe.id!r} must name an environment with a native vector form: a Gymnasium id with a vector "
-            f"entry point, an import path of a gymnasium.vector.VectorEnv, or {ENVPOOL}Task-v0; make single "
+            f"entry point, an import path of a gymnasium.vector.VectorEnv, or {resolve.ENVPOOL}Task-v0; make single "
             "environments of it"
         )
     kwargs = dict(recipe.kwargs)
@@ -78,17 +79,42 @@ def autoreset_mode(env: VectorEnv, id_: str) -> AutoresetMode:
         ) from None
 
 
-def _vector_constructor(id_: str) -> Callable[..., Any] | None:
-    if id_.startswith(ENVPOOL):
-        from distrl.actors.envpool_library import EnvpoolLibrary
+def final_observation_of(info: Mapping[str, Any]) -> Any:
+    """The final observations of the rows that ended, in the autoreset mode SAME_STEP: arrays of all rows, or an array
+    of objects with one observation for each row.
 
-        return EnvpoolLibrary.of_task(id_.removeprefix(ENVPOOL))
-    if id_ not in gymnasium.registry:
-        constructor = resolve.constructor_of(id_)  # an import path, an id with a module to import first, or a wrong one
-        if isinstance(constructor, type) and issubclass(constructor, VectorEnv):
-            return constructor
-    entry_point = gymnasium.spec(id_).vector_entry_point if id_ in gymnasium.registry else None
-    return load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+    Raises:
+        EnvironmentFault: they are not there.
+    """
+    if "final_obs" not in info:
+        raise EnvironmentFault(
+            "step must return info['final_obs'] when rows end in the autoreset mode SAME_STEP; it is not there.",
+            "protocol",
+        )
+    return info["final_obs"]
+
+
+def row_info(row: int, info: Mapping[str, Any]) -> dict[str, Any]:
+    """A row's plain scalars of a vector environment's info, which has an array [rows] under a name, and under the name
+    with "_" before it a mask of the rows that have an entry."""
+    found = {}
+    for name, value in info.items():
+        mask = info.get(f"_{name}")
+        if (
+            isinstance(value, np.ndarray)
+            and value.ndim == 1
+            and not name.startswith("_")
+            and (mask is None or mask[row])
+        ):
+            found[name] = value[row]
+    return plain_scalars(found)
+
+
+def _vector_constructor(id_: str) -> Callable[..., Any] | None:
+    if not resolve.is_only_vectorised(id_):
+        entry_point = gymnasium.spec(id_).vector_entry_point if id_ in gymnasium.registry else None
+        return load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+    return resolve.constructor_of(id_)
 
 
 def _construct(recipe: EnvRecipe, constructor: Callable[..., Any], kwargs: dict[str, Any]) -> VectorEnv:
