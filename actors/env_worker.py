@@ -23,7 +23,9 @@ from distrl.core.types import Columns, Cursor
 _COMMIT_EACH_STEP_S = 0.1  # mean seconds a step above which durability = "auto" commits every transition …
 _COMMIT_S = 1e-3  # … and below which it commits nothing: the simulator is cheaper than its record
 _DECIDE_PERIOD_S = 1.0
-_HELD_S = 0.001  # between two looks for new weights, while rows wait for them
+_HELD_S = 0.001  # between two looks for new weights, while some rows wait for them and others are under way …
+_HELD_LOOK_S = 0.05  # … and while all wait: then they are woken, and look meanwhile after what they have published
+_PULL_WAIT_S = 0.5  # that the parameter server may take to answer; so long may a worker take to end
 
 
 class EnvWorker:
@@ -69,18 +71,17 @@ class EnvWorker:
         self._held: list[Requests] = []  # of rows that are not admitted
         self._num_held = 0
         self._notice = WaitNotice("an env worker")
-        self._pull_lock = threading.Lock()  # or an older version could be loaded after a newer one
+        self._newer = threading.Event()  # weights have been pulled
 
-    def pull(self) -> bool:
-        """Take newer weights where there are any; returns whether there were."""
-        with self._pull_lock:
-            newer = self._source.pull_if_newer(self.version)
-            if newer is None:
-                return False
-            version, weights = newer
-            self._policy.load(weights)
-            self.version = version
-            return True
+    def pull(self, wait_s: float = 0.0) -> bool:
+        """Take newer weights where there are any, or come within the time; returns whether there were."""
+        newer = self._source.pull_if_newer(self.version, wait_s)
+        if newer is None:
+            return False
+        version, weights = newer
+        self._policy.load(weights)
+        self.version = version
+        return True
 
     def run_once(self, timeout_s: float) -> int:
         """One round; returns the number of steps that finished."""
@@ -124,7 +125,6 @@ class EnvWorker:
 
     def _act_on_held(self) -> None:
         assert self._admission is not None
-        self.pull()
         while self._held and self._admission.admits(self.version):
             requests = self._held.pop(0)
             self._num_held -= len(requests.rows)
@@ -218,13 +218,19 @@ class EnvWorker:
                         "(algorithm.max_staleness) is produced"
                     )
                 )
-                stop.wait(_HELD_S)
+                self._newer.wait(_HELD_LOOK_S)
+            self._newer.clear()
         self.finish(grace_s())
         puller.join()
 
     def _pull_for_ever(self, stop: threading.Event, period_s: float) -> None:
+        """By the clock, or, where producers wait for them, as soon as there are newer ones."""
+        period_s, wait_s = (period_s, 0.0) if self._admission is None else (0.0, _PULL_WAIT_S)
         while not stop.wait(period_s):
-            self.pull()
+            if self.pull(wait_s):
+                self._newer.set()
+            elif wait_s:
+                stop.wait(_HELD_S)  # a server that is away does not wait
 
     def finish(self, grace_s: float = 0.0) -> None:
         """Publish every step that has finished within the grace; those still under way are abandoned (they were never

@@ -118,7 +118,7 @@ class Constant:
 class Nothing:
     """A parameter server without weights."""
 
-    def pull_if_newer(self, version: int) -> None:
+    def pull_if_newer(self, version: int, wait_s: float = 0.0) -> None:
         return None
 
 

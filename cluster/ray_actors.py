@@ -7,6 +7,8 @@ EvaluatorActor
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import fcntl
 import json
 import math
@@ -37,7 +39,25 @@ _OTHER_LEARNER_S = 60.0
 
 
 class ParameterServerActor(ParameterServer):
-    """``ParameterServer`` behind Ray: nothing to add; it imports no torch."""
+    """``ParameterServer`` behind Ray, where any number of env workers wait without a thread each; imports no torch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._news = asyncio.Event()
+
+    async def publish(self, version: int, weights: Weights) -> int:  # type: ignore[override]
+        """See ``ParameterServer.publish``."""
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+        return super().publish(version, weights)
+
+    async def pull_if_newer(self, version: int, wait_s: float = 0.0) -> tuple[int, Weights] | None:  # type: ignore[override]
+        """See ``ParameterServer.pull_if_newer``."""
+        deadline = time.monotonic() + wait_s
+        while (found := super().pull_if_newer(version)) is None and (left_s := deadline - time.monotonic()) > 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._news.wait(), left_s)
+        return found
 
     def report(self) -> dict[str, Any]:
         """Where it is, once it is up."""

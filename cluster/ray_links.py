@@ -43,10 +43,10 @@ class RaySource:
     def __init__(self, server: Any):
         self.server = server
 
-    def pull_if_newer(self, version: int) -> tuple[int, Weights] | None:
+    def pull_if_newer(self, version: int, wait_s: float = 0.0) -> tuple[int, Weights] | None:
         """See ``ParameterServer.pull_if_newer``."""
         try:
-            return ray.get(self.server.pull_if_newer.remote(version), timeout=30)
+            return ray.get(self.server.pull_if_newer.remote(version, wait_s), timeout=30 + wait_s)
         except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError, ray.exceptions.GetTimeoutError):
             return None  # the supervisor starts a new one and tells us; until then the old weights act
 

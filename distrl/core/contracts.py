@@ -254,4 +254,5 @@ class FragmentSink(Protocol):
 class WeightsSource(Protocol):
     """Where weights come from: a parameter server, near or far."""
 
-    def pull_if_newer(self, version: int) -> tuple[int, Weights] | None: ...
+    def pull_if_newer(self, version: int, wait_s: float = 0.0) -> tuple[int, Weights] | None:
+        """(version, weights) if there are any newer than ``version``, waiting for them that long; else None."""

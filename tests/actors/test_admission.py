@@ -16,7 +16,7 @@ class Versions:
 
     version = 0
 
-    def pull_if_newer(self, version):
+    def pull_if_newer(self, version, wait_s=0.0):
         return (self.version, {}) if version < self.version else None
 
 
@@ -34,6 +34,7 @@ def begin(max_staleness: int, share: int = 12, num_envs: int = 3, fragment_steps
 
 def rounds(worker, count=20):
     for _ in range(count):
+        worker.pull()
         worker.run_once(0.0)
 
 

@@ -72,7 +72,7 @@ def live(run: RunDirectory, incarnation: int, path: str, death: Death, steps: in
         def __init__(self, *unused):
             pass
 
-        def pull_if_newer(self, version):
+        def pull_if_newer(self, version, wait_s=0.0):
             return socket.ask("pull", version)
 
     class MortalSpool(Spool):
