@@ -13,6 +13,7 @@ import numpy as np
 
 from distrl.core.accounting import Accounts, Ledger
 from distrl.core.metrics import JsonLines, read_json_lines
+from distrl.core.staleness import StalenessHistogram
 
 _POOL_TOTALS = ("step_s", "reset_s", "core_s", "lifetime_s", "cpu_s")
 _LEVEL_TOTALS = ("env_steps_by_fidelity", "core_s_by_fidelity")
@@ -239,7 +240,7 @@ class Recorder:
             "session_s": self.wall_s,
             "busy": totals["step_s"] / totals["lifetime_s"] if totals["lifetime_s"] else 0.0,
             "env_steps_per_s": (self.env_steps - sum(self._produced_before.values())) / max(self.wall_s, 1e-9),
-            "staleness_mean": self._learner.get("staleness_mean", 0.0),
+            **{name: self._learner.get(name, 0) for name in ("staleness_p50", "staleness_p99", "staleness_max")},
             "recent_return": self._recent_return(),
             "recent_return_by_fidelity": self.recent_returns(),
             "num_envs": sum(report.get("num_envs", 0) for report in live),
@@ -268,8 +269,8 @@ class Recorder:
             "env_cpu_share": totals["core_s"] / totals["lifetime_s"] if totals["lifetime_s"] else 0.0,
             "env_reset_fraction": totals["reset_s"] / totals["lifetime_s"] if totals["lifetime_s"] else 0.0,
             "updates_per_s": self._learner["updates"] / training_s if training_s else 0.0,
-            "staleness_mean": self._learner.get("staleness_mean", 0.0),
-            "staleness_p95": self._learner.get("staleness_p95", 0.0),
+            **StalenessHistogram().summary(),
+            **{name: value for name, value in self._learner.items() if name.startswith("staleness_")},
             "transitions_produced": accounts.produced,
             "transitions_trained": accounts.trained,
             "transitions_queued": accounts.queued,

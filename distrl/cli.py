@@ -129,7 +129,12 @@ def show_summary(summary: dict[str, Any]) -> None:
     say(
         f"{summary['env_steps']} env steps, {summary['updates']} updates in {summary['wall_s']:.0f} s · "
         f"environments busy {summary['env_busy_fraction']:.0%} · {summary['updates_per_s']:.1f} updates/s · "
-        f"staleness {summary['staleness_mean']:.0f} updates · {summary['core_hours']:.3f} core-hours"
+        f"{summary['core_hours']:.3f} core-hours"
+    )
+    say(
+        f"staleness {summary['staleness_p50']} updates or less for half of the transitions, "
+        f"{summary['staleness_p90']} for 90 %, {summary['staleness_p99']} for 99 %, at most "
+        f"{summary['staleness_max']}"
     )
 
 

@@ -1,4 +1,6 @@
-"""A run directory in, pictures that a person can look at out: the learning curve and a film of the best policy."""
+"""A run directory in, pictures that a person can look at out: the learning curve, the staleness of what was trained on,
+and a film of the best policy.
+"""
 
 from __future__ import annotations
 
@@ -76,6 +78,31 @@ def learning_curve(directory: Path, summary: dict[str, Any]) -> Path:
     by_time.legend(frameon=False, fontsize=8)
     figure.suptitle(directory.resolve().name, fontsize=10)
     path = directory / "learning_curve.png"
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+    return path
+
+
+def staleness(directory: Path, summary: dict[str, Any]) -> Path:
+    """``staleness.png``: how much older than the learner's the policies were that had acted."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 3.4), constrained_layout=True)
+    most, counts = zip(*summary["staleness_counts"], strict=True) if summary["staleness_counts"] else ((), ())
+    places, total = range(len(most)), max(sum(counts), 1)
+    axes.bar(places, [count / total for count in counts], color=_TRAINING)
+    axes.set_xticks(places, [f"{number:g}" for number in most], rotation=90 if len(most) > 16 else 0)
+    for percentile, style in (("p50", ":"), ("p99", "--")):
+        if summary[f"staleness_{percentile}"] in most:
+            place = most.index(summary[f"staleness_{percentile}"])
+            axes.axvline(place, color=_BASELINE, ls=style, label=f"{percentile[1:]} % of them up to here")
+            axes.legend(frameon=False, fontsize=8)
+    axes.set(xlabel="staleness: updates since the policy that acted, at most", ylabel="share of transitions")
+    axes.spines[["top", "right"]].set_visible(False)
+    path = directory / "staleness.png"
     figure.savefig(path, dpi=130)
     plt.close(figure)
     return path

@@ -54,7 +54,7 @@ class Progress:
         return (
             f"{status['session_s']:5.0f} s  {status['env_steps']}/{self._steps} env steps "
             f"({status['env_steps_per_s']:.1f}/s)  {status['updates']} updates  "
-            f"busy {status['busy']:.0%}  staleness {status['staleness_mean']:.0f}  return "
+            f"busy {status['busy']:.0%}  staleness {_staleness(status)}  return "
             f"{_number(status['recent_return'])}  "
             f"evaluation {_number(status['evaluation'])} (best {_number(status['best'])})"
             + (f"  faults {status['faults']}" if status["faults"] else "")
@@ -72,7 +72,7 @@ class Progress:
             f"{status['num_envs']} busy {status['busy']:.1%}",
             f"{status['env_steps_per_s']:.1f} env steps/s",
         )
-        table.add_row("learner", f"{status['updates']} updates", f"staleness {status['staleness_mean']:.0f} updates")
+        table.add_row("learner", f"{status['updates']} updates", f"staleness {_staleness(status)} updates")
         table.add_row(
             "return",
             f"{_number(status['recent_return'])} training",
@@ -89,6 +89,11 @@ def sparkline(values: list[float]) -> str:
     low, high = min(values), max(values)
     span = (high - low) or 1.0
     return "".join(_SPARKS[round((value - low) / span * (len(_SPARKS) - 1))] for value in values)
+
+
+def _staleness(status: dict[str, Any]) -> str:
+    """Half of the transitions, 99 % of them and the most."""
+    return "/".join(str(status[f"staleness_{name}"]) for name in ("p50", "p99", "max"))
 
 
 def _number(value: float | None) -> str:

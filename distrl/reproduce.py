@@ -46,6 +46,7 @@ def reproduce(run: RunDirectory, show: Callable[[int, int], None] = lambda updat
     from distrl.cluster import components
     from distrl.envs.describe import try_environment
     from distrl.learners.learner import add_warm, train_on
+    from distrl.learners.randomness import sample_generator
     from distrl.learners.replay import Replay
 
     config = run.config()
@@ -74,7 +75,8 @@ def reproduce(run: RunDirectory, show: Callable[[int, int], None] = lambda updat
         while upcoming is not None and upcoming[0] <= update:
             wanted, upcoming = upcoming[1], next(arrivals, None)
         inserted += _insert(store, fragments, wanted - inserted)
-        metrics = train_on(algorithm, store, options.batch_size, config.run.seed, update)()
+        drawn = store.sample(options.batch_size, sample_generator(config.run.seed, update))
+        metrics = train_on(algorithm, drawn, config.run.seed, update)
         done = update + 1
         for record in expected.get(done, []):
             metrics_compared += 1

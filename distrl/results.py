@@ -97,10 +97,12 @@ def _row(results: list[Any]) -> dict[str, Any]:
 
 
 def draw(run: RunDirectory, config: RunConfig) -> list[Path]:
-    """``learning_curve.png`` and, where the environment renders, ``media/film.mp4``; returns what was written."""
-    from distrl.plots import film, learning_curve
+    """``learning_curve.png``, ``staleness.png`` and, where the environment renders, ``media/film.mp4``; returns what
+    was written."""
+    from distrl.plots import film, learning_curve, staleness
 
-    written = [learning_curve(run.path, json.loads((run.path / "summary.json").read_text()))]
+    summary = json.loads((run.path / "summary.json").read_text())
+    written = [learning_curve(run.path, summary), staleness(run.path, summary)]
     try:
         movie = film(run, config, run.path / "media" / "film.mp4")
     except Exception as error:  # noqa: BLE001 - pictures need displays, drivers, codecs; the run is complete without

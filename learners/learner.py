@@ -36,33 +36,27 @@ from distrl.core.warm_start import warm_fragments
 from distrl.learners.queue import Queue, Unlogged
 from distrl.learners.randomness import sample_generator, update_generator
 from distrl.learners.replay import Replay
+from distrl.learners.rollout import Rollout
 
 Publish = Callable[[int, Weights], Any]
 
 
-def train_on(
-    algorithm: Any, store: Replay | Queue, batch_size: int, seed: int, update: int, device: str | torch.device = "cpu"
-) -> Callable[[], dict[str, Any]]:
-    """Draw what update ``update`` trains on; what is returned does the update, and returns its metrics.
+def train_on(algorithm: Any, drawn: Any, seed: int, update: int, device: str | torch.device = "cpu") -> dict[str, Any]:
+    """Update ``update`` with what was drawn for it; its metrics.
 
-    From a replay an update is one sample batch and one gradient. From a queue it is a rollout, which the algorithm
-    divides into minibatches, a gradient each; metrics are the means over them.
+    A replay's sample batch is one gradient. A queue's rollout is divided into minibatches by the algorithm, a gradient
+    each; metrics are the means over them.
     """
-    drawn = store.sample(batch_size, sample_generator(seed, update))
-
-    def train() -> dict[str, Any]:
-        generator = update_generator(seed, update, device)
-        batches = [drawn] if isinstance(store, Replay) else algorithm.minibatches(drawn, generator)
-        found: list[dict[str, Any]] = []
-        for batch in batches:
-            gradients, metrics = algorithm.gradients(batch, generator)
-            algorithm.apply(gradients)
-            found.append(metrics)
-        if len(found) == 1:
-            return found[0]
-        return {name: torch.stack([torch.as_tensor(one[name]) for one in found]).mean() for name in found[0]}
-
-    return train
+    generator = update_generator(seed, update, device)
+    batches = algorithm.minibatches(drawn, generator) if isinstance(drawn, Rollout) else [drawn]
+    found: list[dict[str, Any]] = []
+    for batch in batches:
+        gradients, metrics = algorithm.gradients(batch, generator)
+        algorithm.apply(gradients)
+        found.append(metrics)
+    if len(found) == 1:
+        return found[0]
+    return {name: torch.stack([torch.as_tensor(one[name]) for one in found]).mean() for name in found[0]}
 
 
 @dataclass
@@ -171,7 +165,8 @@ class Learner:
                     raise
                 drawn = self._insert(part)
                 self._arrivals.arrived(drawn, self._log.num_records)
-                self.staleness.add(self.version, part.columns["policy_version"])
+                if isinstance(self._replay, Replay):  # what will be drawn, and when, is chance
+                    self.staleness.add(self.version, part.columns["policy_version"])
             if self._settings.logged and time.monotonic() - self._synced_at >= self._settings.sync_period_s:
                 self._sync()
             return Receipt(self.version, self._log.num_records, self._log.num_synced)
@@ -210,10 +205,12 @@ class Learner:
         started = time.perf_counter()
         number = self.num_updates
         with self._draw_lock:
-            batch_size, seed = self._settings.batch_size, self._settings.seed
-            train = train_on(self._algorithm, self._replay, batch_size, seed, number, self._device)
+            seed = self._settings.seed
+            drawn = self._replay.sample(self._settings.batch_size, sample_generator(seed, number))
             self._num_drawn = number + 1
-        metrics = train()
+        if isinstance(drawn, Rollout):
+            self.staleness.add(self.version, drawn.policy_version)
+        metrics = train_on(self._algorithm, drawn, seed, number, self._device)
         self._limiter.sampled()
         self.num_updates = number + 1
         self.metrics = (self.num_updates, metrics)
@@ -356,8 +353,7 @@ class Learner:
             "secured": dict(self.ledger.secured),
             "duplicates": self.ledger.duplicates,
             "rejected": dict(self.ledger.rejected),
-            "staleness_mean": self.staleness.mean,
-            "staleness_p95": self.staleness.quantile(0.95),
+            **self.staleness.summary(),
             "metrics_updates": updates,
             "metrics": {name: float(value) for name, value in metrics.items()},
         }

@@ -64,6 +64,8 @@ def test_nothing_is_staler_than_allowed(tmp_path, max_staleness):
     behind = np.arange(len(versions)) // 256 - versions  # of the update that trained on each
     assert behind.min() >= 0
     assert behind.max() <= max_staleness
+    counts = np.bincount(behind[: 256 * run.summary["updates"]])
+    assert run.summary["staleness_counts"] == [[k, int(count)] for k, count in enumerate(counts) if count]
 
 
 def test_cheap_steps_are_not_kept_and_dear_ones_are(finished, tmp_path):

@@ -25,5 +25,16 @@ def test_mean_is_exact_and_quantiles_are_upper_bin_edges():
     values = np.random.default_rng(0).integers(0, 1000, 5000)
     histogram.add(1000, 1000 - values)
     assert histogram.mean == values.mean()
+    assert sum(count for _, count in histogram.summary()["staleness_counts"]) == 5000
     exact = np.quantile(values, 0.95)
     assert exact <= histogram.quantile(0.95) <= 1.19 * exact + 1
+
+
+def test_little_staleness_is_counted_exactly():
+    """As it is of on-policy runs: 0 to 5 updates have bins of their own."""
+    histogram = StalenessHistogram()
+    histogram.add(7, np.repeat([7, 6, 4, 2], [60, 35, 4, 1]))
+    summary = histogram.summary()
+    assert summary["staleness_counts"] == [[0, 60], [1, 35], [3, 4], [5, 1]]
+    found = [summary[f"staleness_{name}"] for name in ("p50", "p90", "p95", "p99", "max")]
+    assert found == [0, 1, 1, 3, 5]
