@@ -52,7 +52,7 @@ def algorithm_model(config: RunConfig) -> Any:
 
     model = algorithm_config(config.algorithm.name)
     try:
-        options = model.model_validate(config.algorithm.options)
+        options = model.model_validate(config.algorithm.options, context={"run_steps": config.run.steps})
     except ValidationError as error:
         raise ConfigError(explain(error, model, "algorithm")) from None
     if options.on_policy:

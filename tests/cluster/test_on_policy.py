@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from distrl.api import load_policy, train
+from distrl.cluster.components import algorithm_model
 from distrl.core.config import RunConfig
 from distrl.core.errors import ConfigError
 from distrl.core.experience_log import read_log
@@ -117,3 +118,9 @@ def test_the_policy_acts_on_single_observations(finished):
 def test_what_cannot_work_is_refused_before_anything_starts(tmp_path, overrides, sentence):
     with pytest.raises(ConfigError, match=sentence):
         train(small(tmp_path / "run", *overrides), local=True)
+
+
+def test_a_learning_rate_can_fall_over_the_whole_run(tmp_path):
+    for steps in (4000, 7000):
+        config = small(tmp_path / "run", "algorithm.anneal_steps=run", f"run.steps={steps}")
+        assert algorithm_model(config).anneal_steps == steps
