@@ -13,6 +13,7 @@ import gymnasium
 import numpy as np
 
 from distrl.core.config import RunConfig
+from distrl.core.spaces import random_action
 from distrl.core.types import ARRAY, EnvSpec
 
 
@@ -54,7 +55,7 @@ Make = Callable[[EnvSpec, int], Controller | None]  # of the environment's spec 
 
 
 class RandomActions:
-    """Uniform over the action space."""
+    """Uniform over the actions that are allowed."""
 
     def __init__(self, spec: EnvSpec, number: int) -> None:
         self._space = copy.deepcopy(spec.action_space)
@@ -65,7 +66,7 @@ class RandomActions:
 
     def act(self, observation: Any) -> np.ndarray:
         """The next action."""
-        return np.asarray(self._space.sample())
+        return np.asarray(random_action(self._space, observation))
 
 
 class SameAction:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from distrl.core.errors import ConfigError, DistrlError, EnvironmentFault
-from distrl.core.spaces import action_leaf, leaves
+from distrl.core.spaces import action_leaf, leaves, random_action
 from distrl.core.types import EnvRecipe, EnvSpec
 from distrl.envs.checks import describe_exception, unpack_reset, unpack_step, write_observation
 from distrl.envs.delay import without_failures
@@ -98,7 +98,8 @@ def try_environment(recipe: EnvRecipe, *, steps: int = 3, timeout_s: float = 600
 
 
 def _try_out(recipe: EnvRecipe, steps: int) -> Trial:
-    """In this process: construct, reset with seed 0, take random steps (resetting at ends), close; all validated."""
+    """In this process: construct, reset with seed 0, take random steps that are allowed (resetting at ends), close; all
+    validated."""
     doing = "its constructor"
     times: list[float] = []
     begin = time.monotonic()
@@ -112,17 +113,19 @@ def _try_out(recipe: EnvRecipe, steps: int) -> Trial:
         env.action_space.seed(0)
         doing, begin = "reset", time.monotonic()
         if steps > 0:
-            write_observation(unpack_reset(env.reset(seed=0)), targets, "reset")
+            observation = unpack_reset(env.reset(seed=0))
+            write_observation(observation, targets, "reset")
         reset_s = time.monotonic() - begin
         while len(times) < steps and sum(times) < PATIENCE_S:
             doing, begin = "step", time.monotonic()
-            result = env.step(env.action_space.sample())
+            result = env.step(random_action(env.action_space, observation))
             times.append(time.monotonic() - begin)
             observation, _, terminated, truncated, _ = unpack_step(result)
             write_observation(observation, targets, "step")
             if terminated or truncated:
                 doing = "reset"
-                write_observation(unpack_reset(env.reset(seed=1)), targets, "reset")
+                observation = unpack_reset(env.reset(seed=1))
+                write_observation(observation, targets, "reset")
         doing = "close"
         env.close()
     except EnvironmentFault as fault:

@@ -1,8 +1,8 @@
 """An observation space flows in, the layout of a network's inputs flows out, and observations become rows of them.
 
 Floats and integers enter as they are, a category as ones and zeros (Discrete, MultiDiscrete); images, which are uint8
-Boxes of three axes, stay what they are. The entry ``action_mask`` of a Dict (PettingZoo's name for it) is no input but
-says which actions are allowed.
+Boxes of three axes, stay what they are. The entry ``action_mask`` of a Dict is no input but says which actions are
+allowed: [N, number of logits], true or one where they are.
 """
 
 from __future__ import annotations
@@ -15,10 +15,8 @@ import gymnasium
 import numpy as np
 
 from distrl.core.errors import ConfigError
-from distrl.core.spaces import Leaf, leaves
+from distrl.core.spaces import MASK, Leaf, leaves
 from distrl.core.types import Observation
-
-MASK = "action_mask"  # path of the allowed actions, [N, number of logits], true or one where allowed
 
 IMAGE = "image"
 

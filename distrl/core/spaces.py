@@ -1,16 +1,20 @@
-"""Gymnasium spaces in, the arrays that they are made of out: one "/"-path, shape and dtype each."""
+"""Gymnasium spaces in, the arrays that they are made of out: one "/"-path, shape and dtype each; and random actions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
-from distrl.core.errors import ConfigError
+from distrl.core.errors import ConfigError, EnvironmentFault
 from distrl.core.types import ARRAY, ArraySpec, Observation
+
+#: Entry of a Dict observation (PettingZoo's name for it) that says which actions are allowed: one number for each
+#: choice, those of several components one after the other.
+MASK = "action_mask"
 
 
 @dataclass(frozen=True)
@@ -100,3 +104,24 @@ def observation_leaves(space: Any) -> dict[str, ArraySpec]:
 def empty_observation(found: list[Leaf], num_rows: int) -> Observation:
     """path → uninitialised array [num_rows, …] for each leaf."""
     return {leaf.path: np.empty((num_rows, *leaf.spec.shape), leaf.spec.dtype) for leaf in found}
+
+
+def random_action(space: Any, observation: Any) -> Any:
+    """Uniform over the action space, or over what the observation's entry ``action_mask`` allows of it.
+
+    Raises:
+        EnvironmentFault: it allows nothing.
+    """
+    mask = observation.get(MASK) if isinstance(observation, Mapping) else None
+    leaf = _leaf(ARRAY, (), space)
+    if mask is None or leaf.low is None:
+        return space.sample()
+    low, high = (np.broadcast_to(bound, leaf.spec.shape).reshape(-1) for bound in (leaf.low, leaf.high))
+    choices = high - low + 1
+    if np.size(mask) != choices.sum():  # no mask of these actions: an algorithm that takes it for one refuses it
+        return space.sample()
+    allowed = [np.flatnonzero(part) for part in np.split(np.ravel(mask), np.cumsum(choices)[:-1])]
+    if not all(map(len, allowed)):
+        raise EnvironmentFault(f"the observation's {MASK!r} allows no action at all", kind="protocol")
+    chosen = [start + space.np_random.choice(part) for start, part in zip(low, allowed, strict=True)]
+    return np.array(chosen, leaf.spec.dtype).reshape(leaf.spec.shape)[()]
