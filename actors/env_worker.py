@@ -4,6 +4,7 @@ node's spool, become fragments and are published.
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 import time
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from distrl.actors.fragment_builder import FragmentBuilder
+from distrl.actors.inference import Answer, Inference, LocalInference, ServerInference, ServerLink
 from distrl.core.contracts import EnvPool, FragmentSink, Policy, Requests, WeightsSource
 from distrl.core.limiter import Admission, WaitNotice
 from distrl.core.spaces import action_leaf, observation_leaves
@@ -23,7 +25,7 @@ from distrl.core.types import Columns, Cursor
 _COMMIT_EACH_STEP_S = 0.1  # mean seconds a step above which durability = "auto" commits every transition …
 _COMMIT_S = 1e-3  # … and below which it commits nothing: the simulator is cheaper than its record
 _DECIDE_PERIOD_S = 1.0
-_HELD_S = 0.001  # between two looks for new weights, while some rows wait for them and others are under way …
+_HELD_S = 0.001  # between two looks for weights or actions, while some rows wait for them and others are under way …
 _HELD_LOOK_S = 0.05  # … and while all wait: then they are woken, and look meanwhile after what they have published
 _PULL_WAIT_S = 0.5  # that the parameter server may take to answer; so long may a worker take to end
 
@@ -32,13 +34,15 @@ class EnvWorker:
     """Keeps every environment of a pool busy.
 
     One round (``run_once``): receive whatever is ready, one inference for all rows that want an action, send the
-    actions, then do the bookkeeping while the environments compute. Weights are pulled elsewhere (``pull``), never
+    actions, then do the bookkeeping while the environments compute. Rows whose actions an inference server chooses
+    wait for them while the others go on. Weights are pulled elsewhere (``pull``), never
     between a row's outcome and its next action; a worker whose parameter server is away acts on with what it has.
 
     What has finished is committed after the actions have left, so that the environments compute meanwhile, and before
     anything of it is published.
 
     Args:
+        inference: what chooses the actions, here or on a server.
         spool: of this worker's life, or None (``durability`` "off", or a sink that secures at once).
         durability: ``always`` commits each transition, ``auto`` decides by the measured mean step: each transition
             above 100 ms, whole fragments above 1 ms, nothing below.
@@ -48,25 +52,28 @@ class EnvWorker:
     def __init__(
         self,
         pool: EnvPool,
-        policy: Policy,
+        inference: Inference,
         builder: FragmentBuilder,
         sink: FragmentSink,
-        source: WeightsSource,
         spool: Spool | None = None,
         durability: str = "auto",
         admission: Admission | None = None,
     ):
-        self._pool, self._policy, self._builder, self._sink, self._source = pool, policy, builder, sink, source
+        self._pool, self._inference, self._builder, self._sink = pool, inference, builder, sink
         self._spool, self._durability = spool, durability
         self._mean_step_s = math.inf  # of late; what has not been measured yet may be dear
         self._measured = (0.0, 0)  # seconds and number of the steps before
         self._decided_at = -math.inf
-        self._state: Columns = policy.initial_state(len(pool.env_index))
+        policy, num_rows = inference.policy, len(pool.env_index)
+        self._state: Columns = policy.initial_state(num_rows)
         self._initial_state = policy.initial_state(1)
-        self.version = -1  # of the weights that act now; −1 before the first pull
+        action = action_leaf(pool.spec.action_space)
+        self._no_action = np.zeros((num_rows, *action.shape), action.dtype), np.zeros(num_rows, np.float32)
+        self._ticket = np.full(num_rows, -1)  # of the row's request at an inference server
+        self._tickets = itertools.count()
+        self._asked: dict[int, tuple[Requests, Columns]] = {}  # by ticket; of these, rows may want another action now
         self._faults: list[dict[str, Any]] = []
         self._unanswered: set[int] = set()  # rows that asked while finishing
-        self._inference_s = 0.0
         self._admission = admission
         self._held: list[Requests] = []  # of rows that are not admitted
         self._num_held = 0
@@ -75,21 +82,22 @@ class EnvWorker:
 
     def pull(self, wait_s: float = 0.0) -> bool:
         """Take newer weights where there are any, or come within the time; returns whether there were."""
-        newer = self._source.pull_if_newer(self.version, wait_s)
-        if newer is None:
-            return False
-        version, weights = newer
-        self._policy.load(weights)
-        self.version = version
-        return True
+        return self._inference.pull(wait_s)
+
+    @property
+    def version(self) -> int:
+        """Of the weights that act now; −1 before the first pull."""
+        return self._inference.version
 
     def run_once(self, timeout_s: float) -> int:
         """One round; returns the number of steps that finished."""
         if self._held:
             self._act_on_held()
+        if self._asked:
+            self._take_answers()
         num_steps = 0
         if not self.waits:
-            num_steps, requests = self._receive(_HELD_S if self._held else timeout_s)
+            num_steps, requests = self._receive(_HELD_S if self._held or self._asked else timeout_s)
             if len(requests.rows):
                 self._act_or_hold(requests)
         if self.waits:
@@ -108,12 +116,13 @@ class EnvWorker:
             self._act(requests)
             return
         self._let_go(set(requests.rows.tolist()))  # a row that asks again has been continued from a snapshot
-        self._act(requests, send=False)  # what has finished can bootstrap from the observations now
+        self._show(requests, self._state_before(requests))
         self._held.append(requests.select(np.arange(len(requests.rows))))
         self._num_held += len(requests.rows)
 
     def _let_go(self, rows: set[int]) -> None:
-        """Held requests of rows that want another action now, or none."""
+        """Requests of rows that want another action now, or none."""
+        self._ticket[list(rows)] = -1
         if not self._num_held:
             return
         held, self._held = self._held, []
@@ -175,21 +184,50 @@ class EnvWorker:
                 self._mean_step_s, self._measured = step_s / num_steps, (stats.step_s, stats.produced)
         return self._mean_step_s > _COMMIT_EACH_STEP_S, self._mean_step_s > _COMMIT_S
 
-    def _act(self, requests: Requests, send: bool = True) -> None:
-        rows, version = requests.rows, max(self.version, 0)  # before the first weights, no update is behind the actions
-        state = {path: array[rows] for path, array in self._state.items()}
+    def _act(self, requests: Requests) -> None:
+        if self._admission is not None:
+            self._admission.begun(len(requests.rows))
+        if not self._inference.remote:
+            state = self._state_before(requests)
+            self._send(requests, state, self._inference.act(requests.observation, state, requests.is_first))
+            return
+        requests = requests.select(np.arange(len(requests.rows)))  # the pool goes on meanwhile
+        state, ticket = self._state_before(requests), next(self._tickets)
+        self._show(requests, state)
+        self._asked[ticket] = requests, state
+        self._ticket[requests.rows] = ticket
+        self._inference.ask(ticket, requests.observation, state, requests.is_first)
+
+    def _take_answers(self) -> None:
+        waiting = self._num_held + np.count_nonzero(self._ticket >= 0)
+        for ticket, answer in self._inference.answers(0.0 if self._builder.num_in_flight > waiting else _HELD_S):
+            requests, state = self._asked.pop(ticket)
+            current = np.flatnonzero(self._ticket[requests.rows] == ticket)
+            if len(current) < len(requests.rows):  # the others have failed, or been continued from a snapshot
+                requests = requests.select(current)
+                state, following = ({p: a[current] for p, a in one.items()} for one in (state, answer.state))
+                answer = Answer(answer.version, answer.action[current], answer.log_prob[current], following)
+            if len(current):
+                self._ticket[requests.rows] = -1
+                self._send(requests, state, answer)
+
+    def _send(self, requests: Requests, state: Columns, answer: Answer) -> None:
+        self._pool.send(self._inference.policy.env_action(answer.action), requests.rows)
+        for path, array in answer.state.items():
+            self._state[path][requests.rows] = array
+        self._builder.requested(requests, answer.action, answer.log_prob, answer.version, state)
+
+    def _show(self, requests: Requests, state: Columns) -> None:
+        """No action is known yet, but what has finished can bootstrap from the observations."""
+        action, log_prob = (array[: len(requests.rows)] for array in self._no_action)
+        self._builder.requested(requests, action, log_prob, max(self.version, 0), state)
+
+    def _state_before(self, requests: Requests) -> Columns:
+        """The policy's, path → [N, …]: a copy."""
+        state = {path: array[requests.rows] for path, array in self._state.items()}
         for path, initial in self._initial_state.items():
             state[path][requests.is_first] = initial
-        started = time.perf_counter()
-        action, log_prob, next_state = self._policy.step(requests.observation, state, requests.is_first, requests.mask)
-        self._inference_s += time.perf_counter() - started
-        if send:
-            self._pool.send(self._policy.env_action(action), rows)
-            for path, array in next_state.items():
-                self._state[path][rows] = array
-            if self._admission is not None:
-                self._admission.begun(len(rows))
-        self._builder.requested(requests, action, log_prob, version, state)
+        return state
 
     def run(
         self,
@@ -203,7 +241,7 @@ class EnvWorker:
         ``wait_for_weights``: do not begin before the first pull, even with a policy that can act untrained.
         ``grace_s``: asked after ``stop``: seconds that steps under way may take to finish.
         """
-        while not self.pull() and (wait_for_weights or not self._policy.ready):
+        while not self.pull() and (wait_for_weights or not self._inference.ready):
             if stop.wait(0.02):
                 return
         puller = threading.Thread(target=self._pull_for_ever, args=(stop, pull_period_s), name="pull", daemon=True)
@@ -237,15 +275,16 @@ class EnvWorker:
         produced)."""
         deadline = time.monotonic() + grace_s
         self._unanswered.update(row for requests in self._held for row in requests.rows.tolist())
+        self._unanswered.update(np.flatnonzero(self._ticket >= 0).tolist())
         while (left_s := deadline - time.monotonic()) > 0 and self._builder.num_in_flight > len(self._unanswered):
             _, requests = self._receive(min(left_s, 0.25))
             if len(requests.rows):
-                self._act(requests, send=False)
+                self._show(requests, self._state_before(requests))
                 self._unanswered.update(requests.rows.tolist())
         outcomes, requests = self._pool.halt()
         self._builder.finished(outcomes, time.monotonic())
         if len(requests.rows):
-            self._act(requests, send=False)  # writes the observations that the last steps bootstrap from
+            self._show(requests, self._state_before(requests))
         self._builder.flush()
         self._deliver()
 
@@ -268,7 +307,7 @@ class EnvWorker:
             "episodes": episodes,
             "faults": faults,
             "version": self.version,
-            "inference_s": self._inference_s,
+            "inference_s": self._inference.seconds,
             "produced": stats.produced,
             "resets": stats.resets,
             "step_s": stats.step_s,
@@ -310,8 +349,12 @@ def build_env_worker(
     spool: Spool | None = None,
     durability: str = "auto",
     admission: Admission | None = None,
+    server: ServerLink | None = None,
 ) -> EnvWorker:
-    """An env worker over a pool, with the builder that suits the pool's hosting."""
+    """An env worker over a pool, with the builder that suits the pool's hosting; ``server`` chooses its actions, or
+    its own policy does."""
+    local = LocalInference(policy, source)
+    inference = local if server is None else ServerInference(server, local)
     leaves = observation_leaves(pool.spec.observation_space)
     action = action_leaf(pool.spec.action_space)
     builder = FragmentBuilder(
@@ -325,4 +368,4 @@ def build_env_worker(
         worker=worker,
         incarnation=incarnation,
     )
-    return EnvWorker(pool, policy, builder, sink, source, spool, durability, admission)
+    return EnvWorker(pool, inference, builder, sink, spool, durability, admission)

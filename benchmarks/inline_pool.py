@@ -30,6 +30,7 @@ from gymnasium import spaces
 
 from distrl.actors.env_worker import EnvWorker
 from distrl.actors.fragment_builder import FragmentBuilder
+from distrl.actors.inference import LocalInference
 from distrl.actors.inline_pool import InlinePool
 from distrl.actors.vector_pool import VectorPool
 from distrl.core.contracts import EnvPool, Policy
@@ -137,7 +138,7 @@ def worker_s(rows: int) -> tuple[float, float]:
     pool = InlinePool(EnvRecipe("benchmarks.inline_pool:Still"), rows, TrainingSeeds(0))
     policy = ppo_policy(pool.spec)
     sink = Discard()
-    worker = EnvWorker(pool, policy, builder_of(pool), sink, sink)
+    worker = EnvWorker(pool, LocalInference(policy, sink), builder_of(pool), sink)
     rounds, begin = rounds_of(rows), clock()
     for _ in range(rounds):
         worker.run_once(0.0)
