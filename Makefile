@@ -51,6 +51,7 @@ bench: install-dev peers  ## every benchmark of this machine, one JSON line each
 	@$(BIN)/python -m benchmarks.durability
 	@$(BIN)/python -m distrl.learners.bench
 	@$(BIN)/python -m distrl.learners.bench_on_policy
+	@$(BIN)/python -m distrl.learners.bench_images
 
 install: $(STAMP)
 install-dev: $(DEV_STAMP)

@@ -20,7 +20,7 @@ from distrl.learners.actor_policies import (
     normalised,
     prepared_moments,
 )
-from distrl.learners.image_layers import LAYERS, channels_last, output_shapes
+from distrl.learners.image_layers import LAYERS, channels_last, keep_memory, output_shapes
 from distrl.learners.inputs import Layout, flat_inputs, image_paths
 from distrl.learners.recurrent import RecurrentLayer
 from distrl.learners.shared_network import SharedActorCritic, orthogonal
@@ -40,6 +40,7 @@ class ConvEncoder:
     num_layers = 1
 
     def __init__(self, images: Sequence[Sequence[int]], num_flat: int, name: str):
+        keep_memory()
         convolutions, self.num_features = LAYERS[name]
         self._channels_last = [channels_last(shape) for shape in images]
         self._strides = [stride for _, _, stride in convolutions]
@@ -65,18 +66,18 @@ class ConvEncoder:
     def features(self, parameters: Mapping[str, Tensor], inputs: Inputs) -> Tensor:
         """See ``Encoder``; images are uint8 [S, …]."""
         parts = [inputs[0]] if self._num_flat else []
+        # the backward pass is faster in this layout, the forward pass is not
+        layout = torch.channels_last if parameters["actor/0/weight"].requires_grad else torch.preserve_format
         for j, (image, last) in enumerate(zip(inputs[len(parts) :], self._channels_last, strict=True)):
-            x = (image.permute(0, 3, 1, 2) if last else image).to(torch.float32) * (1.0 / 255.0)
-            if parameters[
-                "actor/0/weight"
-            ].requires_grad:  # its backward pass is faster in this layout, its forward pass is not
-                x = x.contiguous(memory_format=torch.channels_last)
+            x = (image.permute(0, 3, 1, 2) if last else image).to(torch.float32, memory_format=layout)
             for i, stride in enumerate(self._strides):
                 weight, bias = parameters[f"image/{j}/{i}/weight"], parameters[f"image/{j}/{i}/bias"]
-                x = torch.relu(torch.conv2d(x, weight, bias, stride))
+                if i == 0:
+                    weight = weight * (1.0 / 255.0)  # in place of the image, which has more numbers
+                x = torch.relu_(torch.conv2d(x, weight, bias, stride))
             parts.append(x.flatten(1))
         joined = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
-        return torch.relu(torch.addmm(parameters["actor/0/bias"], joined, parameters["actor/0/weight"]))
+        return torch.relu_(torch.addmm(parameters["actor/0/bias"], joined, parameters["actor/0/weight"]))
 
 
 def shared_network(network: Mapping[str, Any], num_outputs: int) -> SharedActorCritic:

@@ -15,7 +15,7 @@ from distrl.learners.actor_critic import Inputs
 from distrl.learners.networks import FlatParameters
 from distrl.learners.recurrent import Memory, RecurrentLayer
 
-_PIECE = 1024  # rows that are encoded at once where no gradient follows: images take much memory
+_PIECE = 256  # rows that are encoded at once where no gradient follows: images take much memory
 
 
 class Encoder(Protocol):

@@ -2,6 +2,7 @@
 
 import json
 
+from distrl.learners import bench_images
 from distrl.learners.bench import measure
 
 
@@ -11,3 +12,12 @@ def test_one_line_with_the_figures():
     assert figures["plain_torch_updates_per_s"] > 0
     assert 0 < figures["sample_share_of_update"] < 1
     assert figures["machine"]
+
+
+def test_one_line_of_what_images_cost():
+    figures = bench_images.measure(threads=1, seconds=0.1, minibatch_size=16, convolutions="small")
+    assert figures["us_per_transition_and_epoch"] > figures["us_per_transition_before_the_epochs"] > 0
+    assert set(figures["policy_step_us_per_row"]) == {"1", "16", "64"}
+    # 16 filters of 8 × 8 × 4 at 20 × 20 places, 32 of 4 × 4 × 16 at 9 × 9, and 2592 × 256
+    layers = (16 * 256 * 400, 32 * 256 * 81, 2592 * 256)
+    assert bench_images.multiplications("small") == 2 * layers[0] + 3 * layers[1] + 3 * layers[2]
