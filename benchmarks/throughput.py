@@ -56,7 +56,7 @@ class Script:
 
 _SF = ".venv-throughput-peers/sample-factory/bin/python"
 _FAST = ("cartpole", "halfcheetah", "pong")
-DISTRL = Script(sys.executable, ("distrl_train.py",), ("cartpole", "halfcheetah", "slow"))
+DISTRL = Script(sys.executable, ("distrl_train.py",))
 RAW = Script(sys.executable, ("raw_vector.py",), _FAST)
 PEERS = {
     "sample-factory": Script(_SF, ("sample_factory_appo.py",)),

@@ -23,6 +23,7 @@ from distrl.core.types import ARRAY
 PRESETS: dict[str, tuple[str, list[str]]] = {  # preset, and what the case adds to it
     "cartpole": ("cartpole", []),
     "halfcheetah": ("halfcheetah", []),
+    "pong": ("pong", []),
     "slow": (
         "cartpole",
         [
