@@ -106,6 +106,7 @@ def train(
     from distrl import results
     from distrl.cluster import components
     from distrl.cluster.local import check_local, run_local
+    from distrl.cluster.memory import check_memory
 
     algorithm = components.algorithm_model(config)
     if local:
@@ -127,6 +128,7 @@ def train(
             trial = components.try_environment(config)
             spec, given, config = trial.spec, config, components.with_hosting(config, trial, local=True)
             algorithm.policy_spec(spec)  # refuses spaces that the algorithm cannot handle
+            check_memory(config, trial, algorithm)
             _check_warm_start(config, spec, run)
             run = run or _new_run(given, components.keeps_log(config))
             run.begin_session()
@@ -144,6 +146,8 @@ def train(
             launch.check_device(config)
             spec, given, config = trial.spec, config, components.with_hosting(config, trial, local=False)
             policy = algorithm.policy_spec(spec)
+            if address is None:
+                check_memory(config, trial, algorithm)
             _check_warm_start(config, spec, run)
             inline = config.env.hosting != "process"
             run = run or _new_run(given, components.keeps_log(config))

@@ -27,7 +27,7 @@ from distrl.core.types import EnvRecipe, EnvSpec
 from distrl.envs.checks import describe_exception, unpack_reset, unpack_step, write_observation
 from distrl.envs.delay import without_failures
 from distrl.envs.light_process import TREE, describe_exit, die_with_parent, kill_tree, light_command, light_environment
-from distrl.envs.resolve import make, pickle_recipe, spec_of
+from distrl.envs.resolve import make, pickle_recipe, preload, spec_of
 
 PATIENCE_S = 10.0  # no further step is tried after so long: a step may take minutes
 
@@ -40,12 +40,15 @@ class Trial:
         spec: its spaces, fidelities and time limit.
         construct_s, reset_s: wall seconds of the constructor and the first reset.
         step_s: median wall seconds of a step with a random action; None where no step was tried.
+        memory_bytes: by which its process has grown since it had imported the environment's module; 0 where the
+            system does not tell.
     """
 
     spec: EnvSpec
     construct_s: float
     reset_s: float
     step_s: float | None
+    memory_bytes: int
 
 
 def describe(recipe: EnvRecipe, *, steps: int = 3, timeout_s: float = 600.0) -> EnvSpec:
@@ -104,6 +107,8 @@ def _try_out(recipe: EnvRecipe, steps: int) -> Trial:
     times: list[float] = []
     begin = time.monotonic()
     try:
+        preload(recipe)  # what forked processes share is no environment's own
+        before = _resident_bytes()
         # what an artificial delay breaks on purpose is no fault of the environment
         env = make(recipe if recipe.delay is None else replace(recipe, delay=without_failures(recipe.delay)))
         construct_s = time.monotonic() - begin
@@ -126,6 +131,7 @@ def _try_out(recipe: EnvRecipe, steps: int) -> Trial:
                 doing = "reset"
                 observation = unpack_reset(env.reset(seed=1))
                 write_observation(observation, targets, "reset")
+        memory_bytes = max(_resident_bytes() - before, 0)
         doing = "close"
         env.close()
     except EnvironmentFault as fault:
@@ -136,7 +142,15 @@ def _try_out(recipe: EnvRecipe, steps: int) -> Trial:
         traceback.print_exc()
         cause = describe_exception(error, skip=("envs/describe.py", "envs/resolve.py", "envs/delay.py"))
         raise EnvironmentFault(f"{recipe.id} raised in {doing}: {cause}.", "error") from error
-    return Trial(spec, construct_s, reset_s, statistics.median(times) if times else None)
+    return Trial(spec, construct_s, reset_s, statistics.median(times) if times else None, memory_bytes)
+
+
+def _resident_bytes() -> int:
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
 
 
 def _child(answer_fd: str, parent: str) -> None:
