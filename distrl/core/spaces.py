@@ -91,7 +91,7 @@ def _leaf(path: str, keys: tuple[Any, ...], space: Any) -> Leaf:
     else:
         raise ConfigError(
             f"observation space: {path!r} is a {type(space).__name__}; "
-            "Box, Discrete, MultiDiscrete, MultiBinary, Dict and Tuple can be hosted."
+            "Box, Discrete, MultiDiscrete, MultiBinary, Dict and Tuple can be hosted: give it that form in a wrapper."
         )
     return Leaf(path, keys, space, ArraySpec(tuple(space.shape or ()), np.dtype(dtype).name), low, high)
 
