@@ -6,11 +6,14 @@ import sys
 from itertools import pairwise
 
 import gymnasium
+import imageio
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
 from distrl.actors.vector_pool import VectorPool
+from distrl.api import load_policy, train
+from distrl.core.config import RunConfig
 from distrl.core.errors import ConfigError
 from distrl.core.seeds import TrainingSeeds
 from distrl.core.types import EnvRecipe
@@ -128,3 +131,25 @@ def test_without_ale_py_one_sentence_says_what_to_install(monkeypatch):
 def test_its_time_limit_is_half_an_hour_of_play():
     assert spec_of(make(PONG), PONG).max_episode_steps == 27_000
     assert spec_of(make(EnvRecipe(PONG.id, PONG.kwargs, max_episode_steps=9)), PONG).max_episode_steps == 9
+
+
+def test_a_run_ends_with_a_film_of_the_screen(tmp_path):
+    config = RunConfig.load(
+        "pong",
+        [
+            f"run.out={tmp_path / 'run'}",
+            "run.steps=256",
+            "env.hosting=auto",  # a single game has the same spaces, so it is vectorised
+            "env.max_episode_steps=20",
+            "actors.envs_per_worker=4",
+            "actors.fragment_steps=32",
+            "algorithm.batch_size=128",
+            "evaluation.final_episodes=1",
+        ],
+    )
+    result = train(config, local=True)
+    assert result.summary["updates"] == 2
+    assert {row["who"]: row["episodes"] for row in result.summary["comparison"]}["policy"] == 1
+    frame = imageio.imread(result.directory / "media" / "film.png")
+    assert frame.shape == (210, 160, 3)
+    assert load_policy(result.directory).act(np.zeros((4, 84, 84), np.uint8)) in range(6)
