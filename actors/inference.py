@@ -187,16 +187,23 @@ class ServerInference:
 
     def answers(self, timeout_s: float) -> list[tuple[int, Answer]]:
         """See ``Inference``."""
-        found = []
+        found, lost = [], []
         for ticket, answer in self._link.answers(timeout_s if self._asked and self._link.alive else 0.0):
-            if answer is not None and (asked := self._asked.pop(ticket, None)) is not None:
-                self.seconds += time.monotonic() - asked.since_s
-                self._version = max(self._version, answer.version)
-                found.append((ticket, answer))
+            asked = self._asked.pop(ticket, None)
+            if asked is None:
+                continue  # the copy was faster
+            if answer is None:
+                lost.append((ticket, asked))
+                continue
+            self.seconds += time.monotonic() - asked.since_s
+            self._version = max(self._version, answer.version)
+            found.append((ticket, answer))
         if self._asked and time.monotonic() - next(iter(self._asked.values())).since_s > _PATIENCE_S:
             self._link.alive = False
-        if self._asked and not self._link.alive:
+        if not self._link.alive:
+            lost += self._asked.items()
+            self._asked = {}
+        if lost:
             self._stand_in.pull()
-            left, self._asked = self._asked, {}
-            found += [(ticket, self.act(*request[1:])) for ticket, request in left.items()]
+            found += [(ticket, self.act(*asked[1:])) for ticket, asked in lost]
         return found

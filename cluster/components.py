@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,8 @@ from distrl.core.types import Cursor, EnvRecipe, EnvSpec, PolicySpec, Weights
 if TYPE_CHECKING:
     from distrl.actors.env_worker import EnvWorker
     from distrl.actors.evaluator import EpisodeRunner
+    from distrl.actors.inference import ServerLink
+    from distrl.actors.inference_server import InferenceServer
     from distrl.core.spool import Spool
     from distrl.envs.describe import Trial
     from distrl.learners.learner import Learner, Publish
@@ -239,8 +241,9 @@ def build_worker(
     incarnation: int,
     timed: bool,
     spool: Spool | None = None,
+    server: ServerLink | None = None,
 ) -> EnvWorker:
-    """The loop over a pool. ``timed=False`` leaves out everything that a clock decides."""
+    """The loop over a pool. ``timed=False`` leaves out everything that a clock decides; ``server`` chooses actions."""
     from distrl.actors.env_worker import build_env_worker
     from distrl.core.limiter import Admission
 
@@ -261,7 +264,28 @@ def build_worker(
         spool=spool,
         durability=config.run.durability,
         admission=admission,
+        server=server,
     )
+
+
+def build_inference_server(
+    config: RunConfig,
+    policy: PolicySpec,
+    source: WeightsSource,
+    number: int,
+    life: int,
+    device: str,
+    on_news: Callable[[], None],
+) -> InferenceServer:
+    """An inference server. ``life``: how many of its number there have been."""
+    from distrl.actors.inference_server import InferenceServer
+
+    seed = TrainingSeeds(config.run.seed, number, life).seed(2**20 + 1, 0)
+    actors = config.actors
+    built = policy.build(seed=seed)
+    if device != "cpu" and hasattr(built, "to"):  # the others act in numpy
+        built.to(device)
+    return InferenceServer(built, source, actors.inference_batch, actors.inference_wait_s, on_news)
 
 
 def build_algorithm(config: RunConfig, spec: EnvSpec, device: str) -> tuple[Algorithm, Replay | Queue, Any]:

@@ -15,6 +15,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distrl.cluster.components import spool_directory
+from distrl.cluster.inference import InferenceServerActor
 from distrl.cluster.ray_actors import EnvWorkerActor, EvaluatorActor, LearnerActor, ParameterServerActor
 from distrl.cluster.ray_links import start_actor, sweep
 from distrl.cluster.recorder import Recorder
@@ -25,8 +26,8 @@ from distrl.core.run_directory import RunDirectory
 from distrl.core.types import EnvSpec, PolicySpec
 
 POLL_S = 0.5
-_SILENCE_S = 60.0  # an env worker that has reported before and does not for so long is taken for dead …
-_LEARNER_SILENCE_S = 120.0  # … and so is a learner: between two reports it may have much to receive
+_SILENCE_S = 60.0  # who has reported before and does not for so long is taken for dead …
+_LEARNER_SILENCE_S = 120.0  # … but a learner after longer: between two reports it may have much to receive
 _RESTARTS_IN_VAIN = 5  # of one component in a row, without a step or an update, before the run gives up
 _DRAIN_MARGIN_S = 2.0  # before a node's deadline: to publish what has finished
 DEATHS = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError)
@@ -57,6 +58,7 @@ class _Member:
 class _Worker(_Member):
     """An env worker's life."""
 
+    number: int = -1
     incarnation: int = -1
     node_id: str = ""
     leaving: bool = False
@@ -83,10 +85,13 @@ class Crew:
         *,
         inline: bool,
         gpus: float,
+        inference_gpus: float = 0.0,
     ):
         self._config, self._plain, self._run, self._recorder = config, config.model_dump(), run, recorder
-        self._spec, self._policy, self._inline, self._gpus = spec, policy, inline, gpus
+        self._spec, self._policy, self._inline = spec, policy, inline
+        self._gpus, self._inference_gpus = gpus, inference_gpus
         self._workers: dict[int, _Worker] = {}  # by number
+        self._inference: list[_Member] = []  # inference servers, by number; env worker i asks server i modulo these
         self._in_vain: dict[str, int] = {}  # component → restarts in a row that came to nothing
         self._evaluation: Any = None
         self._updating = True  # whether the learner's loop ran when it was last heard
@@ -102,7 +107,9 @@ class Crew:
     def start(self, env_workers: int, fresh: bool) -> None:
         """Start everybody; returns once the learner has reported. ``fresh``: nobody has ever acted in
         this run."""
-        self._server = self._start_server()
+        self._server, self._fresh = self._start_server(), fresh
+        if self._config.actors.inference == "server":
+            self._start_inference()
         for number in range(env_workers):  # before the learner, whose import of torch takes seconds
             self._workers[number] = self._start_worker(number)
         self._learner = self._start_learner()
@@ -120,8 +127,11 @@ class Crew:
         env_steps = self._env_steps
         asked = {number: worker.ask(env_steps) for number, worker in self._workers.items()}
         learner, server, evaluator = self._learner.ask(), self._server.ask(), self._evaluator.ask()
-        everything = [*asked.values(), learner, server]  # the evaluator does not answer while it evaluates
+        inference = [member.ask() for member in self._inference]
+        everything = [*asked.values(), *inference, learner, server]  # the evaluator does not answer while it evaluates
         ready = set(ray.wait(everything, num_returns=len(everything), timeout=POLL_S)[0])
+        for number, answer in enumerate(inference):
+            self._hear_inference(number, answer in ready)
         for number, answer in asked.items():
             self._hear_worker(number, answer in ready)
         if learner in ready:
@@ -244,6 +254,7 @@ class Crew:
     def kill(self) -> None:
         """Everybody, at once: the run has failed."""
         others = [getattr(self, name).actor for name in ("_evaluator", "_learner", "_server") if hasattr(self, name)]
+        others += [member.actor for member in self._inference]
         for actor in [*(worker.actor for worker in self._workers.values()), *others]:
             ray.kill(actor)
         for worker in self._workers.values():
@@ -273,6 +284,9 @@ class Crew:
         if self._recorder.adopted(report["adopted"]):
             self.note_lives()
         worker.node_id = report["node_id"]
+        server = self._inference_of(number)
+        if not report["asks"] and server is not None and server.heard:  # it is new, or was taken for gone
+            worker.actor.use_inference.remote(server.actor)
         failure, name = report["failure"], f"env_worker_{number}"
         self._note_whereabouts(name, report)
         if report["produced"]:
@@ -287,12 +301,32 @@ class Crew:
                 self._recorder.event("leave", role="env_worker", worker=number, incarnation=worker.incarnation)
             self._gone(number)
 
+    def _hear_inference(self, number: int, answered: bool) -> None:
+        member = self._inference[number]
+        if not answered:
+            if member.heard and time.monotonic() - member.since > _SILENCE_S:
+                self._replace_inference(number, f"it has not answered for {_SILENCE_S:g} s")
+            return
+        try:
+            report = member.take()
+        except DEATHS as error:
+            self._replace_inference(number, _first_line(error))
+            return
+        if report["failure"]:
+            raise RunFailed(f"inference server {number}: {report['failure']}")
+        self._recorder.inference_reported(report)
+        self._note_whereabouts(f"inference_server_{number}", report)
+        if report["batches"]:
+            self._in_vain.pop(f"inference server {number}", None)
+
     def _hear_learner(self, report: dict[str, Any]) -> None:
         if not self._began:
             self._began = True
             self._recorder.began(report, *self._before)
         for note in report["notes"]:
             self._recorder.event("note", text=note)
+        if report["inference"] == "server" and not self._inference:
+            self._start_inference()
         self._recorder.learner_reported(report)
         self._note_whereabouts("learner", report)
         if report["failure"]:
@@ -328,6 +362,22 @@ class Crew:
         learner.start.remote()
         return _Member(learner)
 
+    def _start_inference(self) -> None:
+        self._inference = [
+            self._start_inference_server(number) for number in range(self._config.actors.inference_servers)
+        ]
+
+    def _start_inference_server(self, number: int) -> _Member:
+        device = "cuda" if self._inference_gpus else "cpu"
+        life, wait = self._run.next_incarnation(), not self._fresh
+        arguments = (self._plain, self._policy, number, life, self._server.actor, wait, device)
+        return _Member(
+            start_actor(InferenceServerActor, *arguments, num_gpus=self._inference_gpus, max_concurrency=10_000)
+        )
+
+    def _inference_of(self, worker: int) -> _Member | None:
+        return self._inference[worker % len(self._inference)] if self._inference else None
+
     def _start_evaluator(self) -> _Member:
         arguments = (self._plain, str(self._run.path), str(self._run.scratch()), self._inline)
         evaluator = start_actor(EvaluatorActor, *arguments)
@@ -339,10 +389,12 @@ class Crew:
         arguments = (self._plain, number, incarnation, str(self._run.path), self._run.id, self._inline, self._env_steps)
         actor = start_actor(EnvWorkerActor, *arguments, num_cpus=self._cpus)
         self._recorder.event("start", role="env_worker", worker=number, incarnation=incarnation)
-        return _Worker(actor, incarnation=incarnation)
+        return _Worker(actor, number=number, incarnation=incarnation)
 
     def _wire(self, worker: _Worker, wait_for_weights: bool) -> None:
-        worker.actor.start.remote(self._policy, self._learner.actor, self._server.actor, wait_for_weights)
+        server = self._inference_of(worker.number)
+        inference = None if server is None else server.actor
+        worker.actor.start.remote(self._policy, self._learner.actor, self._server.actor, inference, wait_for_weights)
 
     def _let_leave(self, number: int, grace_s: float) -> None:
         worker = self._workers[number]
@@ -382,6 +434,14 @@ class Crew:
         for worker in self._workers.values():
             worker.actor.use_learner.remote(self._learner.actor)
 
+    def _replace_inference(self, number: int, cause: str) -> None:
+        """Meanwhile env workers act with their own copies; they are told of the new one once it is up."""
+        self._count_restart(f"inference server {number}", cause)
+        ray.kill(self._inference[number].actor)
+        self._fresh = False
+        self._inference[number] = self._start_inference_server(number)
+        self._recorder.event("restart", role="inference_server", server=number, cause=cause)
+
     def _replace_evaluator(self, cause: str) -> None:
         self._evaluation = None  # it died with it
         self._count_restart("the evaluator", cause)
@@ -394,7 +454,8 @@ class Crew:
         self._server = self._start_server()
         self._recorder.event("restart", role="parameter_server")
         self._learner.actor.use_server.remote(self._server.actor)
-        self._evaluator.actor.use_server.remote(self._server.actor)
+        for member in (self._evaluator, *self._inference):
+            member.actor.use_server.remote(self._server.actor)
         for worker in self._workers.values():
             worker.actor.use_server.remote(self._server.actor)
 

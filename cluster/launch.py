@@ -127,14 +127,14 @@ def run_on_ray(
     from distrl.cluster.ray_links import start_actor
     from distrl.cluster.supervisor import Supervisor
 
-    gpus = 1.0 if config.learner.device != "cpu" and ray.cluster_resources().get("GPU", 0) >= 1 else 0.0
+    gpus, inference_gpus = gpu_shares(config, ray.cluster_resources().get("GPU", 0))
     name = f"supervisor-{run.id}"
     context = ray.get_runtime_context()
     auth_mode = os.environ.get(_AUTH_MODE)
     # where `distrl scale` finds it
     run.note(ray={"address": context.gcs_address, "supervisor": name, "auth_mode": auth_mode})
     here = NodeAffinitySchedulingStrategy(context.get_node_id(), soft=False)  # it lives and dies with the driver
-    arguments = (config.model_dump(), str(run.path), spec, policy, inline, gpus)
+    arguments = (config.model_dump(), str(run.path), spec, policy, inline, gpus, inference_gpus)
     actor = start_actor(Supervisor, *arguments, name=name, scheduling_strategy=here)
     ray.get(actor.begin.remote())
     stopping = False
@@ -158,6 +158,17 @@ def run_on_ray(
             time.sleep(0.5)
     finally:
         ray.kill(actor)
+
+
+def gpu_shares(config: RunConfig, num_gpus: float) -> tuple[float, float]:
+    """(of the learner, of each inference server): one each; where there are too few, servers that are asked for share
+    the learner's."""
+    if config.learner.device == "cpu" or num_gpus < 1:
+        return 0.0, 0.0
+    servers = config.actors.inference_servers
+    if num_gpus >= 1 + servers:
+        return 1.0, 1.0
+    return (0.5, 0.5 / servers) if config.actors.inference == "server" else (1.0, 0.0)
 
 
 def scale(run: RunDirectory, env_workers: int) -> int:

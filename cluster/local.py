@@ -37,6 +37,11 @@ def check_local(config: RunConfig) -> None:
         raise ConfigError(
             'env.hosting = "process" lets speed decide the order of arrival; --local hosts inline: use inline or auto'
         )
+    if config.actors.inference == "server":
+        raise ConfigError(
+            'actors.inference = "server" lets speed decide which rows are answered together; --local needs local or '
+            "auto, which is local there"
+        )
     for key in ("fragment_max_age_s", "pull_period_s"):
         if (
             key in config.actors.model_fields_set

@@ -17,22 +17,26 @@ import threading
 import time
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
 from distrl.cluster import components
 from distrl.cluster.components import save_best
+from distrl.cluster.inference_choice import choose
 from distrl.cluster.ray_links import RaySink, RaySource, adopt_all, send_again
 from distrl.core.config import RunConfig
 from distrl.core.contracts import EnvPool, Receipt
-from distrl.core.errors import DistrlError, StorageError
+from distrl.core.errors import DistrlError, RunFailed, StorageError
 from distrl.core.limiter import WaitNotice
 from distrl.core.metrics import write_json
 from distrl.core.run_directory import scratch_directory
 from distrl.core.spool import Orphan, Spool
 from distrl.core.types import Cursor, EnvSpec, Fragment, PolicySpec, Weights
 from distrl.parameter_server import ParameterServer
+
+if TYPE_CHECKING:
+    from distrl.cluster.inference import RayServerLink
 
 _SECURED_S = 600.0  # for what an env worker that leaves has published: a new learner first refills its replay
 _OTHER_LEARNER_S = 60.0
@@ -61,10 +65,11 @@ class ParameterServerActor(ParameterServer):
 
     def report(self) -> dict[str, Any]:
         """Where it is, once it is up."""
-        return _whereabouts()
+        return whereabouts()
 
 
-def _whereabouts() -> dict[str, Any]:
+def whereabouts() -> dict[str, Any]:
+    """Of the calling actor: process, GPUs, node, CPU seconds."""
     return {
         "pid": os.getpid(),
         "gpu_ids": ray.get_gpu_ids(),
@@ -73,7 +78,7 @@ def _whereabouts() -> dict[str, Any]:
     }
 
 
-class _LoopActor:
+class LoopActor:
     """A loop in a daemon thread whose failure is told to the supervisor instead of being lost."""
 
     def __init__(self) -> None:
@@ -95,7 +100,7 @@ class _LoopActor:
         self._loop.start()
 
 
-class EnvWorkerActor(_LoopActor):
+class EnvWorkerActor(LoopActor):
     """Hosts a pool; its environments start while the rest of the run does.
 
     It adopts the spools that earlier lives of its number have left on this node: what they had not seen secured is
@@ -111,6 +116,7 @@ class EnvWorkerActor(_LoopActor):
         self._grace_s = 0.0
         self._left = False
         self._sink: RaySink | None = None
+        self._link: RayServerLink | None = None
         self._refusal: DistrlError | None = None
         self._snapshots = Path(run) / "snapshots" / f"worker-{worker}"
         self._spools = components.spool_directory(self._config, run_id) / f"worker-{worker}"
@@ -147,16 +153,36 @@ class EnvWorkerActor(_LoopActor):
             cursors=self._inherited,
         )
 
-    def start(self, policy: PolicySpec, learner: Any, server: Any, wait_for_weights: bool) -> int:
-        """Begin to act, see ``EnvWorker.run``; returns the process id."""
+    def start(self, policy: PolicySpec, learner: Any, server: Any, inference: Any, wait_for_weights: bool) -> int:
+        """Begin to act, see ``EnvWorker.run``; ``inference``: a server to ask, or None. Returns the process id."""
         if self._refusal is not None or self._loop is not None:
             return os.getpid()  # the next report tells
         name = f"env worker {self._identity['worker']}"
         sink = self._sink = RaySink(learner, self._config.actors.max_unacknowledged_mb * 1e6, name)
         self._source = RaySource(server)
-        self._worker = components.build_worker(
-            self._config, self._pool, policy, sink, self._source, timed=True, spool=self._spool, **self._identity
-        )
+        if self._config.actors.inference != "local":
+            from distrl.cluster.inference import RayServerLink
+
+            self._link = RayServerLink(inference)
+        try:
+            self._worker = components.build_worker(
+                self._config,
+                self._pool,
+                policy,
+                sink,
+                self._source,
+                timed=True,
+                spool=self._spool,
+                server=self._link,
+                worker=self._identity["worker"],
+                incarnation=self._identity["incarnation"],
+            )
+        except Exception as error:  # noqa: BLE001  nobody waits for this call's answer: the next report tells
+            traceback.print_exc()
+            self._refusal = RunFailed(
+                f"env worker {self._identity['worker']} cannot begin: {type(error).__name__}: {error}"
+            )
+            return os.getpid()
 
         def body() -> None:
             send_again(self._orphans, sink)
@@ -184,13 +210,19 @@ class EnvWorkerActor(_LoopActor):
         if self._sink is not None:
             self._sink.use_learner(learner)
 
+    def use_inference(self, server: Any) -> None:
+        """Ask this inference server from now on."""
+        if self._link is not None:
+            self._link.use(server)
+
     def report(self, env_steps: int) -> dict[str, Any]:
         """See ``EnvWorker.progress`` and ``EnvWorker.report``.
 
         Returns:
             Also ``failure`` where the loop has ended in one, ``left`` where this is the last report of one that was
             told to stop, ``adopted``: incarnation → transitions committed by the lives whose spools it took over,
-            ``notes``: what of these could not be read, told once.
+            ``notes``: what of these could not be read, told once. ``asks``: whether an inference server chooses the
+            actions.
 
         Raises:
             DistrlError: why there are no environments.
@@ -202,7 +234,8 @@ class EnvWorkerActor(_LoopActor):
         notes, self._told = complaints[self._told :], len(complaints)
         # before the rest: it is final
         facts = {"failure": self._failure, "left": self._left, "adopted": self._adopted, "notes": notes}
-        return self._worker.report() | facts | _whereabouts()
+        facts["asks"] = self._link is not None and self._link.alive
+        return self._worker.report() | facts | whereabouts()
 
     def stop(self, grace_s: float) -> None:
         """Let steps under way finish within the grace, publish what is finished, wait until it is secured, end the
@@ -258,7 +291,7 @@ def sole_writer(log: Path, timeout_s: float = _OTHER_LEARNER_S) -> int | None:
             return None
 
 
-class LearnerActor(_LoopActor):
+class LearnerActor(LoopActor):
     """Secures and inserts on its main thread while the loop updates."""
 
     def __init__(self, config: dict[str, Any], spec: EnvSpec, directory: str, server: Any):
@@ -267,6 +300,7 @@ class LearnerActor(_LoopActor):
         self._server = server
         self._finish = threading.Event()
         self._begun_s: float | None = None
+        self._inference: str = self._config.actors.inference
         self._refusal: DistrlError | None = None
         try:
             self._log = sole_writer(Path(directory) / "log")
@@ -274,6 +308,10 @@ class LearnerActor(_LoopActor):
         except DistrlError as error:  # raised here, Ray would bury its sentence in the report of a dead actor
             self._refusal = error
             return
+        if self._config.actors.inference == "auto":
+            choice = choose(self._learner.policy(), spec, self._config)
+            self._inference = choice.where
+            self._learner.notes.append(choice.reason)
         self._learner.publish()
 
     def _publish(self, version: int, weights: Weights) -> None:
@@ -315,7 +353,8 @@ class LearnerActor(_LoopActor):
         return self._learner.secure()
 
     def report(self) -> dict[str, Any]:
-        """See ``Learner.report``; ``notes``: what the user should know about a resume, told once.
+        """See ``Learner.report``; ``notes``: what the user should know about a resume, told once; ``inference``:
+        ``actors.inference``, decided.
 
         Raises:
             DistrlError: why there can be no learner.
@@ -327,9 +366,10 @@ class LearnerActor(_LoopActor):
         return self._learner.report() | {
             "failure": self._failure,
             "notes": notes,
+            "inference": self._inference,
             "training_s": training_s,
             "running": self._loop is not None and self._loop.is_alive(),
-            **_whereabouts(),
+            **whereabouts(),
         }
 
     def finish(self) -> None:
@@ -369,7 +409,7 @@ class EvaluatorActor:
 
     def report(self) -> dict[str, Any]:
         """Where it is, when it does not evaluate."""
-        return _whereabouts()
+        return whereabouts()
 
     def use_server(self, server: Any) -> None:
         """A new parameter server has taken the place of the old one."""

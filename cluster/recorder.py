@@ -58,6 +58,7 @@ class Recorder:
         self._produced_before: dict[int, int] = {}
         self._committed: dict[int, int] = {}  # incarnation → transitions that its spool has held
         self._returns: dict[str, deque[float]] = {}  # fidelity → of its newest episodes
+        self._inference: dict[int, dict[str, Any]] = {}  # by process id
         self.faults: Counter[str] = Counter()  # by kind
         self.restarts: Counter[str] = Counter()  # by role
         self.evaluations: list[dict[str, Any]] = [
@@ -109,6 +110,10 @@ class Recorder:
         before = dict(self._committed)
         self._committed |= committed
         return self._committed != before
+
+    def inference_reported(self, report: dict[str, Any]) -> None:
+        """An inference server's totals."""
+        self._inference[report["pid"]] = report
 
     def learner_reported(self, report: dict[str, Any]) -> None:
         """The learner's counters and metrics."""
@@ -287,6 +292,7 @@ class Recorder:
             "episodes_diverged": sum(report.get("diverged", 0) for report in self._workers.values()),
             "faults": dict(self.faults),
             "restarts": dict(self.restarts),
+            **self._inference_totals(),
             "best_return_mean": self.best_return,
             "recent_return_mean": self._recent_return(),
             "recent_return_mean_by_fidelity": self.recent_returns(),
@@ -294,6 +300,19 @@ class Recorder:
             "core_hours_by_fidelity": {level: core_s / 3600 for level, core_s in totals["core_s_by_fidelity"].items()},
             "first_env_step_s": self._first_step_s,
             "core_hours": (totals["core_s"] + totals["cpu_s"] + totals["learner_cpu_s"]) / 3600,
+        }
+
+    def _inference_totals(self) -> dict[str, Any]:
+        """What inference servers answered; nothing where there are none."""
+        reports = list(self._inference.values())
+        rows, batches = (sum(report[name] for report in reports) for name in ("rows", "batches"))
+        if not batches:
+            return {}
+        inference_s = sum(report["inference_s"] for report in reports)
+        return {
+            "inference_rows": rows,
+            "inference_rows_per_batch": rows / batches,
+            "inference_batch_s": inference_s / batches,
         }
 
     def close(self) -> None:

@@ -32,14 +32,30 @@ class Supervisor:
     """
 
     def __init__(
-        self, config: dict[str, Any], directory: str, spec: EnvSpec, policy: PolicySpec, inline: bool, gpus: float
+        self,
+        config: dict[str, Any],
+        directory: str,
+        spec: EnvSpec,
+        policy: PolicySpec,
+        inline: bool,
+        gpus: float,
+        inference_gpus: float,
     ):
         self._config = RunConfig.validated(config)
         self._run = RunDirectory.open(Path(directory))
         self._recorder = Recorder(
             self._run.path, max(self._config.evaluation.period // 10, 1), self._config.env.fidelity
         )
-        self._crew = Crew(self._config, self._run, spec, policy, self._recorder, inline=inline, gpus=gpus)
+        self._crew = Crew(
+            self._config,
+            self._run,
+            spec,
+            policy,
+            self._recorder,
+            inline=inline,
+            gpus=gpus,
+            inference_gpus=inference_gpus,
+        )
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._failure: str | None = None

@@ -22,7 +22,7 @@ import torch
 from distrl.core.accounting import Ledger
 from distrl.core.arrivals import Arrivals
 from distrl.core.checkpoint import load_latest, prune_checkpoints, save_checkpoint
-from distrl.core.contracts import Algorithm, Receipt
+from distrl.core.contracts import Algorithm, Policy, Receipt
 from distrl.core.deduplication import SeenSteps
 from distrl.core.errors import StorageError
 from distrl.core.experience_log import ExperienceLog, read_log
@@ -357,6 +357,12 @@ class Learner:
             "metrics_updates": updates,
             "metrics": {name: float(value) for name, value in metrics.items()},
         }
+
+    def policy(self) -> Policy:
+        """As an env worker would have it now."""
+        policy = self._algorithm.policy_spec().build(seed=0)
+        policy.load(self._algorithm.policy_weights())
+        return policy
 
     def policy_spec(self) -> PolicySpec:
         """The recipe of the policy whose weights are published."""

@@ -187,6 +187,17 @@ class ActorsSection(_Section):
     pull_period_s: float = Field(
         0.5, gt=0, description="How often an env worker asks for newer weights, in the background."
     )
+    inference: Literal["local", "server", "auto"] = Field(
+        "auto",
+        description="Who chooses the actions. local: each env worker, with its own copy of the policy; server: "
+        "inference servers, which answer the rows of all env workers together (while one is away, the own copy does); "
+        "auto: servers where they are measured to serve all rows in less than half the time.",
+    )
+    inference_servers: int = Field(1, ge=1, le=1000, description="Inference servers, which share the env workers.")
+    inference_batch: int = Field(256, ge=1, le=65_536, description="Rows that go through a server's policy together …")
+    inference_wait_s: float = Field(
+        0.002, ge=0, le=10, description="… and how long a request may wait for others until there are so many."
+    )
     step_timeout_s: float = Field(
         1800.0, gt=0, description="A step or reset longer than this is a hang: the environment process is restarted."
     )
