@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 
+import psutil
 import pytest
 import ray
 
@@ -136,11 +137,8 @@ def test_a_replaced_env_worker_is_in_the_fidelity_stage_in_force(tmp_path):
 
 def test_a_killed_environment_process_costs_its_own_episode(tmp_path):
     def kill(status):
-        worker = status["pids"]["env_worker_1"]
-        environments = [
-            pid for pid in descendants(worker) if not os.path.exists(f"/proc/{pid}/task/{worker}") and pid != worker
-        ]
-        os.kill(max(environments), signal.SIGKILL)
+        fork_server = psutil.Process(status["pids"]["env_worker_1"]).children()[0]
+        os.kill(fork_server.children()[0].pid, signal.SIGKILL)
 
     result = run(slow(tmp_path / "run", "run.steps=2000"), Watcher(300, kill))
     faults = [event for event in read_json_lines(tmp_path / "run" / "events.jsonl") if event["kind"] == "fault"]
