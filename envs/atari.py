@@ -43,7 +43,7 @@ class AtariVector(VectorEnv):
         render_mode: None, or "rgb_array" for ``render``, which costs a second game for each row.
 
     Raises:
-        ConfigError: ``ale_py`` is not installed, or does not have the game.
+        ConfigError: ``ale_py`` is not installed, or does not have the game; another render mode.
     """
 
     def __init__(
@@ -64,6 +64,8 @@ class AtariVector(VectorEnv):
         reward_clipping: bool = False,
         render_mode: str | None = None,
     ):
+        if render_mode not in (None, "rgb_array"):
+            raise ConfigError(f"an Atari environment renders as 'rgb_array' or not at all; got {render_mode!r}")
         vector_env = _ale_vector_env(game)
         common: dict[str, Any] = {
             "num_envs": num_envs,
@@ -97,11 +99,12 @@ class AtariVector(VectorEnv):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin an episode in every row; row i has the seed ``seed + i`` modulo 2³¹ − 2."""
+        """Begin an episode in every row, or without a seed in those in ``options["reset_mask"]``; row i has the seed
+        ``seed + i`` modulo 2³¹ − 2."""
         seeds = None if seed is None else (seed + np.arange(self.num_envs)) % _MAX_SEED
         if self._screens is not None:
-            self._frames = self._screens.reset(seed=seeds)[0]
-        return self._rows.reset(seed=seeds)
+            self._frames = self._screens.reset(seed=seeds, options=options)[0]
+        return self._rows.reset(seed=seeds, options=options)
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """See Gymnasium."""
@@ -168,4 +171,5 @@ def _ale_vector_env(game: str) -> Any:
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # else it greets
     from ale_py.vector_env import AtariVectorEnv
 
-    return AtariVectorEnv
+    # each one writes its autoreset mode into the dict of its class, which is that of all vector environments
+    return type("_AtariVectorEnv", (AtariVectorEnv,), {"metadata": {}})

@@ -112,11 +112,17 @@ def test_sticky_actions_and_lives_are_the_users_choice():
         ({"game": "pongg"}, "got 'pongg'; nearest: 'pong'"),
         ({"gamee": "pong"}, "takes no 'gamee'; nearest: 'game'"),
         ({"num_envs": 2}, "takes no 'num_envs'"),
+        ({"render_mode": "ansi"}, "renders as 'rgb_array' or not at all; got 'ansi'"),
     ],
 )
 def test_refusals(kwargs, sentence):
     with pytest.raises(ConfigError, match=sentence):
         make(EnvRecipe("distrl/Atari-v0", kwargs))
+
+
+def test_other_vector_environments_are_left_as_they_were():
+    make(PONG)
+    assert "autoreset_mode" not in gymnasium.vector.VectorEnv.metadata
 
 
 def test_without_ale_py_one_sentence_says_what_to_install(monkeypatch):
@@ -128,8 +134,11 @@ def test_without_ale_py_one_sentence_says_what_to_install(monkeypatch):
     assert "Arcade Learning Environment" in listing.description
 
 
-def test_its_time_limit_is_half_an_hour_of_play():
+def test_its_time_limit_is_half_an_hour_of_play_or_so_many_env_steps():
     assert spec_of(make(PONG), PONG).max_episode_steps == 27_000
+    often = make_vector_env(EnvRecipe("distrl/Atari-v0", {"frameskip": 2}, max_episode_steps=9), 1)
+    often.reset(seed=0)
+    assert [bool(often.step(np.zeros(1, int))[3][0]) for _ in range(9)] == [False] * 8 + [True]
     assert spec_of(make(EnvRecipe(PONG.id, PONG.kwargs, max_episode_steps=9)), PONG).max_episode_steps == 9
 
 
