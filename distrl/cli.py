@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from distrl.cli_log import log_app
+from distrl.cli_tune_pool import tune_pool
 from distrl.core.config import RunConfig
 from distrl.core.config_input import apply_override, read_toml
 from distrl.core.errors import DistrlError
@@ -25,6 +26,7 @@ app = typer.Typer(
     help="Asynchronous reinforcement learning for expensive environments, on Ray or in one process.",
 )
 app.add_typer(log_app, name="log")
+app.command()(tune_pool)
 console = Console()
 
 RunArgument = Annotated[Path, typer.Argument(help="A run directory.", show_default=False)]

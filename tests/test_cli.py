@@ -101,6 +101,12 @@ WRONG = {
         "SAC needs a continuous action space",
     ),
     "a folder that cannot be made": ("train sac --local --out broken.toml/run", "cannot be written: Not a directory"),
+    "a layout for no preset": ("tune-pool sacc", "no preset 'sacc'; did you mean 'sac'"),
+    "a layout measured in no time": ("tune-pool sac --seconds 0", "greater than or equal to 0.5"),
+    "a layout for a rollout of no whole fragments": (
+        "tune-pool cartpole --set algorithm.batch_size=100",
+        "multiple of actors.fragment_steps",
+    ),
     "a baseline of what has none": ("baseline Pendulum-v1", "names no baseline controllers"),
 }
 
