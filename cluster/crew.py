@@ -15,8 +15,9 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distrl.cluster.components import spool_directory
+from distrl.cluster.env_worker_actor import EnvWorkerActor
 from distrl.cluster.inference import InferenceServerActor
-from distrl.cluster.ray_actors import EnvWorkerActor, EvaluatorActor, LearnerActor, ParameterServerActor
+from distrl.cluster.ray_actors import EvaluatorActor, LearnerActor, ParameterServerActor
 from distrl.cluster.ray_links import start_actor, sweep
 from distrl.cluster.recorder import Recorder
 from distrl.core.config import RunConfig

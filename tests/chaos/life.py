@@ -16,7 +16,7 @@ import time
 from multiprocessing.connection import Client, Connection
 from pathlib import Path
 
-from distrl.cluster import ray_actors
+from distrl.cluster import env_worker_actor
 from distrl.core.experience_log import encode
 from distrl.core.run_directory import RunDirectory
 from distrl.core.spool import Spool
@@ -83,12 +83,12 @@ def live(run: RunDirectory, incarnation: int, path: str, death: Death, steps: in
             if ends_fragment:
                 death.at("committed")
 
-    ray_actors.RaySink, ray_actors.RaySource, ray_actors.Spool = Sink, Source, MortalSpool
-    ray_actors._whereabouts = dict
+    env_worker_actor.RaySink, env_worker_actor.RaySource, env_worker_actor.Spool = Sink, Source, MortalSpool
+    env_worker_actor.whereabouts = dict
     config = run.config().model_dump()
-    worker = ray_actors.EnvWorkerActor(config, 0, incarnation, str(run.path), run.id, inline=False, env_steps=0)
+    worker = env_worker_actor.EnvWorkerActor(config, 0, incarnation, str(run.path), run.id, inline=False, env_steps=0)
     policy: PolicySpec = socket.ask("policy")
-    worker.start(policy, None, None, wait_for_weights=True)
+    worker.start(policy, None, None, None, wait_for_weights=True)
     faults = []
     while not (report := worker.report(0))["left"] and report["failure"] is None:
         faults += report["faults"]
