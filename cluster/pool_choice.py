@@ -121,7 +121,8 @@ def _layouts(rungs: Sequence[Rung], needs: Needs) -> Iterator[Layout]:
             memory = envs * rung.memory_bytes
             if envs > 1 and (envs > most_envs or memory > 0.8 * needs.memory_bytes):
                 continue
-            supply, trained, bound = _rates(workers * rung.env_steps_per_s, rung.cpu_s, envs, needs)
+            processes = envs if rung.hosting == "process" else workers
+            supply, trained, bound = _rates(workers * rung.env_steps_per_s, rung.cpu_s, processes, needs)
             yield Layout(rung.hosting, workers, rung.rows, supply, trained, bound, memory)
 
 
@@ -147,11 +148,11 @@ def _between(rungs: Sequence[Rung], needs: Needs) -> Iterator[Rung]:
             yield dataclasses.replace(own[-1], rows=rows, env_steps_per_s=rows / round_s, cpu_s=cpu_s / rows)
 
 
-def _rates(one_after: float, cpu_s: float, envs: int, needs: Needs) -> tuple[float, float, str]:
-    """(env steps/s made, env steps/s trained on, what bounds the latter) where the processes would make ``one_after`` a
-    second with a core each, and an env step takes ``cpu_s`` of CPU time."""
-    supply = min(one_after, needs.cores / max(cpu_s, 1e-9))
-    environments = "environments" if supply == one_after else "cores"
+def _rates(undisturbed: float, cpu_s: float, processes: int, needs: Needs) -> tuple[float, float, str]:
+    """(env steps/s made, env steps/s trained on, what bounds the latter) where ``processes`` step environments, would
+    make ``undisturbed`` a second with a core each, and an env step takes ``cpu_s`` of CPU time."""
+    supply = min(undisturbed, needs.cores / max(cpu_s, 1e-9))
+    environments = "environments" if supply == undisturbed else "cores"
     if needs.learner_s == 0.0:
         left = max(needs.cores - needs.learner_cores, needs.cores / 2)
         supply = min(supply, left / max(cpu_s, 1e-9))
@@ -160,14 +161,13 @@ def _rates(one_after: float, cpu_s: float, envs: int, needs: Needs) -> tuple[flo
     learner_cpu_s = needs.learner_s * needs.learner_cores
     if needs.rollout is not None and needs.in_turn:
         return supply, 1 / (1 / supply + needs.learner_s), "turns"
-    shared = needs.cores / (cpu_s + learner_cpu_s)
-    if needs.rollout is None:  # nobody waits for this learner: it has what is left, or its share
-        left = max(needs.cores - supply * cpu_s, needs.cores / (envs + 1))
+    if needs.rollout is None:  # nobody waits for this learner: it has what is left of the cores, or its share
+        left = max(needs.cores - supply * cpu_s, needs.cores / (processes + 1))
         learner = min(learner, left / learner_cpu_s)
-        shared = max(shared, min(supply, learner))
+        return supply, min(supply, learner), environments if supply <= learner else "learner"
+    shared = needs.cores / (cpu_s + learner_cpu_s)
     trained = min(supply, learner, shared)
-    bound = {supply: environments, learner: "learner"}.get(trained, "cores")
-    return supply, trained, bound
+    return supply, trained, {supply: environments, learner: "learner"}.get(trained, "cores")
 
 
 def _best(layouts: Sequence[Layout], needs: Needs, step_s: np.ndarray) -> Layout:

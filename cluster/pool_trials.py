@@ -116,7 +116,7 @@ def climb(ladder: Ladder, patience_s: float) -> Iterator[Rung]:
                 if isinstance(item, BaseException):
                     raise item
                 yield item
-        except EOFError:
+        except (EOFError, pickle.UnpicklingError):
             status = process.wait()
             if status:
                 name, hosting = ladder.config["env"]["id"], ladder.config["env"]["hosting"]

@@ -10,7 +10,7 @@ import itertools
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,9 +24,10 @@ from distrl.core.errors import ConfigError, DistrlError
 from distrl.core.types import EnvSpec, Fragment, PolicySpec, Weights
 from distrl.envs.describe import Trial
 
-SIZES = (1, 4, 16, 64, 256, 1024)
+_ROWS = (1, 4, 16, 64, 256, 1024)  # that a ladder of rows in one process goes by …
+_PROCESS_ROWS = (1, 16)  # … and one of processes, which work side by side: what lies between needs no measurement
 _DEAR_S = 0.01  # a step, from which on only processes come into question
-_SHARES = {"probe": 0.1, "learner": 0.1, "rung": 0.06, "dear": 0.8}  # of the time to measure
+_PROBE, _LEARNER, _RUNG, _DEAR = 0.1, 0.1, 0.06, 0.8  # shares of the time to measure
 
 
 @dataclass(frozen=True)
@@ -119,52 +120,37 @@ def tune(
     Raises:
         ConfigError: the configuration is wrong. EnvironmentFault: the environment is broken.
     """
-    given = config.env.hosting
-    available = len(os.sched_getaffinity(0))
-    config = _with_layout(config, given)
+    config = _with_layout(config, config.env.hosting)
     options = components.algorithm_model(config)
     device = components.pick_device(config.learner.device)
     show("trying the environment")
     trial = components.try_environment(config)
     options.policy_spec(trial.spec)  # refuses spaces that the algorithm cannot handle
     learner = _LearnerTrial(config, trial.spec, device)
-    memory = _available_bytes()
-    many = cores or available
-    most = max(1, int(many / config.env.cores))
-    dear = (trial.step_s or 0.0) >= _DEAR_S and given in ("auto", "process")
-    hostings = ["process"] if dear else _hostings(config, trial, given)
-
-    def ladder(hosting: str, rows: Sequence[int], share: str, keep: bool = False) -> Ladder:
-        return Ladder(
-            _with_layout(config, hosting).model_dump(),
-            learner.policy,
-            learner.weights(),
-            rows,
-            seconds * _SHARES[share],
-            many,
-            memory,
-            keep,
-        )
-
+    memory_bytes, num_cores = _available_bytes(), cores or len(os.sched_getaffinity(0))
     patience_s = 10 * seconds + 20 * (trial.construct_s + trial.reset_s + (trial.step_s or 0.0))
+
+    def climbed(hosting: str, rows: Sequence[int], share: float, keep: bool = False) -> Iterator[Rung]:
+        data = _with_layout(config, hosting).model_dump()
+        policy, weights, rung_s = learner.policy, learner.weights(), share * seconds
+        return climb(Ladder(data, policy, weights, rows, rung_s, num_cores, memory_bytes, keep), patience_s)
+
     rungs: list[Rung] = []
     notes: list[str] = []
+    dear = (trial.step_s or 0.0) >= _DEAR_S and config.env.hosting in ("auto", "process")
+    hostings = [] if dear else _hostings(config, trial)
     if dear:
         show("stepping environments side by side, each in a process of its own")
-        rungs = [*climb(ladder("process", [most], "dear", keep=True), patience_s)]
-        probe = rungs[0]
+        (probe,) = rungs = [*climbed("process", [max(1, int(num_cores / config.env.cores))], _DEAR, keep=True)]
     else:
         show("stepping one environment")
         first = "inline" if "inline" in hostings else hostings[0]
-        (probe,) = climb(ladder(first, [1], "probe", keep=True), patience_s)
-    if not len(probe.step_s):
-        raise ConfigError(f"no step finished in {seconds:g} s: give --seconds more")
+        (probe,) = climbed(first, [1], _PROBE, keep=True)
     show("updating the learner")
-    update_s = learner.update_s(probe.fragments, seconds * _SHARES["learner"])
-    for hosting in [] if dear else hostings:
-        sizes = (1, 16) if hosting == "process" else _sizes(options, config)
+    update_s = learner.update_s(probe.fragments, _LEARNER * seconds)
+    for hosting in hostings:
         try:
-            for rung in climb(ladder(hosting, sizes, "rung"), patience_s):
+            for rung in climbed(hosting, _PROCESS_ROWS if hosting == "process" else _rows(options, config), _RUNG):
                 rungs.append(rung)
                 show(f"{hosting}, {rung.rows} rows: {rung.env_steps_per_s:,.0f} env steps/s")
         except DistrlError as error:
@@ -172,8 +158,8 @@ def tune(
     if not rungs:
         raise ConfigError(notes[0])
     needs = Needs(
-        cores=many,
-        memory_bytes=memory,
+        cores=num_cores,
+        memory_bytes=memory_bytes,
         env_cores=config.env.cores,
         learner_s=_learner_s(config, options, update_s),
         learner_cores=config.learner.threads if device == "cpu" else 1,
@@ -193,21 +179,22 @@ def _with_layout(config: RunConfig, hosting: str) -> RunConfig:
     return RunConfig.validated(data)
 
 
-def _hostings(config: RunConfig, trial: Trial, given: str) -> list[str]:
-    if given != "auto":
-        return [given]
-    found = components.with_hosting(config, trial, local=True).env.hosting
-    return ["vector", "inline", "process"] if found == "vector" else ["inline", "process"]
+def _hostings(config: RunConfig, trial: Trial) -> list[str]:
+    if config.env.hosting != "auto":
+        return [config.env.hosting]
+    vectorised = components.with_hosting(config, trial, local=True).env.hosting == "vector"
+    return [*(["vector"] if vectorised else []), "inline", "process"]
 
 
-def _sizes(options: Any, config: RunConfig) -> list[int]:
-    """Rows to measure: those near SIZES that divide an on-policy rollout, all of it, and four times that."""
+def _rows(options: Any, config: RunConfig) -> list[int]:
+    """Rows to measure in one process: of an on-policy run those that divide a rollout, and four times the most of them,
+    to see what a larger rollout would allow."""
     if not options.on_policy:
-        return [size for size in SIZES if size <= 256]
+        return [rows for rows in _ROWS if rows <= 256]
     fragments = options.batch_size // config.actors.fragment_steps
     divisors = [rows for rows in range(1, fragments + 1) if fragments % rows == 0]
-    near = {max(rows for rows in divisors if rows <= size) for size in SIZES}
-    return [rows for rows in sorted(near | {fragments, 4 * fragments}) if rows <= 4096]
+    near = {max(divisor for divisor in divisors if divisor <= rows) for rows in _ROWS}
+    return [rows for rows in sorted({*near, fragments, 4 * fragments}) if rows <= _ROWS[-1]]
 
 
 def _learner_s(config: RunConfig, options: Any, update_s: float) -> float:
