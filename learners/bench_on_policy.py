@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from typing import Literal
 
 import gymnasium
 import numpy as np
@@ -20,10 +21,14 @@ import torch
 from torch import Tensor, nn
 
 from distrl.core.types import ARRAY, EnvSpec
+from distrl.learners.actor_policies import MEMORY, NUM_STATES
 from distrl.learners.bench import interleaved, machine
 from distrl.learners.ppo import PPO, Minibatch
 from distrl.learners.ppo_config import PPO as Config
 from distrl.learners.rollout import Rollout
+
+_MODULES: dict[Literal["gru", "lstm"], type[nn.GRU] | type[nn.LSTM]] = {"gru": nn.GRU, "lstm": nn.LSTM}
+_STEPS, _ROWS = 32, 256  # of the rollout with memory
 
 
 class PlainPPO:
@@ -114,6 +119,8 @@ def measure(
     }
     for num_rows in (1, 64, 256, 1024):
         works[f"act_{num_rows}"] = _acting(algorithm, num_rows, observation_size)
+    for kind in _MODULES:
+        works |= _memory_works(kind, spec, device)
     median_s = interleaved(works, seconds, device)
     epoch_us = 1e6 * (median_s["update"] - median_s["begin"]) / size
     plain_us, product_us = (1e6 * median_s[name] / minibatch_size for name in ("plain", "product"))
@@ -128,6 +135,16 @@ def measure(
             for name, median in median_s.items()
             if name.startswith("act_")
         },
+        "memory": {
+            kind: {
+                "us_per_transition_and_epoch": round(
+                    1e6 * (median_s[f"{kind}_update"] - median_s[f"{kind}_begin"]) / (_STEPS * _ROWS), 3
+                ),
+                "torch_module_us": round(1e6 * median_s[f"{kind}_module"] / (_STEPS * _ROWS), 3),
+                "policy_step_us_of_256_rows": round(1e6 * median_s[f"{kind}_act"], 1),
+            }
+            for kind in _MODULES
+        },
         "minibatch_size": minibatch_size,
         "hidden": config.hidden,
         "observation_size": observation_size,
@@ -136,12 +153,37 @@ def measure(
     }
 
 
+def _memory_works(kind: Literal["gru", "lstm"], spec: EnvSpec, device: str) -> dict[str, Callable[[int], object]]:
+    """The same with memory: an epoch of four minibatches, and what torch's own module takes for its part of it,
+    forward and backward, without episodes that begin inside."""
+    config = Config(memory=kind, memory_size=64, batch_size=_STEPS * _ROWS, minibatches=4, epochs=1)
+    algorithm, generator = PPO(config, spec, device), torch.Generator(device).manual_seed(0)
+    observation_size = spec.observation_space.shape[0]
+    rollout = random_rollout(_STEPS, _ROWS, observation_size, int(spec.action_space.n))
+    rollout.state[MEMORY] = np.zeros((_STEPS, _ROWS, NUM_STATES[kind] * 64), np.float32)
+    module = _MODULES[kind](64, 64).to(device)
+    inputs = torch.randn(_STEPS, _ROWS, 64, device=device, requires_grad=True)
+
+    def update(index: int) -> None:
+        for minibatch in algorithm.minibatches(rollout, generator):
+            gradients, _ = algorithm.gradients(minibatch)
+            algorithm.apply(gradients)
+
+    return {
+        f"{kind}_begin": lambda _: next(algorithm.minibatches(rollout, generator)),
+        f"{kind}_update": update,
+        f"{kind}_module": lambda _: module(inputs)[0].sum().backward(),
+        f"{kind}_act": _acting(algorithm, 256, observation_size),
+    }
+
+
 def _acting(algorithm: PPO, num_rows: int, observation_size: int) -> Callable[[int], object]:
     policy = algorithm.policy_spec().build(seed=0)
     policy.load(algorithm.policy_weights())
+    state = policy.initial_state(num_rows)
     observation = {ARRAY: np.random.default_rng(0).normal(size=(num_rows, observation_size)).astype(np.float32)}
     is_first = np.zeros(num_rows, bool)
-    return lambda _: policy.step(observation, {}, is_first, None)
+    return lambda _: policy.step(observation, state, is_first, None)
 
 
 def main() -> None:
