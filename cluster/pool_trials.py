@@ -219,14 +219,13 @@ def measure(ladder: Ladder, rows: int, scratch: Path) -> Rung:
         while warm < rows or time.monotonic() < until:
             warm += worker.run_once(0.05)
         worker.report()
-        in_turn = inline or rows == 1
-        begin, cpu_s, own_s, thread_s, steps = _clock(in_turn), _cpu_s(), time.process_time(), time.thread_time(), 0
+        watch = Stopwatch([process.pid for process in _tree()] if inline or rows == 1 else [])
+        cpu_s, own_s, steps = _cpu_s(), time.process_time(), 0
         until = time.monotonic() + ladder.seconds
         while time.monotonic() < until:
             steps += worker.run_once(0.05)
             worker.report()
-        spent_s = max(_clock(in_turn) - begin, time.thread_time() - thread_s)
-        cpu_s, own_s = _cpu_s() - cpu_s, time.process_time() - own_s
+        spent_s, cpu_s, own_s = watch.seconds(), _cpu_s() - cpu_s, time.process_time() - own_s
         memory = (_memory_bytes() - before_bytes) / rows
         stats = pool.stats()
         worker.finish()
@@ -257,16 +256,35 @@ def _tree() -> list[Any]:
     return [process, *process.children(recursive=True)]
 
 
-def _clock(in_turn: bool) -> float:
-    """Seconds; with ``in_turn`` they stand while this process or one below it waits for a core."""
-    return time.monotonic() - sum(waited_s(process.pid) for process in (_tree() if in_turn else ()))
+class Stopwatch:
+    """Wall seconds since it was made, without those in which processes that work in turn waited for a core, so that a
+    busy machine does not change what is measured.
 
+    Args:
+        pids: of the processes, this one among them; none: nothing is left out.
+    """
 
-def waited_s(pid: int) -> float:
-    """Seconds that the first thread of a process has waited for a core; 0 where the system does not tell."""
-    with contextlib.suppress(OSError, IndexError):
-        return 1e-9 * int(Path(f"/proc/{pid}/schedstat").read_text().split()[1])
-    return 0.0
+    def __init__(self, pids: Sequence[int]):
+        self._pids = pids
+        self._waited_s = self._waits_s()
+        self._begin, self._cpu_s = time.monotonic(), time.process_time()
+
+    def seconds(self) -> float:
+        """Up to now; not less than this process has computed, since threads may have waited at the same time."""
+        wall_s, cpu_s = time.monotonic() - self._begin, time.process_time() - self._cpu_s
+        return max(wall_s - (self._waits_s() - self._waited_s), min(wall_s, cpu_s))
+
+    def _waits_s(self) -> float:
+        """Of each process its first thread's, which works in turn with the others, and the longest of these (Linux's
+        schedstat, in nanoseconds)."""
+        total = 0.0
+        for pid in self._pids:
+            threads = []
+            for path in sorted(Path(f"/proc/{pid}/task").glob("*/schedstat"), key=lambda path: int(path.parent.name)):
+                with contextlib.suppress(OSError, IndexError):
+                    threads.append(1e-9 * int(path.read_text().split()[1]))
+            total += sum(threads[:1]) + max(threads[1:], default=0.0)
+        return total
 
 
 def _cpu_s() -> float:

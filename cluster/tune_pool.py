@@ -18,7 +18,7 @@ import numpy as np
 
 from distrl.cluster import components
 from distrl.cluster.pool_choice import Choice, Needs, choose, lockstep_efficiency
-from distrl.cluster.pool_trials import Ladder, Rung, climb, waited_s
+from distrl.cluster.pool_trials import Ladder, Rung, Stopwatch, climb
 from distrl.core.config import RunConfig
 from distrl.core.errors import ConfigError, DistrlError
 from distrl.core.types import EnvSpec, Fragment, PolicySpec, Weights
@@ -242,9 +242,9 @@ class _LearnerTrial:
         while len(times) < 2 or (time.monotonic() < until and len(times) < 1000):
             while self._options.on_policy and not self._store.allows_update():  # type: ignore[union-attr]
                 self._store.add(next(endless))
-            begin = time.perf_counter() - waited_s(os.getpid())
+            watch = Stopwatch([os.getpid()])
             drawn = self._store.sample(batch_size, sample_generator(0, len(times)))
             metrics = train_on(self._algorithm, drawn, 0, len(times), self._device)
             float(next(iter(metrics.values())))  # a GPU has finished only then
-            times.append(time.perf_counter() - waited_s(os.getpid()) - begin)
+            times.append(watch.seconds())
         return statistics.median(times[1:])

@@ -1,6 +1,8 @@
 """How environments are best hosted: the choice from scripted measurements, and the measuring itself on small cases."""
 
 import json
+import os
+import time
 import tomllib
 
 import numpy as np
@@ -9,7 +11,7 @@ from typer.testing import CliRunner
 
 from distrl import cli
 from distrl.cluster.pool_choice import Needs, choose, lockstep_efficiency
-from distrl.cluster.pool_trials import Ladder, Rung, climb
+from distrl.cluster.pool_trials import Ladder, Rung, Stopwatch, climb
 from distrl.cluster.tune_pool import tune
 from distrl.core.config import RunConfig
 from distrl.core.errors import EnvironmentFault
@@ -123,6 +125,14 @@ def ladder_of(config, hosting, rows, seconds=0.1):
     algorithm = algorithm_config(config.algorithm.name)().build(describe(config.env.recipe(), steps=0))
     data = config.model_copy(update={"env": config.env.model_copy(update={"hosting": hosting})}).model_dump()
     return Ladder(data, algorithm.policy_spec(), algorithm.policy_weights(), rows, seconds, 2, 8e9, keep=True)
+
+
+def test_the_stopwatch_counts_computing_and_sleeping():
+    watch, begin, cpu_s = Stopwatch([os.getpid()]), time.monotonic(), time.process_time()
+    time.sleep(0.1)
+    while time.process_time() - cpu_s < 0.1:
+        pass
+    assert 0.19 < watch.seconds() <= time.monotonic() - begin + 0.01
 
 
 def test_a_rung_is_a_real_env_worker_measured_in_a_process_of_its_own():
