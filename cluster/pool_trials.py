@@ -266,25 +266,28 @@ class Stopwatch:
 
     def __init__(self, pids: Sequence[int]):
         self._pids = pids
-        self._waited_s = self._waits_s()
-        self._begin, self._cpu_s = time.monotonic(), time.process_time()
+        self._computed_s, self._waited_s = self._schedule()
+        self._begin = time.monotonic()
 
     def seconds(self) -> float:
-        """Up to now; not less than this process has computed, since threads may have waited at the same time."""
-        wall_s, cpu_s = time.monotonic() - self._begin, time.process_time() - self._cpu_s
-        return max(wall_s - (self._waits_s() - self._waited_s), min(wall_s, cpu_s))
+        """Up to now; not less than they have computed, since two of them may have waited at the same time."""
+        wall_s = time.monotonic() - self._begin
+        computed_s, waited_s = self._schedule()
+        return max(wall_s - (waited_s - self._waited_s), min(wall_s, computed_s - self._computed_s))
 
-    def _waits_s(self) -> float:
-        """Of each process its first thread's, which works in turn with the others, and the longest of these (Linux's
-        schedstat, in nanoseconds)."""
-        total = 0.0
+    def _schedule(self) -> tuple[float, float]:
+        """Seconds that all threads have computed, and that they have waited for a core: of each process its first
+        thread, which works in turn with the others, and the longest of these (Linux's schedstat, in nanoseconds)."""
+        computed_s = waited_s = 0.0
         for pid in self._pids:
-            threads = []
+            waits = []
             for path in sorted(Path(f"/proc/{pid}/task").glob("*/schedstat"), key=lambda path: int(path.parent.name)):
-                with contextlib.suppress(OSError, IndexError):
-                    threads.append(1e-9 * int(path.read_text().split()[1]))
-            total += sum(threads[:1]) + max(threads[1:], default=0.0)
-        return total
+                with contextlib.suppress(OSError, ValueError):
+                    computed, waited, *_ = (1e-9 * int(word) for word in path.read_text().split())
+                    computed_s += computed
+                    waits.append(waited)
+            waited_s += sum(waits[:1]) + max(waits[1:], default=0.0)
+        return computed_s, waited_s
 
 
 def _cpu_s() -> float:
