@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 export WANDB_ERROR_REPORTING ?= false
 
-.PHONY: help train test validate chaos check format lint types bench peers fluid-peers throughput-peers install install-dev clean
+.PHONY: help train test validate learn chaos check format lint types bench peers fluid-peers throughput-peers install install-dev clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
@@ -25,7 +25,11 @@ test: install-dev  ## the whole test suite, two files at a time (most of its tim
 validate: install-dev  ## every check against the literature, and docs/validation.md from what they give; 10 minutes or so
 	$(BIN)/python -m pytest -m "slow or not slow" tests/validation --ignore=tests/validation/test_page.py --record
 	$(BIN)/python -m tests.validation.report
-	$(BIN)/python -m pytest -m slow --ignore=tests/chaos --ignore=tests/validation
+	$(BIN)/python -m pytest -m slow --ignore=tests/chaos --ignore=tests/validation --ignore=tests/learning
+
+learn: install-dev  ## each algorithm on small problems over three seeds against a stated return, and their table in docs/algorithms.md
+	$(BIN)/python -m pytest -m "slow or not slow" tests/learning/test_learning.py -n 2 --results benchmarks/results/learning.json
+	$(BIN)/python -m tests.learning.report
 
 chaos: install-dev  ## the long scenarios of kills and lost nodes, a few minutes (the short ones are in make test)
 	$(BIN)/python -m pytest -m slow tests/chaos
@@ -45,6 +49,7 @@ bench: install-dev peers  ## every benchmark of this machine, one JSON line each
 	-@$(MAKE) fluid-peers  # a package that cannot be installed is an error in the line, not of the benchmark
 	@$(BIN)/python benchmarks/pool.py
 	@$(BIN)/python -m benchmarks.inline_pool
+	@$(BIN)/python -m benchmarks.inference
 	@$(BIN)/python benchmarks/fluids.py --fidelities smoke coarse default
 	@$(BIN)/python -m benchmarks.gpu
 	@$(BIN)/python benchmarks/slow_envs.py

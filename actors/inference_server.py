@@ -163,6 +163,6 @@ class InferenceServer:
 
 
 def _joined(parts: list[Columns]) -> Columns:
-    if len(parts) == 1:
-        return parts[0]
+    if len(parts) == 1:  # what came through shared memory is read-only, which torch does not take
+        return {path: array if array.flags.writeable else array.copy() for path, array in parts[0].items()}
     return {path: np.concatenate([part[path] for part in parts]) for path in parts[0]}

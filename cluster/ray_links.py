@@ -45,9 +45,9 @@ class RaySource:
 
     def pull_if_newer(self, version: int, wait_s: float = 0.0) -> tuple[int, Weights] | None:
         """See ``ParameterServer.pull_if_newer``."""
-        try:
-            return ray.get(self.server.pull_if_newer.remote(version, wait_s), timeout=30 + wait_s)
-        except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError, ray.exceptions.GetTimeoutError):
+        try:  # ray.get would complain in a thread of an asynchronous actor
+            return self.server.pull_if_newer.remote(version, wait_s).future().result(timeout=30 + wait_s)
+        except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError, TimeoutError):
             return None  # the supervisor starts a new one and tells us; until then the old weights act
 
 

@@ -147,16 +147,19 @@ def test_a_killed_environment_process_costs_its_own_episode(tmp_path):
 
 
 def test_the_parameter_server_may_die(tmp_path):
+    killed = {}
+
     def kill(status):
+        killed.update(updates=status["updates"])
         os.kill(status["pids"]["parameter_server"], signal.SIGKILL)
 
     watcher = Watcher(300, kill)
-    result = run(slow(tmp_path / "run", "run.steps=2500"), watcher)
+    result = run(slow(tmp_path / "run", "run.steps=2500", "learner.publish_period=10"), watcher)
     events = read_json_lines(tmp_path / "run" / "events.jsonl")
     assert [event["role"] for event in events if event["kind"] == "restart"] == ["parameter_server"]
     assert balanced(result.summary)
     versions = [f.columns["policy_version"].max() for _, f in read_log(tmp_path / "run" / "log")]
-    assert max(versions) > 250  # the new one's weights reached the env workers
+    assert max(versions) > killed["updates"] + 10  # the new one's weights reached the env workers
 
 
 def versions_never_decrease(run):
