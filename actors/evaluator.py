@@ -95,7 +95,7 @@ def act_with(policy: Policy, num_rows: int) -> Act:
         state = {path: array[requests.rows] for path, array in store.items()}
         for path, value in initial.items():
             state[path][requests.is_first] = value
-        action, _, state = policy.step(requests.observation, state, requests.is_first, requests.mask)
+        action, _, state = policy.step(requests.observation, state, requests.is_first)
         for path, array in state.items():
             store[path][requests.rows] = array
         return policy.env_action(action)

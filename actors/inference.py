@@ -104,7 +104,7 @@ class LocalInference:
         """See ``Inference``."""
         version = max(self.version, 0)  # before the first weights, no update is behind the actions
         started = time.perf_counter()
-        action, log_prob, following = self.policy.step(observation, state, is_first, None)
+        action, log_prob, following = self.policy.step(observation, state, is_first)
         self.seconds += time.perf_counter() - started
         return Answer(version, action, log_prob, following)
 

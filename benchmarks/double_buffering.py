@@ -70,7 +70,7 @@ def make(case: str, rows: int, seed: int) -> tuple[EnvPool, Act]:
     def act(requests: Any) -> np.ndarray:
         if case == "server":
             time.sleep(SERVER_S)
-        action, *_ = policy.step(requests.observation, {}, requests.is_first, None)
+        action, *_ = policy.step(requests.observation, {}, requests.is_first)
         return policy.env_action(action)
 
     return pool, act

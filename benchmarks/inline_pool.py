@@ -147,7 +147,7 @@ def worker_s(rows: int) -> tuple[float, float]:
     observation, first = {"array": np.zeros((rows, 4), np.float32)}, np.zeros(rows, bool)
     begin = clock()
     for _ in range(rounds):
-        policy.step(observation, {}, first, None)
+        policy.step(observation, {}, first)
     policy_s = clock() - begin
     pool.close()
     return policy_s / (rounds * rows), all_s / (rounds * rows)

@@ -58,7 +58,7 @@ def step_s(policy: Policy, spec: EnvSpec, rows: int) -> float:
         for path, leaf in observation_leaves(spec.observation_space).items()
     }
     observation |= {path: np.ones_like(array) for path, array in observation.items() if path.endswith("action_mask")}
-    arguments: Any = observation, policy.initial_state(rows), np.zeros(rows, bool), None
+    arguments: Any = observation, policy.initial_state(rows), np.zeros(rows, bool)
     policy.step(*arguments)  # the first allocates
     found: list[float] = []
     while len(found) < 3 or (sum(found) < _MEASURE_S and len(found) < 100):

@@ -51,7 +51,7 @@ class LoadedPolicy:
         """The action for one observation as the environment returns it: an array, or a dict of them by "/"-path."""
         parts: Observation = observation if isinstance(observation, Mapping) else {ARRAY: observation}  # type: ignore[assignment]
         batch = {path: np.asarray(part)[None] for path, part in parts.items()}
-        action, _, self._state = self.policy.step(batch, self._state, self._is_first, None)
+        action, _, self._state = self.policy.step(batch, self._state, self._is_first)
         self._is_first = np.array([False])
         return self.policy.env_action(action)[0]
 

@@ -83,18 +83,13 @@ class ActorPolicy:
         return self._network.initial_state(num_rows)
 
     def step(
-        self, observation: Observation, state: Columns, is_first: np.ndarray, mask: np.ndarray | None
+        self, observation: Observation, state: Columns, is_first: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, Columns]:
         """Actions [N, …], log-probabilities float32 [N], and the next state.
 
         Raises:
             EnvironmentFault: the observation's ``action_mask`` allows a row nothing.
         """
-        if mask is not None:
-            raise ValueError(
-                f"allowed actions are given as the observation's entry {MASK!r}, where the learner sees them as well, "
-                "but a mask came beside the observation"
-            )
         if self._loaded is None:
             raise RuntimeError("the policy needs weights before its first step: call load")
         network, head = self._loaded

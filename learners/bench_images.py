@@ -145,7 +145,7 @@ def _acting(algorithm: PPO, num_rows: int) -> Callable[[int], object]:
     policy.load(algorithm.policy_weights())
     observation = {ARRAY: np.random.default_rng(0).integers(0, 256, (num_rows, *SHAPE), np.uint8)}
     is_first = np.zeros(num_rows, bool)
-    return lambda _: policy.step(observation, {}, is_first, None)
+    return lambda _: policy.step(observation, {}, is_first)
 
 
 def main() -> None:

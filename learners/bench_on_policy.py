@@ -183,7 +183,7 @@ def _acting(algorithm: PPO, num_rows: int, observation_size: int) -> Callable[[i
     state = policy.initial_state(num_rows)
     observation = {ARRAY: np.random.default_rng(0).normal(size=(num_rows, observation_size)).astype(np.float32)}
     is_first = np.zeros(num_rows, bool)
-    return lambda _: policy.step(observation, state, is_first, None)
+    return lambda _: policy.step(observation, state, is_first)
 
 
 def main() -> None:

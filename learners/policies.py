@@ -78,7 +78,7 @@ class SquashedGaussianPolicy:
         return {}
 
     def step(
-        self, observation: Observation, state: Columns, is_first: np.ndarray, mask: np.ndarray | None
+        self, observation: Observation, state: Columns, is_first: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, Columns]:
         """Actions [N, …] in the Box's units and dtype, log-probabilities float32 [N], and the empty state."""
         if not self.ready:

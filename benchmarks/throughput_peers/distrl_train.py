@@ -89,7 +89,7 @@ def evaluated(case: str, directory: Path) -> float:
 
     def act(observation: np.ndarray) -> np.ndarray:
         rows = len(observation)
-        action, *_ = policy.step({ARRAY: observation}, policy.initial_state(rows), np.zeros(rows, bool), None)
+        action, *_ = policy.step({ARRAY: observation}, policy.initial_state(rows), np.zeros(rows, bool))
         return policy.env_action(action)
 
     return evaluate(case, act)

@@ -50,7 +50,6 @@ class Requests:
         step: int32 [N]: index of the step that is asked for in its episode; 0 where ``is_first``.
         episode_return: float64 [N]: sum of the episode's rewards so far, as they were in ``Outcomes``.
         episode_uid: uint64 [N]. seed: int64 [N]. fidelity: int16 [N]. All constant within an episode.
-        mask: bool [N, actions] of allowed actions, or None.
     """
 
     rows: np.ndarray
@@ -61,7 +60,6 @@ class Requests:
     episode_uid: np.ndarray
     seed: np.ndarray
     fidelity: np.ndarray
-    mask: np.ndarray | None = None
 
     def select(self, positions: np.ndarray) -> Requests:
         """A copy of some of the entries, valid for ever."""
@@ -74,7 +72,6 @@ class Requests:
             episode_uid=self.episode_uid[positions],
             seed=self.seed[positions],
             fidelity=self.fidelity[positions],
-            mask=None if self.mask is None else self.mask[positions],
         )
 
 
@@ -177,7 +174,7 @@ class PoolStats:
 class Policy(Protocol):
     """Maps observations to actions; holds weights, no recurrent state (the env worker does).
 
-    action, log_prob, state = policy.step(observation, state, is_first, mask)
+    action, log_prob, state = policy.step(observation, state, is_first)
     """
 
     ready: bool  # whether ``step`` may be called: weights are loaded, or none are needed yet
@@ -189,7 +186,7 @@ class Policy(Protocol):
         """path → [num_rows, …]; empty for a policy without memory."""
 
     def step(
-        self, observation: Observation, state: Columns, is_first: np.ndarray, mask: np.ndarray | None
+        self, observation: Observation, state: Columns, is_first: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, Columns]:
         """Actions [N, …], log-probabilities float32 [N], next state."""
 

@@ -39,7 +39,7 @@ class Counting:
     def initial_state(self, num_rows):
         return {"steps": np.zeros((num_rows, 1), np.int64)}
 
-    def step(self, observation, state, is_first, mask):
+    def step(self, observation, state, is_first):
         rows = len(is_first)
         action = (np.arange(self.count, self.count + rows)[:, None] % 1000 / 1000).astype(np.float32)
         self.count += rows

@@ -48,7 +48,7 @@ class Rollouts:
         for t in range(num_steps):
             for path, array in state.items():
                 before[path].append(array)
-            action, log_prob[t], state = policy.step({ARRAY: self._observation}, state, self._is_first, None)
+            action, log_prob[t], state = policy.step({ARRAY: self._observation}, state, self._is_first)
             self._observation, reward[t], *ends[:, t], infos = self.env.step(policy.env_action(action))
             self._is_first = ends[:, t].any(0)
             state = self._of_running_episodes(state)

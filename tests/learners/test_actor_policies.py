@@ -55,7 +55,7 @@ def test_its_log_probabilities_are_the_learners(space):
     algorithm = algorithm_of(space)
     policy = policy_of(algorithm)
     seen = observations(50)
-    action, log_prob, state = policy.step(seen, {}, IDLE, None)
+    action, log_prob, state = policy.step(seen, {}, IDLE)
     assert (action.shape, action.dtype, state) == ((50, *space.shape), space.dtype, {})
     assert log_prob.dtype == np.float32
     assert all(space.contains(row) for row in policy.env_action(action))
@@ -71,7 +71,7 @@ def test_its_log_probabilities_are_the_learners(space):
 def test_choices_come_as_often_as_their_probability_says(space):
     policy = policy_of(algorithm_of(space))
     one = {"array": np.repeat(observations(1)["array"], 20_000, axis=0)}
-    action, log_prob, _ = policy.step(one, {}, IDLE, None)
+    action, log_prob, _ = policy.step(one, {}, IDLE)
     found, first, counts = np.unique(action.reshape(20_000, -1), axis=0, return_index=True, return_counts=True)
     assert len(found) > 2
     np.testing.assert_allclose(counts / 20_000, np.exp(log_prob[first]), atol=0.015)
@@ -81,8 +81,8 @@ def test_gaussian_actions_have_the_mean_and_spread_that_they_claim():
     space = Box(np.array([-2.0, 0.0], "f4"), np.array([2.0, 10.0], "f4"))
     algorithm = algorithm_of(space)
     one = {"array": np.repeat(observations(1)["array"], 20_000, axis=0)}
-    action, log_prob, _ = policy_of(algorithm).step(one, {}, IDLE, None)
-    mean, density, _ = policy_of(algorithm, deterministic=True).step(one, {}, IDLE, None)
+    action, log_prob, _ = policy_of(algorithm).step(one, {}, IDLE)
+    mean, density, _ = policy_of(algorithm, deterministic=True).step(one, {}, IDLE)
     std = np.exp(algorithm.policy_weights()["log_std"]) * [2, 5]
     np.testing.assert_allclose(action.mean(0), mean[0], atol=0.1)
     np.testing.assert_allclose(action.std(0), std, rtol=0.03)
@@ -93,7 +93,7 @@ def test_gaussian_actions_have_the_mean_and_spread_that_they_claim():
 def test_an_untrained_gaussian_explores_all_of_any_box():
     space = Box(np.array([1e-3, -500.0], "f4"), np.array([3e-3, 500.0], "f4"))
     policy = policy_of(PPO(Config(), EnvSpec("test", OBSERVATION, space)))
-    action = policy.step(observations(5000), {}, IDLE, None)[0]
+    action = policy.step(observations(5000), {}, IDLE)[0]
     half_widths = (action - [2e-3, 0]) / [1e-3, 500]
     np.testing.assert_allclose(half_widths.mean(0), 0, atol=0.1)
     np.testing.assert_allclose(half_widths.std(0), 1, rtol=0.1)
@@ -101,7 +101,7 @@ def test_an_untrained_gaussian_explores_all_of_any_box():
 
 def test_deterministic_actions_are_the_most_probable():
     algorithm = algorithm_of(MultiDiscrete([3, 4]))
-    greedy = policy_of(algorithm, deterministic=True).step(observations(20), {}, IDLE, None)[0]
+    greedy = policy_of(algorithm, deterministic=True).step(observations(20), {}, IDLE)[0]
     logits, _, _ = algorithm.network.forward(algorithm.parameters, (torch.from_numpy(observations(20)["array"]),), None)
     assert np.array_equal(greedy, np.stack([logits[:3].argmax(0), logits[3:].argmax(0)], 1))
 
@@ -111,7 +111,7 @@ def test_the_same_seed_gives_the_same_actions():
 
     def actions(seed):
         policy = policy_of(algorithm, seed)
-        return [policy.step(observations(n, n), {}, IDLE, None)[0].tolist() for n in (1, 64, 3)]
+        return [policy.step(observations(n, n), {}, IDLE)[0].tolist() for n in (1, 64, 3)]
 
     assert actions(1) == actions(1) != actions(2)
 
@@ -128,7 +128,7 @@ def test_a_masked_action_is_never_taken():
     rows = masked_rows(2000, np.array([0, 1, 1, 0, 1], np.int8))
     for deterministic in (False, True):
         policy = policy_of(algorithm, deterministic=deterministic)
-        action, _, _ = policy.step(rows, {}, IDLE, None)
+        action, _, _ = policy.step(rows, {}, IDLE)
         assert (action[:, 0] == 1).all()
         assert set(action[:, 1]) <= {0, 2}
 
@@ -136,9 +136,7 @@ def test_a_masked_action_is_never_taken():
 def test_masks_that_make_no_sense_are_refused():
     policy = policy_of(algorithm_of(MultiDiscrete([2, 3]), MASKED))
     with pytest.raises(EnvironmentFault, match="no action at all"):
-        policy.step(masked_rows(2, np.array([1, 1, 0, 0, 0], np.int8)), {}, IDLE, None)
-    with pytest.raises(ValueError, match="beside the observation"):
-        policy.step(masked_rows(2, np.ones(5, np.int8)), {}, IDLE, np.ones((2, 5), bool))
+        policy.step(masked_rows(2, np.array([1, 1, 0, 0, 0], np.int8)), {}, IDLE)
     with pytest.raises(ConfigError, match="each of the 3 choices"):
         Config().policy_spec(EnvSpec("test", MASKED, Discrete(3)))
 
@@ -146,7 +144,7 @@ def test_masks_that_make_no_sense_are_refused():
 def test_a_step_before_the_first_weights_is_refused():
     policy = algorithm_of(Discrete(2)).policy_spec().build(seed=0)
     with pytest.raises(RuntimeError, match="needs weights"):
-        policy.step(observations(1), {}, IDLE, None)
+        policy.step(observations(1), {}, IDLE)
 
 
 def test_every_kind_of_observation_becomes_a_row_of_inputs():

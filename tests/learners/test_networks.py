@@ -92,7 +92,7 @@ def rollout_of(algorithm, kind, num_steps=9, num_rows=4, seed=0) -> Rollout:
         for path, array in state.items():
             before[path][t] = array
         now = {path: array[t] for path, array in observation.items()}
-        action[t], log_prob[t], state = policy.step(now, state, is_first[t], None)
+        action[t], log_prob[t], state = policy.step(now, state, is_first[t])
     index = np.argwhere(truncated).astype(np.int32)
     return Rollout(
         observation=observation,

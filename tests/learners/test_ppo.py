@@ -62,8 +62,7 @@ def rollout_of(algorithm: PPO, kind="discrete", num_steps=12, num_rows=4, seed=0
 
     observation = observations(num_steps + 1, num_rows)
     steps = [
-        policy.step({path: array[t] for path, array in observation.items()}, {}, np.zeros(0), None)
-        for t in range(num_steps)
+        policy.step({path: array[t] for path, array in observation.items()}, {}, np.zeros(0)) for t in range(num_steps)
     ]
     terminated, truncated = rng.random(shape) < 0.1, rng.random(shape) < 0.1
     ended = terminated | truncated
@@ -161,7 +160,7 @@ def test_the_policy_that_acted_is_the_learners_with_normalised_observations_too(
     policy = algorithm.policy_spec().build(seed=2)
     policy.load(algorithm.policy_weights())
     for t in range(12):
-        action, log_prob, _ = policy.step({ARRAY: rollout.observation[ARRAY][t]}, {}, np.zeros(0), None)
+        action, log_prob, _ = policy.step({ARRAY: rollout.observation[ARRAY][t]}, {}, np.zeros(0))
         rollout.action[t], rollout.log_prob[t] = action, log_prob
     moments = algorithm._moments
     algorithm._moments = _Frozen(moments.mean, moments.std)  # else this rollout would move them first

@@ -209,7 +209,7 @@ def test_policy_in_numpy_is_the_actor_in_torch(trained):
     policy = pickle.loads(pickle.dumps(spec)).build(seed=5)
     policy.load(trained.policy_weights())
     observation = np.random.default_rng(0).normal(size=(64, 3)).astype("f4")
-    action, log_prob, state = policy.step({"array": observation}, {}, np.zeros(64, bool), None)
+    action, log_prob, state = policy.step({"array": observation}, {}, np.zeros(64, bool))
     assert action.dtype == np.float32
     assert log_prob.dtype == np.float32
     assert (action.shape, log_prob.shape, state) == ((64, 2), (64,), {})
@@ -225,7 +225,7 @@ def test_policy_in_numpy_is_the_actor_in_torch(trained):
     greedy = spec.build(seed=0, deterministic=True)
     greedy.load(trained.policy_weights())
     mean = np.tanh(outputs.numpy()[:, :2]) * half + np.array([0.0, 5.0])
-    np.testing.assert_allclose(greedy.step({"array": observation}, {}, np.zeros(64, bool), None)[0], mean, atol=1e-5)
+    np.testing.assert_allclose(greedy.step({"array": observation}, {}, np.zeros(64, bool))[0], mean, atol=1e-5)
 
 
 def test_density_integrates_to_one():
@@ -244,28 +244,28 @@ def test_uniform_until_trained():
     algorithm = SAC(Config(hidden=(8,)), env_spec())
     policy = algorithm.policy_spec().build(seed=1)
     assert policy.ready  # before the first weights as with untrained ones
-    first, _, _ = policy.step({"array": np.zeros((1, 3), "f4")}, {}, np.ones(1, bool), None)
+    first, _, _ = policy.step({"array": np.zeros((1, 3), "f4")}, {}, np.ones(1, bool))
     assert first.shape == (1, 2)
     greedy = algorithm.policy_spec().build(seed=1, deterministic=True)
     assert not greedy.ready
     with pytest.raises(RuntimeError, match="needs weights"):
-        greedy.step({"array": np.zeros((1, 3), "f4")}, {}, np.ones(1, bool), None)
+        greedy.step({"array": np.zeros((1, 3), "f4")}, {}, np.ones(1, bool))
     policy.load(algorithm.policy_weights())
-    action, log_prob, _ = policy.step({"array": np.zeros((4000, 3), "f4")}, {}, np.ones(4000, bool), None)
+    action, log_prob, _ = policy.step({"array": np.zeros((4000, 3), "f4")}, {}, np.ones(4000, bool))
     np.testing.assert_allclose(log_prob, -math.log(4 * 10), rtol=1e-6)
     np.testing.assert_allclose(action.mean(0), [0, 5], atol=0.2)
     np.testing.assert_allclose(action.std(0), np.array([4, 10]) / math.sqrt(12), rtol=0.03)
     gradients, _ = algorithm.gradients(random_batch(env_spec(), 8), update_generator(0, 0))
     algorithm.apply(gradients)
     policy.load(algorithm.policy_weights())
-    assert len(set(policy.step({"array": np.zeros((3, 3), "f4")}, {}, np.ones(3, bool), None)[1])) == 3
+    assert len(set(policy.step({"array": np.zeros((3, 3), "f4")}, {}, np.ones(3, bool))[1])) == 3
 
 
 def test_same_seed_same_actions(trained):
     def actions():
         policy = trained.policy_spec().build(seed=4)
         policy.load(trained.policy_weights())
-        return [policy.step({"array": np.ones((n, 3), "f4")}, {}, np.ones(n, bool), None)[0] for n in (1, 5, 2)]
+        return [policy.step({"array": np.ones((n, 3), "f4")}, {}, np.ones(n, bool))[0] for n in (1, 5, 2)]
 
     assert all(np.array_equal(a, b) for a, b in zip(actions(), actions(), strict=True))
 
@@ -276,7 +276,7 @@ def test_saturated_actions_stay_inside_the_box(trained):
     space = Box(np.array([-0.1, 0.1], "f4"), np.array([0.7, 0.3], "f4"))
     policy = SAC(trained.config, env_spec(action=space)).policy_spec().build(seed=0)
     policy.load(weights)
-    action = policy.step({"array": np.zeros((50, 3), "f4")}, {}, np.ones(50, bool), None)[0]
+    action = policy.step({"array": np.zeros((50, 3), "f4")}, {}, np.ones(50, bool))[0]
     assert all(space.contains(row) for row in action)
 
 
@@ -299,7 +299,7 @@ def test_dict_observations_and_matrix_actions():
     policy = algorithm.policy_spec().build(seed=0)
     policy.load(algorithm.policy_weights())
     rows = {"a/c": np.zeros((5, 3), "f4"), "a/z": np.zeros(5), "b": np.zeros((5, 2, 2), "f4")}
-    action, _, _ = policy.step(rows, {}, np.zeros(5, bool), None)
+    action, _, _ = policy.step(rows, {}, np.zeros(5, bool))
     assert (action.shape, action.dtype) == ((5, 2, 3), np.float64)
     batch = random_batch(env_spec(), 5)
     batch.observation, batch.next_observation, batch.action = rows, rows, action
@@ -379,7 +379,7 @@ def test_it_learns_a_bandit_of_one_step():
             policy.load(algorithm.policy_weights())
             new = rng.uniform(-1, 1, (32, 3)).astype("f4")
             observation = np.concatenate([observation, new])
-            action = np.concatenate([action, policy.step({"array": new}, {}, np.ones(32, bool), None)[0]])
+            action = np.concatenate([action, policy.step({"array": new}, {}, np.ones(32, bool))[0]])
         index = sample_generator(0, update).integers(0, len(observation), config.batch_size)
         batch = random_batch(spec, config.batch_size)
         batch.observation, batch.action = {"array": observation[index]}, action[index]
@@ -389,6 +389,6 @@ def test_it_learns_a_bandit_of_one_step():
     greedy = algorithm.policy_spec().build(seed=0, deterministic=True)
     greedy.load(algorithm.policy_weights())
     held_out = np.random.default_rng(1).uniform(-1, 1, (500, 3)).astype("f4")
-    chosen = greedy.step({"array": held_out}, {}, np.ones(500, bool), None)[0]
+    chosen = greedy.step({"array": held_out}, {}, np.ones(500, bool))[0]
     assert rewards(held_out, chosen).mean() > -0.05
     assert abs(float(metrics["entropy"]) - algorithm.target_entropy) < 1.0
