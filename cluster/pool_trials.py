@@ -108,24 +108,22 @@ def climb(ladder: Ladder, patience_s: float) -> Iterator[Rung]:
             start_new_session=True,
         )
         os.close(write)
-        late = threading.Timer(limit_s, process.kill)
+        until = time.monotonic() + limit_s
+        late = threading.Timer(limit_s, kill_tree, [tree])
         late.start()
         try:
-            while True:
-                item = pickle.load(answer)
+            while (item := pickle.load(answer)) is not None:
                 if isinstance(item, BaseException):
                     raise item
                 yield item
         except (EOFError, pickle.UnpicklingError):
             status = process.wait()
-            if status:
-                name, hosting = ladder.config["env"]["id"], ladder.config["env"]["hosting"]
-                how = f"{limit_s:.0f} s were not enough" if not late.is_alive() else describe_exit(status)
-                raise EnvironmentFault(
-                    f"{name} with env.hosting = {hosting!r} must get so far that it can be measured; it did not: "
-                    f"{how}.",
-                    "crash",
-                ) from None
+            name, hosting = ladder.config["env"]["id"], ladder.config["env"]["hosting"]
+            how = describe_exit(status) if time.monotonic() < until else f"{limit_s:.0f} s were not enough"
+            raise EnvironmentFault(
+                f"{name} with env.hosting = {hosting!r} must get so far that it can be measured; it did not: {how}.",
+                "crash",
+            ) from None
         finally:
             late.cancel()
             process.kill()
@@ -155,6 +153,7 @@ def _child(answer_fd: str, parent: str) -> None:
                 if number and time.monotonic() - begin > _DEAR * ladder.seconds:  # the first one imports
                     break
                 before = now
+            tell(None)
         except DistrlError as error:
             tell(error)
     sys.stderr.flush()

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from distrl import cli
+from distrl.cluster import pool_trials
 from distrl.cluster.pool_choice import Needs, choose, lockstep_efficiency
 from distrl.cluster.pool_trials import Ladder, Rung, Stopwatch, climb
 from distrl.cluster.tune_pool import tune
@@ -149,6 +150,13 @@ def test_an_environment_that_ends_its_process_ends_only_the_measurement():
     config = RunConfig.load("sac", ["env.id=tests.fakes.environments:Misbehaving", "env.kwargs.mode=exit"])
     with pytest.raises(EnvironmentFault, match="it did not: exit code 9"):
         list(climb(ladder_of(config, "inline", [1]), 5.0))
+
+
+def test_an_environment_that_never_returns_is_given_up(monkeypatch):
+    monkeypatch.setattr(pool_trials, "_START_S", 2.0)
+    config = RunConfig.load("sac", ["env.id=tests.fakes.environments:Misbehaving", "env.kwargs.mode=hang"])
+    with pytest.raises(EnvironmentFault, match="2 s were not enough"):
+        list(climb(ladder_of(config, "inline", [1]), 0.0))
 
 
 def test_steps_that_wait_are_measured_in_processes():
