@@ -283,7 +283,7 @@ def build_inference_server(
     seed = TrainingSeeds(config.run.seed, number, life).seed(2**20 + 1, 0)
     actors = config.actors
     built = policy.build(seed=seed)
-    if device != "cpu" and hasattr(built, "to"):  # the others act in numpy
+    if hasattr(built, "to"):  # the others act in numpy
         built.to(device)
     return InferenceServer(built, source, actors.inference_batch, actors.inference_wait_s, on_news)
 

@@ -22,6 +22,9 @@ NUM_STATES = {"gru": 1, "lstm": 2}  # kind of recurrent layer → vectors of its
 class Network(Protocol):
     """From observations to what a distribution of actions takes; keeps neither weights nor state."""
 
+    def to(self, device: str) -> None:
+        """Compute on a device, from the next ``prepared`` on."""
+
     def prepared(self, weights: Weights) -> Any:
         """Weights as ``outputs`` wants them."""
 
@@ -72,6 +75,10 @@ class ActorPolicy:
     def ready(self) -> bool:
         """Whether it can act: with the first weights, which are the untrained network's."""
         return self._loaded is not None
+
+    def to(self, device: str) -> None:
+        """Compute on a device, from the next weights on."""
+        self._network.to(device)
 
     def load(self, weights: Weights) -> None:
         """What the algorithm's ``policy_weights`` gave."""
@@ -136,6 +143,9 @@ class MLPNetwork:
 
     def __init__(self, inputs: Layout, num_layers: int, memory: tuple[str, int] | None = None):
         self._inputs, self._num_layers, self._memory = inputs, num_layers, memory
+
+    def to(self, device: str) -> None:
+        """It is numpy, wherever it is."""
 
     def prepared(self, weights: Weights) -> _Layers:
         """See ``Network``."""

@@ -108,10 +108,15 @@ class ImageNetwork:
         self._images, self._memory = image_paths(self._inputs), network["memory"]
         self._num_flat = network["num_flat"]
         self._network = shared_network(network, num_outputs)
+        self._device = "cpu"
+
+    def to(self, device: str) -> None:
+        """See ``Network``."""
+        self._device = device
 
     def prepared(self, weights: Weights) -> Any:
         """See ``Network``."""
-        named = {name: torch.tensor(array) for name, array in weights.items()}
+        named = {name: torch.tensor(array, device=self._device) for name, array in weights.items()}
         return named, prepared_moments(weights)
 
     def initial_state(self, num_rows: int) -> Columns:
@@ -125,6 +130,6 @@ class ImageNetwork:
         inputs = [torch.from_numpy(observation[path]) for path in self._images]
         if self._num_flat:
             inputs.insert(0, torch.from_numpy(normalised(flat_inputs(observation, self._inputs), moments)))
-        memory = torch.from_numpy(state[MEMORY]) if state else None
-        outputs, following = self._network.act(named, tuple(inputs), memory)
-        return outputs.t().numpy(), {} if following is None else {MEMORY: following.numpy()}
+        memory = torch.from_numpy(state[MEMORY]).to(self._device) if state else None
+        outputs, following = self._network.act(named, tuple(part.to(self._device) for part in inputs), memory)
+        return outputs.t().cpu().numpy(), {} if following is None else {MEMORY: following.cpu().numpy()}
