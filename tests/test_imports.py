@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "cluster": {"core", "envs", "learners", "actors", "parameter_server"},
     "roof": {"core", "envs", "learners", "actors", "parameter_server", "cluster", "tune_configs"},
 }
-MAY_IMPORT_RAY = {f"cluster/{name}.py" for name in ("launch", "supervisor", "crew", "ray_actors", "ray_links")}
+MAY_IMPORT_RAY = {f"cluster/{name}.py" for name in ("launch", "supervisor", "crew", "ray_actors", "ray_links", "inference")}
 FORBIDDEN_PACKAGES = {
     "core": {"torch"},
     "envs": {"torch", "pydantic"},
@@ -150,6 +150,7 @@ def test_nobody_imports_a_room_by_its_bare_name():
         ("distrl.cluster.ray_actors", "torch"),
         ("distrl.parameter_server", "ray torch pydantic gymnasium"),
         ("distrl.actors.env_worker", "ray torch pydantic"),
+        ("distrl.actors.inference_server", "ray torch pydantic"),
         ("distrl.actors.environment_process", "ray torch pydantic"),
         ("distrl.actors.fork_server", "ray torch pydantic"),
         ("distrl.envs.describe", "ray torch pydantic"),

@@ -153,8 +153,8 @@ def test_the_parameter_server_may_die(tmp_path):
         killed.update(updates=status["updates"])
         os.kill(status["pids"]["parameter_server"], signal.SIGKILL)
 
-    watcher = Watcher(300, kill)
-    result = run(slow(tmp_path / "run", "run.steps=2500", "learner.publish_period=10"), watcher)
+    watcher = Watcher(100, kill, count="updates")
+    result = run(slow(tmp_path / "run", "run.steps=4000", "learner.publish_period=10"), watcher)
     events = read_json_lines(tmp_path / "run" / "events.jsonl")
     assert [event["role"] for event in events if event["kind"] == "restart"] == ["parameter_server"]
     assert balanced(result.summary)
