@@ -27,7 +27,9 @@ MAY_IMPORT = {
     "cluster": {"core", "envs", "learners", "actors", "parameter_server"},
     "roof": {"core", "envs", "learners", "actors", "parameter_server", "cluster", "tune_configs"},
 }
-MAY_IMPORT_RAY = {f"cluster/{name}.py" for name in ("launch", "supervisor", "crew", "ray_actors", "ray_links", "inference")}
+MAY_IMPORT_RAY = {
+    f"cluster/{name}.py" for name in ("launch", "supervisor", "crew", "ray_actors", "ray_links", "inference")
+}
 FORBIDDEN_PACKAGES = {
     "core": {"torch"},
     "envs": {"torch", "pydantic"},
