@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import sys
 import time
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 
 from distrl.actors.environment_process import cause_of, core_seconds
 from distrl.actors.recovery import MAX_FAILURES
-from distrl.actors.running_episodes import RunningEpisodes
+from distrl.actors.running_episodes import CoreClock, RunningEpisodes
 from distrl.core.contracts import Fault, Outcomes, PoolStats, Requests
 from distrl.core.errors import ConfigError, EnvironmentFault
 from distrl.core.seeds import EpisodeSeeds
@@ -38,7 +39,7 @@ class InlinePool:
     guards against both). An environment that raises is closed and made anew; its episode is cut.
 
     The clock is read once a row: a step's seconds hold what the pool itself does for the row, about a microsecond. CPU
-    time is read once for all rows of a ``recv``; ``core_s`` is a step's share of it, by wall time.
+    time is by ``CoreClock``, a step's share of it by wall time.
 
     Args:
         recipe: what to make. num_envs: how many. seeds: of each environment's episodes.
@@ -62,8 +63,7 @@ class InlinePool:
         self._levels: list[str | None] = [None] * num_envs  # that they were made at
         self._episode = [0] * num_envs
         self._spaces: Any = None
-        self._made_at = np.zeros(num_envs)
-        self._lifetime_s = 0.0  # of environments that are gone
+        self._began_s, self._ended_s = time.monotonic(), math.inf
         self._step_s = self._reset_s = self._core_s = 0.0
         self._produced = self._resets = self._starts = self._diverged = 0
         self._level_steps, self._level_core_s = np.zeros(MAX_FIDELITIES, np.int64), np.zeros(MAX_FIDELITIES)
@@ -93,7 +93,7 @@ class InlinePool:
         self._failures = np.zeros(num_envs, np.int64)
         self._cause = EnvironmentFault("no environment was started.", "error")
         self._held: list[Fault] = []
-        self._episodes = RunningEpisodes(num_envs)
+        self._episodes, self._core_clock = RunningEpisodes(num_envs), CoreClock()
 
     def recv(self, timeout_s: float) -> tuple[Outcomes, Requests, list[Fault]]:
         """Step every row that has an action, reset what has ended.
@@ -134,15 +134,13 @@ class InlinePool:
 
     def stats(self) -> PoolStats:
         """Totals up to now."""
-        alive = self._made_at[self._made_at > 0]
-        lifetime_s = self._lifetime_s + float((time.monotonic() - alive).sum())
         return PoolStats(
             produced=self._produced,
             resets=self._resets,
             step_s=self._step_s,
             reset_s=self._reset_s,
             core_s=self._core_s,
-            lifetime_s=lifetime_s,
+            lifetime_s=min(time.monotonic(), self._ended_s) - self._began_s,
             process_starts=self._starts,
             diverged=self._diverged,
             level_steps=self._level_steps.copy(),
@@ -151,6 +149,7 @@ class InlinePool:
 
     def close(self) -> None:
         """Close every environment; what one raises there is ignored."""
+        self._ended_s = min(time.monotonic(), self._ended_s)
         for row in range(self.num_envs):
             self._unmake(row)
 
@@ -162,8 +161,9 @@ class InlinePool:
         begins: list[float] = []
         ends: list[float] = []
         over: list[tuple[int, bool, bool, Any]] = []
-        clock, core, began = time.monotonic, core_seconds(), time.time()
+        clock, began = time.monotonic, time.time()
         now = first = clock()
+        self._core_clock.begin(now)
         for row, action in zip(acting.tolist(), actions.tolist() if actions.ndim == 1 else actions, strict=True):
             try:
                 result = self._envs[row].step(action)
@@ -182,7 +182,7 @@ class InlinePool:
             ends.append(now := clock())
             if terminated or truncated:
                 over.append((row, terminated, truncated, info))
-        core = core_seconds() - core
+        core = self._core_clock.spent(now - first, now)
         rows, reward32 = np.array(stepped, np.int64), np.array(rewards, np.float64).astype(np.float32)
         begin_s, end_s = np.array(begins), np.array(ends)
         if not self._all_finite(rows, reward32):
@@ -292,13 +292,9 @@ class InlinePool:
         self._spaces = self._spaces or (env.observation_space, env.action_space)
         if (env.observation_space, env.action_space) != self._spaces:
             raise EnvironmentFault("every construction must give the same spaces; this one differs.", "protocol")
-        self._made_at[row] = self._made_at[row] or time.monotonic()  # a change of level is part of its life
 
     def _unmake(self, row: int) -> None:
         env, self._envs[row] = self._envs[row], None
-        if self._made_at[row] > 0:
-            self._lifetime_s += time.monotonic() - self._made_at[row]
-            self._made_at[row] = 0.0
         if env is not None:
             with contextlib.suppress(Exception):
                 env.close()

@@ -1,13 +1,44 @@
-"""Steps and resets of a pool's rows go in, the ``Requests`` that describe their running episodes come out."""
+"""What pools in the calling process share: steps and resets of their rows go in, the ``Requests`` that describe the
+running episodes come out, and what the steps have cost.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
+from distrl.actors.environment_process import core_seconds
 from distrl.core.contracts import Requests
 from distrl.core.types import Observation
+
+_CORE_PERIOD_S = 0.05
+
+
+class CoreClock:
+    """CPU seconds of steps, from their wall seconds and a share that is measured from time to time: in a process of
+    many threads, as a Ray actor is, to ask costs as much as a cheap step.
+
+        clock.begin(now)
+        …                                     # the steps
+        core_s = clock.spent(wall_s, now)
+    """
+
+    def __init__(self) -> None:
+        self._share, self._read_at = 1.0, -math.inf
+        self._core_s: float | None = None  # at the beginning, where these are measured
+
+    def begin(self, now: float) -> None:
+        """At ``now`` seconds of any clock."""
+        self._core_s = core_seconds() if now - self._read_at > _CORE_PERIOD_S else None
+
+    def spent(self, wall_s: float, now: float) -> float:
+        """CPU seconds of what has taken ``wall_s``; ``now`` on the same clock."""
+        if self._core_s is not None:
+            self._share = (core_seconds() - self._core_s) / max(wall_s, 1e-9)
+            self._read_at = now
+        return wall_s * self._share
 
 
 class RunningEpisodes:

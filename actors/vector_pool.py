@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -27,7 +28,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from distrl.actors.environment_process import cause_of, core_seconds
 from distrl.actors.recovery import MAX_FAILURES
-from distrl.actors.running_episodes import RunningEpisodes
+from distrl.actors.running_episodes import CoreClock, RunningEpisodes
 from distrl.core.contracts import Fault, Outcomes, PoolStats, Requests
 from distrl.core.errors import ConfigError, EnvironmentFault
 from distrl.core.seeds import TrainingSeeds
@@ -79,7 +80,8 @@ class VectorPool:
         self._recipe, self._seeds = recipe, seeds
         self._env: VectorEnv | None = None
         self._starts = self._produced = self._resets = self._diverged = self._failures = 0
-        self._step_s = self._reset_s = self._core_s = self._lifetime_s = self._made_at = 0.0
+        self._step_s = self._reset_s = self._core_s = 0.0
+        self._began_s, self._ended_s, self._core_clock = time.monotonic(), math.inf, CoreClock()
         self._cause = EnvironmentFault("no environment was started.", "error")
         self._late: BaseException | None = None  # of a reset after a step whose outcomes went first
         self._doing = "its constructor"
@@ -146,7 +148,6 @@ class VectorPool:
 
     def stats(self) -> PoolStats:
         """Totals up to now; ``process_starts`` counts the rows of every making."""
-        lifetime_s = self._lifetime_s + (time.monotonic() - self._made_at if self._env is not None else 0.0)
         level_steps, level_core_s = np.zeros(MAX_FIDELITIES, np.int64), np.zeros(MAX_FIDELITIES)
         level_steps[0], level_core_s[0] = self._produced, self._core_s
         return PoolStats(
@@ -155,7 +156,7 @@ class VectorPool:
             step_s=self._step_s,
             reset_s=self._reset_s,
             core_s=self._core_s,
-            lifetime_s=lifetime_s * self.num_envs,
+            lifetime_s=min(time.monotonic(), self._ended_s) - self._began_s,
             process_starts=self._starts * self.num_envs,
             diverged=self._diverged,
             level_steps=level_steps,
@@ -164,15 +165,17 @@ class VectorPool:
 
     def close(self) -> None:
         """End the environment; what it raises there is ignored."""
+        self._ended_s = min(time.monotonic(), self._ended_s)
+        self._unmake()
+
+    def _unmake(self) -> None:
         env, self._env = self._env, None
         if env is not None:
-            self._lifetime_s += time.monotonic() - self._made_at
             with contextlib.suppress(Exception):
                 env.close()
 
     def _make(self) -> VectorEnv:
         self._starts += 1
-        self._made_at = time.monotonic()
         return make_vector_env(self._recipe, self.num_envs)
 
     def _begin(self) -> np.ndarray:
@@ -211,9 +214,11 @@ class VectorPool:
         """What finished, and the rows that ask."""
         assert self._env is not None
         self._doing = "step"
-        start_s, begin, core_s = time.time(), time.monotonic(), core_seconds()
+        start_s, begin = time.time(), time.monotonic()
+        self._core_clock.begin(begin)
         result = self._env.step(self._actions)
-        wall_s, core_s = time.monotonic() - begin, core_seconds() - core_s
+        end = time.monotonic()
+        wall_s, core_s = end - begin, self._core_clock.spent(end - begin, end)
         observation, reward, terminated, truncated, info = self._unpacked(result)
         resetting = np.flatnonzero(self._over)  # with NEXT_STEP
         rows = np.flatnonzero(~self._over) if len(resetting) else self._all
@@ -342,7 +347,7 @@ class VectorPool:
         sentence = f"the vector environment {self._recipe.id}: {message}."
         self._cause = EnvironmentFault(sentence, kind)
         running = np.flatnonzero(~self._over) if self._begun else self._none
-        self.close()
+        self._unmake()
         self._late, self._begun = None, False
         self._over[:] = False
         return [Fault(row, kind, sentence, True) for row in running.tolist()] or [Fault(0, kind, sentence, False)]

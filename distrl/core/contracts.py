@@ -150,7 +150,8 @@ class PoolStats:
         snapshots: taken (int). snapshot_s: wall seconds that they took.
         diverged: episodes that ended with a true ``diverged`` in ``info``: the environment's own guard (int).
         step_s: wall seconds inside ``step``. reset_s: wall seconds inside ``reset``. core_s: CPU seconds of both.
-        lifetime_s: wall seconds since each environment was constructed, summed.
+        lifetime_s: wall seconds since each environment was constructed, summed; environments that step one after the
+            other, in the env worker's process, have one life together.
         process_starts: environment processes started, restarts included.
         level_steps, level_core_s: of ``produced`` and ``core_s`` what was at each fidelity, int64 and float64
             [MAX_FIDELITIES] by index into ``EnvSpec.fidelities``.
