@@ -21,7 +21,8 @@ from distrl.core.metrics import read_json_lines
 from distrl.core.types import ARRAY
 
 PRESETS: dict[str, tuple[str, list[str]]] = {  # preset, and what the case adds to it
-    "cartpole": ("cartpole", []),
+    # one epoch, as Sample Factory and RLlib's APPO have it
+    "cartpole": ("cartpole", ["algorithm.epochs=1", "algorithm.minibatches=4", "algorithm.batch_size=8192"]),
     "halfcheetah": ("halfcheetah", []),
     "pong": ("pong", []),
     "slow": (
