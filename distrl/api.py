@@ -124,8 +124,10 @@ def train(
         )
     try:
         if local:
-            components.pick_device(config.learner.device)
-            trial = components.try_environment(config)
+            with ThreadPoolExecutor(1) as background:  # the environment is tried while torch loads
+                tried = background.submit(components.try_environment, config)
+                components.pick_device(config.learner.device)
+                trial = tried.result()
             spec, given, config = trial.spec, config, components.with_hosting(config, trial, local=True)
             algorithm.policy_spec(spec)  # refuses spaces that the algorithm cannot handle
             check_memory(config, trial, algorithm)
