@@ -29,6 +29,7 @@ from distrl.core.types import EnvSpec, PolicySpec
 POLL_S = 0.5
 _SILENCE_S = 60.0  # who has reported before and does not for so long is taken for dead …
 _LEARNER_SILENCE_S = 120.0  # … but a learner after longer: between two reports it may have much to receive
+_PROMPT_S = 3.0  # for a report of a server that env workers may be sent to
 _RESTARTS_IN_VAIN = 5  # of one component in a row, without a step or an update, before the run gives up
 _DRAIN_MARGIN_S = 2.0  # before a node's deadline: to publish what has finished
 DEATHS = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError)
@@ -42,6 +43,11 @@ class _Member:
     answer: Any = None  # reference, or None: nothing is asked
     since: float = 0.0
     heard: bool = False  # whether it has ever answered
+
+    @property
+    def answers(self) -> bool:
+        """Whether it has, and does not take long now."""
+        return self.heard and time.monotonic() - self.since < _PROMPT_S
 
     def ask(self, *arguments: Any) -> Any:
         if self.answer is None:
@@ -286,7 +292,7 @@ class Crew:
             self.note_lives()
         worker.node_id = report["node_id"]
         server = self._inference_of(number)
-        if not report["asks"] and server is not None and server.heard:  # it is new, or was taken for gone
+        if not report["asks"] and server is not None and server.answers:  # it is new, or was taken for gone
             worker.actor.use_inference.remote(server.actor)
         failure, name = report["failure"], f"env_worker_{number}"
         self._note_whereabouts(name, report)
