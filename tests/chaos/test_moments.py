@@ -85,12 +85,14 @@ def test_what_an_env_worker_had_finished_when_it_died_is_trained_once(tmp_path, 
     node.end()
     # an episode without a snapshot does not go on: then what the two environments were computing, and with
     # "uncommitted" the steps before, is in no log
-    found = assert_balanced(node.run.path, in_flight=4 if moment == "uncommitted" else 2)
+    in_flight = 4 if moment == "uncommitted" else 2
+    found = assert_balanced(node.run.path, in_flight=in_flight)
     assert found["computed"] > 150 + sum(first.values()) / 2
     adopted = node.report["adopted"]
     assert adopted[0] == node.learner.ledger.secured[0] >= first[0]
     assert node.learner.ledger.duplicates > 0 if moment == "published" else node.learner.ledger.duplicates >= 0
-    assert node.report["recomputed"] > 0 or found["recomputed"] == 0
+    # simulators finish again what was computed to continue an episode, and what had been in flight; nothing else
+    assert 0 <= found["recomputed"] - node.report["recomputed"] <= in_flight
 
 
 def test_episodes_go_on_in_the_next_life_from_where_they_were_committed(tmp_path):
