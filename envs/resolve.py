@@ -74,7 +74,7 @@ def make(recipe: EnvRecipe) -> gymnasium.Env:
 
 def spec_of(env: gymnasium.Env, recipe: EnvRecipe) -> EnvSpec:
     """What the rest of the system needs to know of a constructed environment; its fidelities come from the class."""
-    names = tuple(fidelity_table(type(env.unwrapped)))
+    names = tuple(fidelity_table(env.unwrapped))
     if recipe.fidelity is not None and recipe.fidelity not in names:
         names = (*names, recipe.fidelity)  # the environment took a name that its class does not list
     if len(names) > MAX_FIDELITIES:
@@ -88,6 +88,7 @@ def spec_of(env: gymnasium.Env, recipe: EnvRecipe) -> EnvSpec:
         action_space=env.action_space,
         fidelities=names or ("default",),
         max_episode_steps=int(limit) if isinstance(limit, int) else None,
+        agents=getattr(env.unwrapped, "agent_specs", ()),
     )
 
 

@@ -66,14 +66,29 @@ class ArraySpec:
 
 
 @dataclass(frozen=True)
+class AgentSpec:
+    """One of the agents of an environment that has several.
+
+    Attributes:
+        name: unique in the environment. observation_space, action_space: Gymnasium spaces of its own.
+    """
+
+    name: str
+    observation_space: Any
+    action_space: Any
+
+
+@dataclass(frozen=True)
 class EnvSpec:
     """What the rest of the system needs to know about an environment before it runs.
 
     Attributes:
         id: what the user asked for.
-        observation_space, action_space: Gymnasium spaces of one agent.
+        observation_space, action_space: Gymnasium spaces of its agent; of an environment of several, those of all
+            together, as ``distrl.envs.multi_agent.joint`` arranges them.
         fidelities: names that the ``fidelity`` column points into.
         max_episode_steps: the time limit in env steps where one is known.
+        agents: of an environment of several, by ``agent_index``; else empty.
     """
 
     id: str
@@ -81,6 +96,7 @@ class EnvSpec:
     action_space: Any
     fidelities: tuple[str, ...] = ("default",)
     max_episode_steps: int | None = None
+    agents: tuple[AgentSpec, ...] = ()
 
 
 @dataclass(frozen=True)
