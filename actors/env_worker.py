@@ -1,164 +1,173 @@
-"""The one loop over any pool: rows that are ready go through the policy and back; finished steps are committed to the
-node's spool, become fragments and are published.
+"""The one loop over any pool: rows that are ready go through their policies and back; finished steps are committed to
+the node's spool, become fragments and are published.
+
+pool → rows of agents → each policy's stream: actions back into the pool, fragments → spool → sink
 """
 
 from __future__ import annotations
 
-import itertools
+import dataclasses
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from distrl.actors.agent_rows import DEFAULT_POLICY, AgentRows, agent_rows
 from distrl.actors.fragment_builder import FragmentBuilder
-from distrl.actors.inference import Answer, Inference, LocalInference, ServerInference, ServerLink
+from distrl.actors.inference import LocalInference, ServerInference, ServerLink
+from distrl.actors.policy_stream import PolicyStream
 from distrl.core.contracts import EnvPool, FragmentSink, Policy, Requests, WeightsSource
 from distrl.core.limiter import Admission, WaitNotice
 from distrl.core.spaces import action_leaf, observation_leaves
 from distrl.core.spool import Spool
-from distrl.core.types import Columns, Cursor
+from distrl.core.types import Cursor
 
 _COMMIT_EACH_STEP_S = 0.1  # mean seconds a step above which durability = "auto" commits every transition …
 _COMMIT_S = 1e-3  # … and below which it commits nothing: the simulator is cheaper than its record
 _DECIDE_PERIOD_S = 1.0
 _HELD_S = 0.001  # between two looks for weights or actions, while some rows wait for them and others are under way …
 _HELD_LOOK_S = 0.05  # … and while all wait: then they are woken, and look meanwhile after what they have published
-_PULL_WAIT_S = 0.5  # that the parameter server may take to answer; so long may a worker take to end
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyPart:
+    """What an env worker needs for one policy.
+
+    Attributes:
+        policy: acts. source: of its weights.
+        agents: whose policy it is, by index; of equal spaces.
+        admission: of an on-policy learner; see ``PolicyStream``.
+        server: chooses the actions; None: the policy itself does.
+    """
+
+    policy: Policy
+    source: WeightsSource
+    agents: Sequence[int] = (0,)
+    admission: Admission | None = None
+    server: ServerLink | None = None
 
 
 class EnvWorker:
     """Keeps every environment of a pool busy.
 
-    One round (``run_once``): receive whatever is ready, one inference for all rows that want an action, send the
-    actions, then do the bookkeeping while the environments compute. Rows whose actions an inference server chooses
-    wait for them while the others go on. Weights are pulled elsewhere (``pull``), never
+    One round (``run_once``): receive whatever is ready, one inference a policy for all its rows that want an action,
+    send the actions, then do the bookkeeping while the environments compute. Rows whose actions an inference server
+    chooses wait for them while the others go on. Weights are pulled elsewhere (``pull``), never
     between a row's outcome and its next action; a worker whose parameter server is away acts on with what it has.
 
     What has finished is committed after the actions have left, so that the environments compute meanwhile, and before
     anything of it is published.
 
     Args:
-        inference: what chooses the actions, here or on a server.
+        rows: of the pool's environments. parts: by policy, in the order of ``rows.policies``.
+        builders: of the policies' fragments, in the same order.
         spool: of this worker's life, or None (``durability`` "off", or a sink that secures at once).
         durability: ``always`` commits each transition, ``auto`` decides by the measured mean step: each transition
             above 100 ms, whole fragments above 1 ms, nothing below.
-        admission: of an on-policy learner. Rows that it does not admit wait for newer weights, and then act with those.
+
+    Attributes:
+        streams: of the policies.
     """
 
     def __init__(
         self,
         pool: EnvPool,
-        inference: Inference,
-        builder: FragmentBuilder,
+        rows: AgentRows,
+        parts: Sequence[PolicyPart],
+        builders: Sequence[FragmentBuilder],
         sink: FragmentSink,
         spool: Spool | None = None,
         durability: str = "auto",
-        admission: Admission | None = None,
     ):
-        self._pool, self._inference, self._builder, self._sink = pool, inference, builder, sink
+        self._pool, self._rows, self._sink = pool, rows, sink
         self._spool, self._durability = spool, durability
         self._mean_step_s = math.inf  # of late; what has not been measured yet may be dear
         self._measured = (0.0, 0)  # seconds and number of the steps before
         self._decided_at = -math.inf
-        policy, num_rows = inference.policy, len(pool.env_index)
-        self._state: Columns = policy.initial_state(num_rows)
-        self._initial_state = policy.initial_state(1)
-        action = action_leaf(pool.spec.action_space)
-        self._no_action = np.zeros((num_rows, *action.shape), action.dtype), np.zeros(num_rows, np.float32)
-        self._ticket = np.full(num_rows, -1)  # of the row's request at an inference server
-        self._tickets = itertools.count()
-        self._asked: dict[int, tuple[Requests, Columns]] = {}  # by ticket; of these, rows may want another action now
         self._faults: list[dict[str, Any]] = []
-        self._unanswered: set[int] = set()  # rows that asked while finishing
-        self._admission = admission
-        self._held: list[Requests] = []  # of rows that are not admitted
-        self._num_held = 0
         self._notice = WaitNotice("an env worker")
         self._newer = threading.Event()  # weights have been pulled
+        self.streams: list[PolicyStream] = []
+        for number, (its_rows, part, builder) in enumerate(zip(rows.policies, parts, builders, strict=True)):
+            local = LocalInference(part.policy, part.source)
+            inference = local if part.server is None else ServerInference(part.server, local)
+            send = partial(self._send, number)
+            self.streams.append(PolicyStream(its_rows, inference, builder, send, part.admission))
 
     def pull(self, wait_s: float = 0.0) -> bool:
-        """Take newer weights where there are any, or come within the time; returns whether there were."""
-        return self._inference.pull(wait_s)
+        """Take newer weights where there are any, or come within the time (for each policy); returns whether there
+        were."""
+        return sum(stream.inference.pull(wait_s) for stream in self.streams) > 0
 
     @property
     def version(self) -> int:
-        """Of the weights that act now; −1 before the first pull."""
-        return self._inference.version
+        """Of the weights that act now, the oldest policy's; −1 before the first pull."""
+        return min(stream.inference.version for stream in self.streams)
 
     def run_once(self, timeout_s: float) -> int:
         """One round; returns the number of steps that finished."""
-        if self._held:
-            self._act_on_held()
-        if self._asked:
-            self._take_answers()
+        waiting = False
+        for stream in self.streams:
+            if stream.num_held and stream.act_on_held():
+                self._notice.over()
+            if stream.asks:
+                stream.take_answers(0.0 if self._rows.in_flight.any() else _HELD_S)
+            waiting = waiting or stream.num_held > 0 or stream.asks
         num_steps = 0
         if not self.waits:
-            num_steps, requests = self._receive(_HELD_S if self._held or self._asked else timeout_s)
-            if len(requests.rows):
-                self._act_or_hold(requests)
+            num_steps, ready = self._receive(_HELD_S if waiting else timeout_s)
+            for stream, requests in zip(self.streams, ready, strict=True):
+                if len(requests.rows):
+                    stream.act(requests)
         if self.waits:
-            self._builder.flush()  # the learner may need what is open for the weights that we wait for
-        self._builder.close_aged(time.monotonic())
+            for stream in self.streams:
+                stream.builder.flush()  # the learner may need what is open for the weights that we wait for
+        now = time.monotonic()
+        for stream in self.streams:
+            stream.builder.close_aged(now)
         self._deliver()
         return num_steps
 
     @property
     def waits(self) -> bool:
-        """Whether every row waits for newer weights."""
-        return self._num_held > 0 and self._builder.num_in_flight == self._num_held
+        """Whether no environment goes on before newer weights come."""
+        return (
+            any(stream.num_held for stream in self.streams)
+            and not any(stream.asks for stream in self.streams)
+            and not self._rows.in_flight.any()
+        )
 
-    def _act_or_hold(self, requests: Requests) -> None:
-        if self._admission is None or self._admission.admits(self.version):
-            self._act(requests)
-            return
-        self._let_go(set(requests.rows.tolist()))  # a row that asks again has been continued from a snapshot
-        self._show(requests, self._state_before(requests))
-        self._held.append(requests.select(np.arange(len(requests.rows))))
-        self._num_held += len(requests.rows)
+    def _send(self, policy: int, actions: np.ndarray, rows: np.ndarray) -> None:
+        joined, envs = self._rows.join(policy, actions, rows)
+        if len(envs):
+            self._pool.send(joined, envs)
 
-    def _let_go(self, rows: set[int]) -> None:
-        """Requests of rows that want another action now, or none."""
-        self._ticket[list(rows)] = -1
-        if not self._num_held:
-            return
-        held, self._held = self._held, []
-        for requests in held:
-            kept = np.array([row not in rows for row in requests.rows.tolist()])
-            if kept.any():
-                self._held.append(requests.select(np.flatnonzero(kept)))
-        self._num_held = sum(len(requests.rows) for requests in self._held)
-
-    def _act_on_held(self) -> None:
-        assert self._admission is not None
-        while self._held and self._admission.admits(self.version):
-            requests = self._held.pop(0)
-            self._num_held -= len(requests.rows)
-            self._act(requests)
-            self._notice.over()
-
-    def _receive(self, timeout_s: float) -> tuple[int, Requests]:
-        """Take what is ready; (steps that finished, rows that want an action)."""
+    def _receive(self, timeout_s: float) -> tuple[int, list[Requests]]:
+        """Take what is ready; (steps that finished, each policy's rows that want an action)."""
         outcomes, requests, faults = self._pool.recv(timeout_s)
-        self._builder.finished(outcomes, time.monotonic())
-        if faults:
-            self._builder.failed(faults)
-            self._let_go({fault.row for fault in faults if fault.cut})
-            self._faults += [{"row": fault.row, "fault": fault.kind, "message": fault.message} for fault in faults]
-        return len(outcomes.rows), requests
+        split = self._rows.split(outcomes, requests)
+        now = time.monotonic()
+        for number, (stream, (its_outcomes, _)) in enumerate(zip(self.streams, split, strict=True)):
+            stream.finished(its_outcomes, now)
+            if faults:
+                stream.failed(self._rows.faults(number, faults))
+        self._faults += [{"row": fault.row, "fault": fault.kind, "message": fault.message} for fault in faults]
+        return len(outcomes.rows), [its_requests for _, its_requests in split]
 
     def _deliver(self) -> None:
         """Commit what has finished, then publish the fragments that have closed."""
-        closed = self._builder.take()
+        builders = [stream.builder for stream in self.streams]
+        closed = [item for builder in builders for item in builder.take()]
         spool = self._spool
         if spool is not None:
             each_step, fragments = self._commits()
             pieces = [piece for item in closed for piece in item.rest()] if fragments else []
             if each_step:
-                pieces += self._builder.pieces()
+                pieces += [piece for builder in builders for piece in builder.pieces()]
             if pieces:
                 spool.commit(pieces, ends_fragment=bool(closed))
             else:
@@ -184,51 +193,6 @@ class EnvWorker:
                 self._mean_step_s, self._measured = step_s / num_steps, (stats.step_s, stats.produced)
         return self._mean_step_s > _COMMIT_EACH_STEP_S, self._mean_step_s > _COMMIT_S
 
-    def _act(self, requests: Requests) -> None:
-        if self._admission is not None:
-            self._admission.begun(len(requests.rows))
-        if not self._inference.remote:
-            state = self._state_before(requests)
-            self._send(requests, state, self._inference.act(requests.observation, state, requests.is_first))
-            return
-        requests = requests.select(np.arange(len(requests.rows)))  # the pool goes on meanwhile
-        state, ticket = self._state_before(requests), next(self._tickets)
-        self._show(requests, state)
-        self._asked[ticket] = requests, state
-        self._ticket[requests.rows] = ticket
-        self._inference.ask(ticket, requests.observation, state, requests.is_first)
-
-    def _take_answers(self) -> None:
-        waiting = self._num_held + np.count_nonzero(self._ticket >= 0)
-        for ticket, answer in self._inference.answers(0.0 if self._builder.num_in_flight > waiting else _HELD_S):
-            requests, state = self._asked.pop(ticket)
-            current = np.flatnonzero(self._ticket[requests.rows] == ticket)
-            if len(current) < len(requests.rows):  # the others have failed, or been continued from a snapshot
-                requests = requests.select(current)
-                state, following = ({p: a[current] for p, a in one.items()} for one in (state, answer.state))
-                answer = Answer(answer.version, answer.action[current], answer.log_prob[current], following)
-            if len(current):
-                self._ticket[requests.rows] = -1
-                self._send(requests, state, answer)
-
-    def _send(self, requests: Requests, state: Columns, answer: Answer) -> None:
-        self._pool.send(self._inference.policy.env_action(answer.action), requests.rows)
-        for path, array in answer.state.items():
-            self._state[path][requests.rows] = array
-        self._builder.requested(requests, answer.action, answer.log_prob, answer.version, state)
-
-    def _show(self, requests: Requests, state: Columns) -> None:
-        """No action is known yet, but what has finished can bootstrap from the observations."""
-        action, log_prob = (array[: len(requests.rows)] for array in self._no_action)
-        self._builder.requested(requests, action, log_prob, max(self.version, 0), state)
-
-    def _state_before(self, requests: Requests) -> Columns:
-        """The policy's, path → [N, …]: a copy."""
-        state = {path: array[requests.rows] for path, array in self._state.items()}
-        for path, initial in self._initial_state.items():
-            state[path][requests.is_first] = initial
-        return state
-
     def run(
         self,
         stop: threading.Event,
@@ -241,11 +205,19 @@ class EnvWorker:
         ``wait_for_weights``: do not begin before the first pull, even with a policy that can act untrained.
         ``grace_s``: asked after ``stop``: seconds that steps under way may take to finish.
         """
-        while not self.pull() and (wait_for_weights or not self._inference.ready):
+        self.pull()
+        while self.version < 0 and (wait_for_weights or not self._ready):
             if stop.wait(0.02):
                 return
-        puller = threading.Thread(target=self._pull_for_ever, args=(stop, pull_period_s), name="pull", daemon=True)
-        puller.start()
+            self.pull()
+        pullers = [
+            threading.Thread(
+                target=stream.pull_for_ever, args=(stop, pull_period_s, self._newer), name="pull", daemon=True
+            )
+            for stream in self.streams
+        ]
+        for puller in pullers:
+            puller.start()
         while not stop.is_set():
             self.run_once(timeout_s=0.25)
             if self.waits:
@@ -259,38 +231,43 @@ class EnvWorker:
                 self._newer.wait(_HELD_LOOK_S)
             self._newer.clear()
         self.finish(grace_s())
-        puller.join()
+        for puller in pullers:
+            puller.join()
 
-    def _pull_for_ever(self, stop: threading.Event, period_s: float) -> None:
-        """By the clock, or, where producers wait for them, as soon as there are newer ones."""
-        period_s, wait_s = (period_s, 0.0) if self._admission is None else (0.0, _PULL_WAIT_S)
-        while not stop.wait(period_s):
-            if self.pull(wait_s):
-                self._newer.set()
-            elif wait_s:
-                stop.wait(_HELD_S)  # a server that is away does not wait
+    @property
+    def _ready(self) -> bool:
+        return all(stream.inference.ready for stream in self.streams)
 
     def finish(self, grace_s: float = 0.0) -> None:
         """Publish every step that has finished within the grace; those still under way are abandoned (they were never
         produced)."""
         deadline = time.monotonic() + grace_s
-        self._unanswered.update(row for requests in self._held for row in requests.rows.tolist())
-        self._unanswered.update(np.flatnonzero(self._ticket >= 0).tolist())
-        while (left_s := deadline - time.monotonic()) > 0 and self._builder.num_in_flight > len(self._unanswered):
-            _, requests = self._receive(min(left_s, 0.25))
-            if len(requests.rows):
-                self._show(requests, self._state_before(requests))
-                self._unanswered.update(requests.rows.tolist())
+        while (left_s := deadline - time.monotonic()) > 0 and self._rows.in_flight.any():
+            _, ready = self._receive(min(left_s, 0.25))
+            self._show(ready)
         outcomes, requests = self._pool.halt()
-        self._builder.finished(outcomes, time.monotonic())
-        if len(requests.rows):
-            self._show(requests, self._state_before(requests))
-        self._builder.flush()
+        split = self._rows.split(outcomes, requests)
+        for stream, (its_outcomes, _) in zip(self.streams, split, strict=True):
+            stream.finished(its_outcomes, time.monotonic())
+        self._show([its_requests for _, its_requests in split])
+        for stream in self.streams:
+            stream.builder.flush()
         self._deliver()
 
+    def _show(self, ready: Sequence[Requests]) -> None:
+        for stream, requests in zip(self.streams, ready, strict=True):
+            if len(requests.rows):
+                stream.show(requests)
+
     def cursors(self) -> dict[int, Cursor]:
-        """After ``finish``: how far each environment's running episode has come, for whoever continues it."""
-        return self._builder.cursors()
+        """After ``finish``: how far each environment's running episode has come, for whoever continues it.
+
+        With several agents none: those that acted at different times have come to different steps.
+        """
+        if self._pool.spec.agents:
+            return {}
+        (stream,) = self.streams
+        return stream.builder.cursors()
 
     def progress(self, env_steps: int) -> None:
         """See the pool's."""
@@ -299,7 +276,11 @@ class EnvWorker:
     def report(self) -> dict[str, Any]:
         """What happened since the last report (episodes, faults), and totals of the pool."""
         levels = self._pool.spec.fidelities
-        episodes, self._builder.episodes = self._builder.episodes, []
+        found = []
+        for stream in self.streams:
+            found += stream.builder.episodes
+            stream.builder.episodes = []
+        episodes = self._rows.take_episodes(found)
         episodes = [episode | {"fidelity": levels[episode["fidelity"]]} for episode in episodes]
         faults, self._faults = self._faults, []
         stats = self._pool.stats()
@@ -307,8 +288,9 @@ class EnvWorker:
             "episodes": episodes,
             "faults": faults,
             "version": self.version,
-            "inference_s": self._inference.seconds,
-            "produced": stats.produced,
+            "inference_s": sum(stream.inference.seconds for stream in self.streams),
+            "env_steps": stats.produced,
+            "produced": stats.transitions,
             "resets": stats.resets,
             "step_s": stats.step_s,
             "reset_s": stats.reset_s,
@@ -338,9 +320,8 @@ def _by_level(levels: Sequence[str], values: np.ndarray) -> dict[str, Any]:
 
 def build_env_worker(
     pool: EnvPool,
-    policy: Policy,
+    parts: Mapping[str, PolicyPart],
     sink: FragmentSink,
-    source: WeightsSource,
     *,
     fragment_steps: int,
     fragment_max_age_s: float | None,
@@ -348,24 +329,35 @@ def build_env_worker(
     incarnation: int = 0,
     spool: Spool | None = None,
     durability: str = "auto",
-    admission: Admission | None = None,
-    server: ServerLink | None = None,
 ) -> EnvWorker:
-    """An env worker over a pool, with the builder that suits the pool's hosting; ``server`` chooses its actions, or
-    its own policy does."""
-    local = LocalInference(policy, source)
-    inference = local if server is None else ServerInference(server, local)
-    leaves = observation_leaves(pool.spec.observation_space)
-    action = action_leaf(pool.spec.action_space)
-    builder = FragmentBuilder(
-        pool.env_index,
-        pool.agent_index,
-        {path: (leaf.shape, leaf.dtype) for path, leaf in leaves.items()},
-        (action.shape, action.dtype),
-        max_steps=fragment_steps,
-        max_age_s=fragment_max_age_s,
-        whole=pool.lockstep or admission is not None,  # rollouts are made of fragments of one length
-        worker=worker,
-        incarnation=incarnation,
-    )
-    return EnvWorker(pool, inference, builder, sink, spool, durability, admission)
+    """An env worker over a pool, with the builders that suit the pool's hosting; ``parts``: by policy id."""
+    origin = {"worker": worker, "incarnation": incarnation}
+    rows = agent_rows(pool.spec, pool.num_envs, {name: part.agents for name, part in parts.items()}, origin)
+    builders = []
+    for number, (its_rows, part) in enumerate(zip(rows.policies, parts.values(), strict=True)):
+        leaves = observation_leaves(its_rows.spec.observation_space)
+        action = action_leaf(its_rows.spec.action_space)
+        builders.append(
+            FragmentBuilder(
+                its_rows.env_index,
+                its_rows.agent_index,
+                {path: (leaf.shape, leaf.dtype) for path, leaf in leaves.items()},
+                (action.shape, action.dtype),
+                max_steps=fragment_steps,
+                max_age_s=fragment_max_age_s,
+                # rollouts are made of fragments of one length
+                whole=pool.lockstep or part.admission is not None,
+                worker=worker,
+                incarnation=incarnation,
+                policy_id=its_rows.policy_id,
+                numbers=(number, len(parts)),
+            )
+        )
+    return EnvWorker(pool, rows, list(parts.values()), builders, sink, spool, durability)
+
+
+def one_policy(
+    policy: Policy, source: WeightsSource, admission: Admission | None = None, server: ServerLink | None = None
+) -> dict[str, PolicyPart]:
+    """``parts`` of ``build_env_worker`` for environments of one agent."""
+    return {DEFAULT_POLICY: PolicyPart(policy, source, admission=admission, server=server)}

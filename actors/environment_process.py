@@ -290,6 +290,7 @@ class _Host:
         self._step_index += 1
         self._step_s = end - begin
         record["produced"] += 1
+        record["transitions"] += getattr(self._env.unwrapped, "num_finished", 1)
         record["level_steps"][0, self._fidelity] += 1
         if not ended:
             self._channel.send(b"S")

@@ -75,9 +75,13 @@ class FragmentBuilder:
         whole: bool = False,
         worker: int = 0,
         incarnation: int = 0,
+        policy_id: str = "default",
+        numbers: tuple[int, int] = (0, 1),
     ):
         """
         Args:
+            policy_id: whose rows they are. numbers: first and step of the numbers of stretches, so that several
+                builders never give the same.
             env_index, agent_index: int32 [R], of the pool's rows.
             observation: path → (shape, dtype) of one row. action: (shape, dtype).
             max_steps: T of a full fragment. max_age_s: None closes by age never.
@@ -85,6 +89,7 @@ class FragmentBuilder:
         rows, slots = len(env_index), max_steps + 1
         self._max_steps, self._max_age_s, self._whole = max_steps, max_age_s, whole
         self._origin: dict[str, Any] = {"worker": worker, "incarnation": incarnation}
+        self._policy_id = policy_id
         self._indices = {"env_index": np.asarray(env_index, np.int32), "agent_index": np.asarray(agent_index, np.int32)}
         self._columns: Columns = {
             name: _blank((slots, rows), (), dtype) for name, (dtype, axes) in COLUMNS.items() if axes == "TB"
@@ -98,7 +103,8 @@ class FragmentBuilder:
         self._common = 0  # the cursor of all rows, or −1 while they are not in step
         self._opened_at = np.full(rows, np.inf)  # when the row's first finished step came, in the caller's clock
         self._in_flight = np.zeros(rows, bool)  # slot `cursor` holds a request without an outcome
-        self._number = np.arange(rows)  # of each row's open stretch
+        first, self._number_step = numbers
+        self._number = first + self._number_step * np.arange(rows)  # of each row's open stretch
         self._given = np.zeros(rows, np.int64)  # steps of it that ``pieces`` has given out
         self._episode_return = np.zeros(rows, np.float64)  # before the step in flight
         self._finals: list[_Finals] = []  # whole: of the episodes that ended inside the open fragments
@@ -268,7 +274,7 @@ class FragmentBuilder:
         self._closed.append(
             Closed(self._part(rows, 0, length), self._number[rows].tolist(), self._given[rows].tolist())
         )
-        self._number[rows] = self._number.max() + 1 + np.arange(len(rows))
+        self._number[rows] = self._number.max() + self._number_step * (1 + np.arange(len(rows)))
         self._given[rows] = 0
         if self._finals:
             slots, at, final = self._joined_finals()
@@ -307,7 +313,7 @@ class FragmentBuilder:
             for path in self._paths:
                 store = self._columns[OBSERVATION + path]
                 columns[FINAL + path] = np.zeros((0, *store.shape[2:]), store.dtype)
-        return Fragment(columns, **self._origin)
+        return Fragment(columns, self._policy_id, **self._origin)
 
 
 def _blank(leading: tuple[int, ...], shape: tuple[int, ...], dtype: str) -> np.ndarray:

@@ -21,6 +21,7 @@ from distrl.actors.recovery import MAX_FAILURES
 from distrl.actors.running_episodes import CoreClock, RunningEpisodes
 from distrl.core.contracts import Fault, Outcomes, PoolStats, Requests
 from distrl.core.errors import ConfigError, EnvironmentFault
+from distrl.core.joint import FINISHED
 from distrl.core.seeds import EpisodeSeeds
 from distrl.core.spaces import action_leaf, empty_observation, leaves
 from distrl.core.types import MAX_FIDELITIES, EnvRecipe, EnvSpec
@@ -65,7 +66,7 @@ class InlinePool:
         self._spaces: Any = None
         self._began_s, self._ended_s = time.monotonic(), math.inf
         self._step_s = self._reset_s = self._core_s = 0.0
-        self._produced = self._resets = self._starts = self._diverged = 0
+        self._produced = self._transitions = self._resets = self._starts = self._diverged = 0
         self._level_steps, self._level_core_s = np.zeros(MAX_FIDELITIES, np.int64), np.zeros(MAX_FIDELITIES)
         self._shown: set[str] = set()  # messages whose traceback has been printed
         for row in range(num_envs):
@@ -143,6 +144,7 @@ class InlinePool:
             lifetime_s=min(time.monotonic(), self._ended_s) - self._began_s,
             process_starts=self._starts,
             diverged=self._diverged,
+            transitions=self._transitions,
             level_steps=self._level_steps.copy(),
             level_core_s=self._level_core_s.copy(),
         )
@@ -256,6 +258,8 @@ class InlinePool:
         self._level_steps += np.bincount(level, minlength=MAX_FIDELITIES)
         self._level_core_s += np.bincount(level, core_s, MAX_FIDELITIES)
         self._produced += len(rows)
+        several = self.spec.agents  # whose steps of several agents are counted in the newest observation
+        self._transitions += int(self._observation[FINISHED][rows].sum()) if several else len(rows)
         self._step_s += float(wall_s.sum())
         self._core_s += float(core_s.sum())
 

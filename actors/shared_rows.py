@@ -47,6 +47,7 @@ RECORD = np.dtype(
     [
         # totals since the pool started; they outlive every process
         ("produced", "i8"),  # steps finished and valid
+        ("transitions", "i8"),  # agents' steps among them
         ("resets", "i8"),  # episodes begun
         ("step_s", "f8"),  # wall seconds inside step, of the steps in ``produced``
         ("reset_s", "f8"),  # wall seconds inside reset
@@ -223,6 +224,7 @@ class SharedRows:
             snapshots=int(rows["snapshots"].sum()),
             snapshot_s=float(rows["snapshot_s"].sum()),
             diverged=int(rows["diverged"].sum()),
+            transitions=int(rows["transitions"].sum()),
             level_steps=rows["level_steps"].sum(0),
             level_core_s=rows["level_core_s"].sum(0),
         )
@@ -250,12 +252,12 @@ def read_counters(scratch_file: str) -> PoolStats:
 
 
 def read_produced(scratch_dir: str | os.PathLike[str]) -> int | None:
-    """Steps finished in all pools that left a scratch file in a directory; None where there is none."""
+    """Transitions finished in all pools that left a scratch file in a directory; None where there is none."""
     try:
         names = [name for name in os.listdir(scratch_dir) if name.startswith(PREFIX) and not name.endswith(".spec")]
     except FileNotFoundError:
         return None
-    counts = [read_counters(os.path.join(scratch_dir, name)).produced for name in names]
+    counts = [read_counters(os.path.join(scratch_dir, name)).transitions or 0 for name in names]
     return sum(counts) if counts else None
 
 

@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from distrl.actors.env_worker import build_env_worker
+from distrl.actors.env_worker import build_env_worker, one_policy
 from distrl.actors.process_pool import ProcessPool
 from distrl.core.seeds import TrainingSeeds
 from distrl.core.spool import Orphan, Spool, Sync, orphans
@@ -128,7 +128,13 @@ def steps_per_s(seconds: float, spool: Spool | None, scratch: Path) -> float:
     pool = ProcessPool(recipe, 8, TrainingSeeds(0), scratch_dir=str(scratch))
     sink = Behind()
     worker: Any = build_env_worker(
-        pool, Constant(), sink, Nothing(), fragment_steps=50, fragment_max_age_s=5.0, spool=spool, durability="always"
+        pool,
+        one_policy(Constant(), Nothing()),
+        sink,
+        fragment_steps=50,
+        fragment_max_age_s=5.0,
+        spool=spool,
+        durability="always",
     )
     for _ in range(50):  # all environments are under way
         worker.run_once(0.25)

@@ -28,9 +28,8 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from distrl.actors.env_worker import EnvWorker
+from distrl.actors.env_worker import build_env_worker, one_policy
 from distrl.actors.fragment_builder import FragmentBuilder
-from distrl.actors.inference import LocalInference
 from distrl.actors.inline_pool import InlinePool
 from distrl.actors.vector_pool import VectorPool
 from distrl.core.contracts import EnvPool, Policy
@@ -138,7 +137,9 @@ def worker_s(rows: int) -> tuple[float, float]:
     pool = InlinePool(EnvRecipe("benchmarks.inline_pool:Still"), rows, TrainingSeeds(0))
     policy = ppo_policy(pool.spec)
     sink = Discard()
-    worker = EnvWorker(pool, LocalInference(policy, sink), builder_of(pool), sink)
+    worker = build_env_worker(
+        pool, one_policy(policy, sink), sink, fragment_steps=FRAGMENT_STEPS, fragment_max_age_s=None
+    )
     rounds, begin = rounds_of(rows), clock()
     for _ in range(rounds):
         worker.run_once(0.0)

@@ -244,7 +244,7 @@ def build_worker(
     server: ServerLink | None = None,
 ) -> EnvWorker:
     """The loop over a pool. ``timed=False`` leaves out everything that a clock decides; ``server`` chooses actions."""
-    from distrl.actors.env_worker import build_env_worker
+    from distrl.actors.env_worker import build_env_worker, one_policy
     from distrl.core.limiter import Admission
 
     options = algorithm_model(config)
@@ -254,17 +254,14 @@ def build_worker(
     seed = TrainingSeeds(config.run.seed, worker, incarnation).seed(2**20, 0)
     return build_env_worker(
         pool,
-        policy.build(seed=seed),
+        one_policy(policy.build(seed=seed), source, admission, server),
         sink,
-        source,
         fragment_steps=config.actors.fragment_steps,
         fragment_max_age_s=config.actors.fragment_max_age_s if timed else None,
         worker=worker,
         incarnation=incarnation,
         spool=spool,
         durability=config.run.durability,
-        admission=admission,
-        server=server,
     )
 
 

@@ -191,7 +191,7 @@ def measure(ladder: Ladder, rows: int, scratch: Path) -> Rung:
     Raises:
         ConfigError, EnvironmentFault: the environments cannot be made, or fail again and again.
     """
-    from distrl.actors.env_worker import build_env_worker
+    from distrl.actors.env_worker import build_env_worker, one_policy
     from distrl.cluster import components
     from distrl.core.limiter import Admission
     from distrl.learners.registry import algorithm_config
@@ -205,12 +205,10 @@ def measure(ladder: Ladder, rows: int, scratch: Path) -> Rung:
     on_policy = algorithm_config(config.algorithm.name).on_policy
     worker = build_env_worker(
         pool,
-        ladder.policy.build(seed=0),
-        times,
+        one_policy(ladder.policy.build(seed=0), times, Admission(sys.maxsize, 0) if on_policy else None),
         times,
         fragment_steps=config.actors.fragment_steps,
         fragment_max_age_s=config.actors.fragment_max_age_s,
-        admission=Admission(sys.maxsize, 0) if on_policy else None,
     )
     try:
         worker.pull()

@@ -56,6 +56,8 @@ class Recorder:
         self._learner_life = 0
         self._first_step_s: float | None = None
         self._produced_before: dict[int, int] = {}
+        self._steps_before = 0  # env steps of earlier sessions
+        self._counted: dict[int, int] = {}  # incarnation → transitions that its environments counted, told by others
         self._committed: dict[int, int] = {}  # incarnation → transitions that its spool has held
         self._returns: dict[str, deque[float]] = {}  # fidelity → of its newest episodes
         self._inference: dict[int, dict[str, Any]] = {}  # by process id
@@ -80,13 +82,14 @@ class Recorder:
         secured = {int(key): value for key, value in learner["secured"].items()}
         lives = set(produced) | set(secured)
         self._produced_before = {life: max(produced.get(life, 0), secured.get(life, 0)) for life in lives}
-        self._last_recorded = self.env_steps // self._record_period
+        self._steps_before = self.env_steps
+        self._last_recorded = self._steps_before // self._record_period
 
     def worker_reported(self, incarnation: int, report: dict[str, Any]) -> None:
         """A live worker's report; its episodes and faults are written."""
         self._live.add(incarnation)
         self._workers[incarnation] = report
-        if self._first_step_s is None and self.env_steps > sum(self._produced_before.values()):
+        if self._first_step_s is None and report["env_steps"]:
             self._first_step_s = self.wall_s
         for episode in report["episodes"]:
             self._returns.setdefault(episode["fidelity"], deque(maxlen=_RECENT)).append(episode["return"])
@@ -100,8 +103,7 @@ class Recorder:
         """A worker's life is over. ``produced``: what its environments counted, if it could not report that."""
         self._live.discard(incarnation)
         if produced is not None:
-            report = self._workers.setdefault(incarnation, {})
-            report["produced"] = max(produced, report.get("produced", 0))
+            self._counted[incarnation] = produced
 
     def adopted(self, committed: dict[int, int]) -> bool:
         """Spools of dead lives have been taken over: incarnation → transitions that each had committed. Whether that
@@ -177,10 +179,11 @@ class Recorder:
 
     @property
     def produced(self) -> dict[int, int]:
-        """Incarnation → steps its environments finished: as they counted, and at least what was secured of them."""
-        counted = self._produced_before | {key: report.get("produced", 0) for key, report in self._workers.items()}
-        secured = self._learner["secured"]
-        return {life: max(counted.get(life, 0), secured.get(life, 0)) for life in counted | secured}
+        """Incarnation → transitions its environments finished: as they counted, and at least what was secured of
+        them."""
+        reported = {life: report["produced"] for life, report in self._workers.items()}
+        known = (self._produced_before, reported, self._counted, self._learner["secured"])
+        return {life: max(counts.get(life, 0) for counts in known) for life in set().union(*known)}
 
     @property
     def committed(self) -> dict[int, int]:
@@ -189,8 +192,12 @@ class Recorder:
 
     @property
     def env_steps(self) -> int:
-        """Env steps produced over all sessions."""
-        return sum(self.produced.values())
+        """Env steps finished over all sessions: as env workers report them, and with as many transitions each where
+        only transitions are known."""
+        reports = [self._before, *self._workers.values()]
+        steps, transitions = (sum(report.get(name, 0) for report in reports) for name in ("env_steps", "produced"))
+        unreported = sum(self.produced.values()) - transitions
+        return steps + (round(unreported * steps / transitions) if transitions else unreported)
 
     @property
     def known_env_steps(self) -> int:
@@ -220,6 +227,7 @@ class Recorder:
             **sums,
             **{name: dict(counts) for name, counts in by_level.items()},
             "env_steps": self.env_steps,
+            "produced": sum(self.produced.values()),
             "learner_cpu_s": learner_cpu_s,
             "update_wall_s": update_wall_s,
             "wall_s": self.total_wall_s,
@@ -244,7 +252,7 @@ class Recorder:
             "wall_s": self.total_wall_s,
             "session_s": self.wall_s,
             "busy": totals["step_s"] / totals["lifetime_s"] if totals["lifetime_s"] else 0.0,
-            "env_steps_per_s": (self.env_steps - sum(self._produced_before.values())) / max(self.wall_s, 1e-9),
+            "env_steps_per_s": (self.env_steps - self._steps_before) / max(self.wall_s, 1e-9),
             **{name: self._learner.get(name, 0) for name in ("staleness_p50", "staleness_p99", "staleness_max")},
             "recent_return": self._recent_return(),
             "recent_return_by_fidelity": self.recent_returns(),

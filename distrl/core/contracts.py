@@ -146,6 +146,7 @@ class PoolStats:
 
     Attributes:
         produced: steps finished (int). resets: episodes begun (int).
+        transitions: agents' steps among them (int); with one agent, as many. None: that.
         recomputed: steps computed again to continue an episode (int); not in ``produced``, never delivered.
         snapshots: taken (int). snapshot_s: wall seconds that they took.
         diverged: episodes that ended with a true ``diverged`` in ``info``: the environment's own guard (int).
@@ -168,8 +169,13 @@ class PoolStats:
     snapshots: int = 0
     snapshot_s: float = 0.0
     diverged: int = 0
+    transitions: int | None = None
     level_steps: np.ndarray = field(default_factory=lambda: np.zeros(MAX_FIDELITIES, np.int64))
     level_core_s: np.ndarray = field(default_factory=lambda: np.zeros(MAX_FIDELITIES))
+
+    def __post_init__(self) -> None:
+        if self.transitions is None:
+            self.transitions = self.produced
 
 
 class Policy(Protocol):

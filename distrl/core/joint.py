@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
@@ -77,12 +78,12 @@ class JointLayout:
             self.action_size += math.prod(self.actions[index].shape)
         entries: dict[str, spaces.Space] = {name: _box((len(agents),), dtype) for name, dtype in ENTRIES.items()}
         for number, (first, members) in enumerate(zip(firsts, self.groups, strict=True)):
-            stacks: dict[str, spaces.Space] = {}
+            stacks: dict[str, Any] = {}
             for leaf in leaves(first.observation_space):
                 inner = stacks
                 *above, last = leaf.path.split("/")
                 for key in above:
-                    inner = inner.setdefault(key, {})  # type: ignore[assignment]
+                    inner = inner.setdefault(key, {})
                 inner[last] = _box((len(members), *leaf.spec.shape), leaf.spec.dtype)
             entries[str(number)] = _nested(stacks)
         self.observation_space = spaces.Dict(entries)

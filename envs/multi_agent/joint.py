@@ -52,6 +52,7 @@ class JointEnv(gymnasium.Env):
         self.fidelities = getattr(env, "fidelities", {})
         layout = JointLayout(self.agent_specs)
         self.observation_space, self.action_space = layout.observation_space, layout.action_space
+        self._action_size = layout.action_size
         self._index = {name: index for index, name in enumerate(env.agents)}
         num_agents = len(env.agents)
         self._entries = {name: np.zeros(num_agents, dtype) for name, dtype in ENTRIES.items()}
@@ -84,6 +85,7 @@ class JointEnv(gymnasium.Env):
         self._over = np.zeros(num_agents, bool)  # the agent's episode has ended
         self._begun = np.zeros(num_agents, bool)
         self._pending = np.zeros(num_agents)  # reward since the last action
+        self._seed: int | None = None  # that the agents' spaces still have to be seeded with
         self.num_finished = 0
         if all(callable(getattr(env, name, None)) for name in ("snapshot", "restore")):
             self.snapshot, self.restore = self._snapshot, self._restore
@@ -91,6 +93,7 @@ class JointEnv(gymnasium.Env):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """See Gymnasium; ``options`` are not used."""
         super().reset(seed=seed)
+        self._seed = seed
         for array in (self._acted, self._over, self._begun, self._pending, *self._entries.values()):
             array[:] = 0
         self._write(self.agents_env.reset(seed), "reset")
@@ -141,10 +144,13 @@ class JointEnv(gymnasium.Env):
 
     def random_action(self, observation: Any = None) -> np.ndarray:
         """Of those who act next, each uniform over what it may do, float64 [K]; ``observation``: not needed."""
-        joint = np.zeros(self.action_space.shape)
+        joint = np.zeros(self._action_size)
+        if self._seed is not None:
+            for index, agent in enumerate(self.agent_specs):
+                agent.action_space.seed(self._seed + index)
+            self._seed = None
         for index in self._asks:
             space, (start, stop, _) = self.agent_specs[index].action_space, self._decode[index]
-            space._np_random = self.action_space.np_random  # one generator, seeded with the joint space
             mask = self._masked[index]
             chosen = random_action(space, {} if mask is None else {MASK: mask})
             joint[start:stop] = np.ravel(chosen)
@@ -216,8 +222,8 @@ class JointEnv(gymnasium.Env):
 
     def _snapshot(self, directory: str | os.PathLike[str]) -> None:
         self.agents_env.snapshot(directory)  # type: ignore[attr-defined]
-        state = {name: getattr(self, name) for name in ("_acted", "_over", "_begun", "_pending")}
-        np.savez(os.path.join(directory, _STATE_FILE), **state, **self._entries)
+        state: dict[str, Any] = {name: getattr(self, name) for name in ("_acted", "_over", "_begun", "_pending")}
+        np.savez(os.path.join(directory, _STATE_FILE), **(state | self._entries))
 
     def _restore(self, directory: str | os.PathLike[str]) -> Any:
         observations = self.agents_env.restore(directory)  # type: ignore[attr-defined]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from distrl.actors.env_worker import build_env_worker
+from distrl.actors.env_worker import build_env_worker, one_policy
 from distrl.actors.inline_pool import InlinePool
 from distrl.core.limiter import Admission
 from distrl.core.seeds import TrainingSeeds
@@ -25,9 +25,12 @@ def begin(max_staleness: int, share: int = 12, num_envs: int = 3, fragment_steps
     pool.lockstep = lockstep
     sink, source = Recorded(), Versions()
     worker = build_env_worker(
-        pool, Counting(), sink, source, fragment_steps=fragment_steps, fragment_max_age_s=None,
-        admission=Admission(share, max_staleness),
-    )  # fmt: skip
+        pool,
+        one_policy(Counting(), source, Admission(share, max_staleness)),
+        sink,
+        fragment_steps=fragment_steps,
+        fragment_max_age_s=None,
+    )
     worker.pull()
     return worker, pool, sink, source
 
@@ -92,7 +95,7 @@ def test_a_row_that_fails_while_others_wait_is_not_acted_on_twice():
     pool = InlinePool(recipe, 3, TrainingSeeds(run_seed=1))
     sink, source = Recorded(), Versions()
     worker = build_env_worker(
-        pool, Counting(), sink, source, fragment_steps=4, fragment_max_age_s=None, admission=Admission(12, 0)
+        pool, one_policy(Counting(), source, Admission(12, 0)), sink, fragment_steps=4, fragment_max_age_s=None
     )
     worker.pull()
     for version in range(8):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from distrl.actors import hang_limit
-from distrl.actors.env_worker import build_env_worker
+from distrl.actors.env_worker import build_env_worker, one_policy
 from distrl.actors.inline_pool import InlinePool
 from distrl.actors.process_pool import ProcessPool, SnapshotPlan
 from distrl.core.errors import EnvironmentFault
@@ -52,7 +52,9 @@ def level_of(reward):
 def test_every_transition_says_at_which_level_it_was_computed(make, hosting):
     pool, seeds = make(hosting, MIXED, kwargs={"construct_s": 0.05})
     sink = Recorded()
-    worker = build_env_worker(pool, Counting(), sink, OneVersion(), fragment_steps=7, fragment_max_age_s=None)
+    worker = build_env_worker(
+        pool, one_policy(Counting(), OneVersion()), sink, fragment_steps=7, fragment_max_age_s=None
+    )
     worker.pull()
     while worker.report()["resets"] < 16:
         worker.run_once(5.0)
@@ -117,7 +119,9 @@ def test_so_it_is_in_the_next_life_of_its_env_worker(make, tmp_path):
         "process", COARSE_THEN_FINE, env_steps=100, num_envs=1, life=1, length=30, snapshots=plan, cursors=cursors
     )
     sink = Recorded()
-    worker = build_env_worker(pool, Counting(), sink, OneVersion(), fragment_steps=50, fragment_max_age_s=None)
+    worker = build_env_worker(
+        pool, one_policy(Counting(), OneVersion()), sink, fragment_steps=50, fragment_max_age_s=None
+    )
     worker.pull()
     while worker.report()["produced"] < 25:
         worker.run_once(5.0)

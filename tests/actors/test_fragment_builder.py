@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from distrl.actors.env_worker import build_env_worker
+from distrl.actors.env_worker import build_env_worker, one_policy
 from distrl.actors.inline_pool import InlinePool
 from distrl.actors.vector_pool import VectorPool
 from distrl.core.limiter import Admission
@@ -88,7 +88,7 @@ def run(max_steps: int, lockstep: bool, rounds: int = 60, bad_modulus: int = 0):
 def drive(pool, max_steps: int, rounds: int, admission=None):
     sink = Recorded()
     worker = build_env_worker(
-        pool, Counting(), sink, OneVersion(), fragment_steps=max_steps, fragment_max_age_s=None, admission=admission
+        pool, one_policy(Counting(), OneVersion(), admission), sink, fragment_steps=max_steps, fragment_max_age_s=None
     )
     worker.pull()
     for _ in range(rounds):
@@ -188,12 +188,14 @@ def test_fragments_for_on_policy_learners_are_whole_also_of_rows_that_are_not_in
 def test_what_is_open_can_be_published_at_any_time_without_losing_a_step():
     pool = InlinePool(EnvRecipe("tests.fakes.environments:Scripted"), 3, TrainingSeeds(run_seed=5))
     sink = Recorded()
-    worker = build_env_worker(pool, Counting(), sink, OneVersion(), fragment_steps=7, fragment_max_age_s=None)
+    worker = build_env_worker(
+        pool, one_policy(Counting(), OneVersion()), sink, fragment_steps=7, fragment_max_age_s=None
+    )
     worker.pull()
     for round_ in range(60):
         worker.run_once(0.0)
         if round_ % 5 == 0:
-            worker._builder.flush()
+            worker.streams[0].builder.flush()
     worker.finish()
     assert {f.num_steps for f in sink.fragments} == {4, 5}
     assert len(transitions(sink.fragments)) == pool.stats().produced
@@ -204,7 +206,9 @@ def test_old_fragments_are_closed_so_that_a_slow_environment_delays_nobody():
     pool = InlinePool(EnvRecipe("tests.fakes.environments:Scripted", {"step_s": 0.002}), 1, TrainingSeeds(run_seed=5))
     pool.lockstep = False
     sink = Recorded()
-    worker = build_env_worker(pool, Counting(), sink, OneVersion(), fragment_steps=1000, fragment_max_age_s=1e-4)
+    worker = build_env_worker(
+        pool, one_policy(Counting(), OneVersion()), sink, fragment_steps=1000, fragment_max_age_s=1e-4
+    )
     worker.pull()
     for _ in range(20):
         worker.run_once(0.0)
@@ -219,7 +223,9 @@ def test_what_had_finished_when_the_worker_stops_is_published_and_nothing_else_w
     for _ in range(3):  # steps end at any moment of the stop
         pool = ProcessPool(recipe, 4, TrainingSeeds(run_seed=5), scratch_dir=str(tmp_path))
         sink = Recorded()
-        worker = build_env_worker(pool, Counting(), sink, OneVersion(), fragment_steps=50, fragment_max_age_s=10.0)
+        worker = build_env_worker(
+            pool, one_policy(Counting(), OneVersion()), sink, fragment_steps=50, fragment_max_age_s=10.0
+        )
         worker.pull()
         for _ in range(100):
             worker.run_once(1.0)

@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 
-from distrl.actors.env_worker import build_env_worker
+from distrl.actors.env_worker import build_env_worker, one_policy
 from distrl.actors.inference import Answer
 from distrl.actors.inference_server import InferenceServer
 from distrl.actors.inline_pool import InlinePool
@@ -133,9 +133,12 @@ def begin(admission=None, fragment_steps=7, num_envs=4, recipe=None):
     server = server_of(source)
     link = Link(server)
     worker = build_env_worker(
-        pool, Untrained(), sink, source,
-        fragment_steps=fragment_steps, fragment_max_age_s=None, admission=admission, server=link,
-    )  # fmt: skip
+        pool,
+        one_policy(Untrained(), source, admission, link),
+        sink,
+        fragment_steps=fragment_steps,
+        fragment_max_age_s=None,
+    )
     worker.pull()
     return worker, pool, sink, source, server, link
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Dict, Discrete
 
-from distrl.actors.env_worker import build_env_worker
+from distrl.actors.env_worker import build_env_worker, one_policy
 from distrl.actors.inline_pool import InlinePool
 from distrl.core.errors import ConfigError
 from distrl.core.fragments import part
@@ -240,7 +240,7 @@ def test_where_stretches_are_chained_the_learner_goes_on_from_the_actors_own_mem
     queue = Queue(batch_size=72, steps=4)
     pool = InlinePool(recipe, 3, TrainingSeeds(5))
     source, policy = _Source(algorithm.policy_weights()), algorithm.policy_spec().build(seed=0)
-    worker = build_env_worker(pool, policy, _Sink(queue), source, fragment_steps=7, fragment_max_age_s=None)
+    worker = build_env_worker(pool, one_policy(policy, source), _Sink(queue), fragment_steps=7, fragment_max_age_s=None)
     worker.pull()
     while not queue.allows_update():
         worker.run_once(0.0)
