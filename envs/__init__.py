@@ -24,6 +24,13 @@ REGISTRY: dict[str, str] = {
 }
 #: … and those that also compute many rows at once by themselves.
 VECTORISED: dict[str, str] = {"distrl/Atari-v0": "distrl.envs.atari:AtariVector"}
+#: Those of several agents, PettingZoo's parallel environments, which Gymnasium does not know: id → ``"module:Class"``.
+MULTI_AGENT: dict[str, str] = {
+    "distrl/RayleighBenardAgents-v0": "distrl.envs.multi_agent.rayleigh_benard:RayleighBenardAgents",
+    "distrl/ShkadovAgents-v0": "distrl.envs.multi_agent.shkadov_film:ShkadovAgents",
+    "distrl/TandemFinsAgents-v0": "distrl.envs.multi_agent.tandem_fins:TandemFinsAgents",
+    "distrl/PartnerGame-v0": "distrl.envs.multi_agent.partner_game:PartnerGame",
+}
 
 for _id, _entry_point in REGISTRY.items():
     if _id not in gymnasium.registry:

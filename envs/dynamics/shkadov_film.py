@@ -206,6 +206,10 @@ class ShkadovFilm(Simulation):
         square = float(((heights[self._judged] - 1) ** 2).mean())
         return -square, {"wave_height": square**0.5}
 
+    def jet_squares(self) -> np.ndarray:
+        """The mean of (h - 1)² behind each jet, float64 [num_jets]; the mean over the jets is what is paid for."""
+        return ((self.film[0, self._judged] - 1) ** 2).mean(1)
+
     def _observe(self) -> np.ndarray:
         return self.film[1, self._probes].ravel() - 1
 
