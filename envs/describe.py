@@ -27,6 +27,7 @@ from distrl.core.types import EnvRecipe, EnvSpec
 from distrl.envs.checks import describe_exception, unpack_reset, unpack_step, write_observation
 from distrl.envs.delay import without_failures
 from distrl.envs.light_process import TREE, describe_exit, die_with_parent, kill_tree, light_command, light_environment
+from distrl.envs.multi_agent.joint import JointEnv
 from distrl.envs.resolve import make, pickle_recipe, preload, spec_of
 
 PATIENCE_S = 10.0  # no further step is tried after so long: a step may take minutes
@@ -122,8 +123,13 @@ def _try_out(recipe: EnvRecipe, steps: int) -> Trial:
             write_observation(observation, targets, "reset")
         reset_s = time.monotonic() - begin
         while len(times) < steps and sum(times) < PATIENCE_S:
-            doing, begin = "step", time.monotonic()
-            result = env.step(random_action(env.action_space, observation))
+            doing = "step"
+            if isinstance(env.unwrapped, JointEnv):
+                action = env.unwrapped.random_action(observation)
+            else:
+                action = random_action(env.action_space, observation)
+            begin = time.monotonic()
+            result = env.step(action)
             times.append(time.monotonic() - begin)
             observation, _, terminated, truncated, _ = unpack_step(result)
             write_observation(observation, targets, "step")

@@ -1,9 +1,10 @@
 """A recipe goes in, a Gymnasium environment comes out; also what the system must know of it, and the list of ids.
 
-An id is one of ``distrl/Name-v0`` (ours), any id that Gymnasium knows, ``envpool/Task-v0`` (of the EnvPool library), or
-``package.module:Class`` (the user's, no registration needed). What exists only vectorised (EnvPool's, a class that is a
-VectorEnv, an id with a vector entry point alone) is made with one row. What cannot be made is a ConfigError with one
-sentence that names what failed or the nearest id.
+An id is one of ``distrl/Name-v0`` (ours), any id that Gymnasium knows, ``envpool/Task-v0`` (of the EnvPool library),
+``package.module:Class`` (the user's, no registration needed), or a module that has PettingZoo's functions
+``parallel_env`` or ``env`` (``mpe2.simple_spread_v3``). What exists only vectorised (EnvPool's, a class that is a
+VectorEnv, an id with a vector entry point alone) is made with one row, and several agents as one (``JointEnv``). What
+cannot be made is a ConfigError with one sentence that names what failed or the nearest id.
 """
 
 from __future__ import annotations
@@ -25,10 +26,14 @@ from gymnasium.wrappers import TimeLimit
 
 from distrl.core.errors import ConfigError
 from distrl.core.types import MAX_FIDELITIES, EnvRecipe, EnvSpec
-from distrl.envs import REGISTRY
+from distrl.envs import MULTI_AGENT, REGISTRY
 from distrl.envs.delay import Delay
+from distrl.envs.multi_agent.adapt import agents_env_of, hosted
+from distrl.envs.multi_agent.joint import JointEnv
+from distrl.envs.multi_agent.team import TeamEnv
 
 ENVPOOL = "envpool/"  # ids of the EnvPool library begin with it: envpool/Pong-v5
+_MULTI_AGENT_PACKAGES = ("mpe2", "pettingzoo", "pygame")  # what distrl's extra of that name brings
 
 
 def make(recipe: EnvRecipe) -> gymnasium.Env:
@@ -52,11 +57,19 @@ def make(recipe: EnvRecipe) -> gymnasium.Env:
 
         env = one_row.OneRow(vector_envs.make_vector_env(dataclasses.replace(recipe, delay=None), 1))
         limit = None
-    elif _is_import_path(recipe.id):
+    elif _is_import_path(recipe.id) or _is_module(recipe.id) or recipe.id in MULTI_AGENT:
         _check_arguments(recipe, constructor, kwargs)
-        env = constructor(**kwargs)
-        if not isinstance(env, gymnasium.Env):
-            raise ConfigError(f"env.id = {recipe.id!r} must make a gymnasium.Env; it made a {type(env).__name__}.")
+        made = constructor(**kwargs)
+        agents_env = agents_env_of(made)
+        if agents_env is not None:
+            env, limit = hosted(agents_env, recipe), None
+        elif isinstance(made, gymnasium.Env):
+            env = made
+        else:
+            raise ConfigError(
+                f"env.id = {recipe.id!r} must make a gymnasium.Env, a PettingZoo environment or an RLlib "
+                f"MultiAgentEnv; it made a {type(made).__name__}."
+            )
     else:
         _check_arguments(recipe, constructor, {**_gymnasium_spec(recipe.id).kwargs, **kwargs})
         try:
@@ -65,6 +78,8 @@ def make(recipe: EnvRecipe) -> gymnasium.Env:
         except gymnasium.error.DependencyNotInstalled as error:
             raise ConfigError(f"env.id = {recipe.id!r} needs something that is not installed: {error}") from error
         limit = None
+    if recipe.agents is not None and not isinstance(env.unwrapped, (JointEnv, TeamEnv)):
+        raise ConfigError(f"env.agents: {recipe.id} is an environment of one agent; leave it out.")
     if limit is not None:
         env = TimeLimit(env, limit)
     if recipe.delay is not None:
@@ -197,6 +212,11 @@ def _is_import_path(id_: str) -> bool:
     return bool(colon) and "/" not in module and all(part.isidentifier() for part in name.split("."))
 
 
+def _is_module(id_: str) -> bool:
+    """``package.module``: Gymnasium's ids have no dots, but for a few that it knows."""
+    return "." in id_ and all(part.isidentifier() for part in id_.split(".")) and id_ not in gymnasium.registry
+
+
 def constructor_of(id_: str) -> Callable[..., Any]:
     """What makes the environment of an id: single ones, or where it is only vectorised, vector environments.
 
@@ -209,6 +229,11 @@ def constructor_of(id_: str) -> Callable[..., Any]:
         return EnvpoolLibrary.of_task(id_.removeprefix(ENVPOOL))
     if _is_import_path(id_):
         return _constructor(id_)
+    if id_ in MULTI_AGENT:
+        return _constructor(MULTI_AGENT[id_], id_)
+    if _is_module(id_):
+        parallel = hasattr(_module(id_, id_), "parallel_env")  # all agents at once, wherever that is the same game
+        return _constructor(f"{id_}:{'parallel_env' if parallel else 'env'}", id_)
     spec = _gymnasium_spec(id_)
     entry_point = spec.entry_point or spec.vector_entry_point
     return entry_point if callable(entry_point) else _constructor(str(entry_point), id_)
@@ -216,6 +241,8 @@ def constructor_of(id_: str) -> Callable[..., Any]:
 
 def is_only_vectorised(id_: str) -> bool:
     """Whether what makes the environment of an id makes vector environments; see ``constructor_of``."""
+    if _is_module(id_) or id_ in MULTI_AGENT:
+        return False
     if not _is_import_path(id_) and not id_.startswith(ENVPOOL):
         return _gymnasium_spec(id_).entry_point is None
     constructor = constructor_of(id_)
@@ -229,7 +256,7 @@ def _gymnasium_spec(id_: str) -> Any:
     try:
         return gymnasium.spec(id_)
     except gymnasium.error.Error as error:
-        known = [*REGISTRY, *gymnasium.registry]
+        known = [*REGISTRY, *MULTI_AGENT, *gymnasium.registry]
         near = difflib.get_close_matches(id_, known, n=1, cutoff=0.5)
         if not near:
             by_lower = {name.lower().split("/")[-1]: name for name in known}
@@ -237,28 +264,15 @@ def _gymnasium_spec(id_: str) -> Any:
         hint = f" Nearest known id: {near[0]}." if near else ""
         raise ConfigError(
             f"env.id = {id_!r} is no known environment.{hint} It must be an id of distrl or Gymnasium, "
-            "or an import path like my_package.my_module:MyEnv."
+            "an import path like my_package.my_module:MyEnv, or a PettingZoo module like mpe2.simple_spread_v3."
         ) from error
 
 
 def _constructor(path: str, asked: str | None = None) -> Callable[..., Any]:
-    """The class or function behind ``module:name``; modules beside the working directory are found."""
+    """The class or function behind ``module:name``."""
     asked = asked or path
     module_name, _, name = path.partition(":")
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        value: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
-            message = f"there is no module {error.name!r} on the Python path (the working directory is on it)"
-        else:
-            message = f"importing {module_name} failed, because {error}"
-        raise ConfigError(f"env.id = {asked!r}: {message}.") from error
-    except Exception as error:
-        raise ConfigError(
-            f"env.id = {asked!r}: importing {module_name} failed with {type(error).__name__}: {error}."
-        ) from error
+    value = _module(module_name, asked)
     for part in name.split("."):
         if not hasattr(value, part) and module_name == "__main__":
             raise ConfigError(
@@ -273,6 +287,26 @@ def _constructor(path: str, asked: str | None = None) -> Callable[..., Any]:
     if not callable(value):
         raise ConfigError(f"env.id = {asked!r} must name a class or function; it is a {type(value).__name__}.")
     return value
+
+
+def _module(name: str, asked: str) -> Any:
+    """A module; those beside the working directory are found."""
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(error.name + ".")):
+            message = f"there is no module {error.name!r} on the Python path (the working directory is on it)"
+        else:
+            message = f"importing {name} failed, because {error}"
+        if error.name in _MULTI_AGENT_PACKAGES:
+            message += ": pip install 'distrl[multi-agent]'"
+        raise ConfigError(f"env.id = {asked!r}: {message}.") from error
+    except Exception as error:
+        raise ConfigError(
+            f"env.id = {asked!r}: importing {name} failed with {type(error).__name__}: {error}."
+        ) from error
 
 
 def _check_arguments(recipe: EnvRecipe, constructor: Callable[..., Any], kwargs: Mapping[str, Any]) -> None:

@@ -48,6 +48,7 @@ Columns = dict[str, np.ndarray]
 Observation = dict[str, np.ndarray]  # "/"-path → array; a space that is a single array has the one path ARRAY
 Weights = dict[str, np.ndarray]
 
+DEFAULT_POLICY = "default"  # of an environment of one agent, and where no policy is named
 ARRAY = "array"  # the path of an observation that is a single array
 MAX_FIDELITIES = 16  # levels of detail of one environment
 
@@ -104,11 +105,12 @@ class EnvRecipe:
     """How to make one environment: plain data that travels to any process.
 
     Attributes:
-        id: a Gymnasium id, ``distrl/…``, or ``package.module:Class``.
+        id: a Gymnasium id, ``distrl/…``, ``package.module:Class``, or a PettingZoo module.
         kwargs: passed to its constructor.
         fidelity: passed as the keyword ``fidelity`` where given.
         delay: artificial step times for tests and benchmarks (distrl.envs.delay), or None.
         max_episode_steps: a time limit set by the user, or None.
+        agents: how an environment of several agents is hosted (distrl.envs.multi_agent.adapt), or None.
     """
 
     id: str
@@ -116,6 +118,7 @@ class EnvRecipe:
     fidelity: str | None = None
     delay: Mapping[str, Any] | None = None
     max_episode_steps: int | None = None
+    agents: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,7 @@ class Fragment:
     """
 
     columns: Columns
-    policy_id: str = "default"
+    policy_id: str = DEFAULT_POLICY
     worker: int = 0
     incarnation: int = 0
 

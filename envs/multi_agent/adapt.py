@@ -1,0 +1,66 @@
+"""Whatever a constructor made goes in; if it is an environment of several agents, what hosts can drive comes out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+
+from distrl.core.errors import ConfigError
+from distrl.core.types import EnvRecipe
+from distrl.envs.multi_agent.agents_env import AgentsEnv
+from distrl.envs.multi_agent.joint import JointEnv
+from distrl.envs.multi_agent.pettingzoo import FromAEC, FromParallel
+from distrl.envs.multi_agent.rllib import FromRLlib
+from distrl.envs.multi_agent.team import TeamEnv
+from distrl.envs.multi_agent.wrappers import EpisodeLimit, JointState, WithState
+
+_STATES = ("none", "env", "joint")
+_OPTIONS = {"state": _STATES, "team": (False, True), "reward": ("sum", "mean")}
+
+
+def agents_env_of(made: Any) -> AgentsEnv | None:
+    """The agents of an environment: a PettingZoo ParallelEnv or AECEnv, an RLlib MultiAgentEnv (known by their base
+    classes' names: neither package is imported), or one that is an AgentsEnv itself. None: it is none of these."""
+    if _has_base(made, "ray.rllib", "MultiAgentEnv"):
+        return FromRLlib(made)
+    if _has_base(made, "pettingzoo", "ParallelEnv"):
+        return FromParallel(made)
+    if _has_base(made, "pettingzoo", "AECEnv"):
+        return FromAEC(made)
+    if all(hasattr(made, name) for name in ("agents", "observation_spaces", "action_spaces", "state_space")):
+        return made
+    return None
+
+
+def hosted(env: AgentsEnv, recipe: EnvRecipe) -> gymnasium.Env:
+    """Several agents as one Gymnasium environment, in the form that ``recipe.agents`` asks for, within the recipe's
+    time limit.
+
+    Raises:
+        ConfigError: an option that does not exist, or that the environment cannot have.
+    """
+    options = {name: values[0] for name, values in _OPTIONS.items()}
+    for name, value in (recipe.agents or {}).items():
+        if name not in _OPTIONS:
+            raise ConfigError(f"env.agents takes {', '.join(_OPTIONS)}; not {name!r}.")
+        if value not in _OPTIONS[name]:
+            wanted = ", ".join(str(value) for value in _OPTIONS[name])
+            raise ConfigError(f"env.agents.{name} must be one of {wanted}; it is {value!r}.")
+        options[name] = value
+    if recipe.max_episode_steps is not None:
+        env = EpisodeLimit(env, recipe.max_episode_steps)
+    if options["state"] == "joint":
+        env = JointState(env)
+    if options["team"]:
+        return TeamEnv(env, state=options["state"] != "none", reward=str(options["reward"]))
+    if "reward" in (recipe.agents or {}):
+        raise ConfigError("env.agents.reward is the team's: set env.agents.team as well, or leave it out.")
+    return JointEnv(env if options["state"] == "none" else WithState(env))
+
+
+def _has_base(made: Any, package: str, name: str) -> bool:
+    return any(
+        cls.__name__ == name and (cls.__module__ == package or cls.__module__.startswith(package + "."))
+        for cls in type(made).__mro__
+    )
