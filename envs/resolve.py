@@ -168,7 +168,10 @@ def _seconds(value: Any) -> float | None:
 
 def renderable(recipe: EnvRecipe) -> EnvRecipe | None:
     """The recipe with ``render_mode="rgb_array"``; None where the class does not render rgb arrays."""
-    metadata = getattr(constructor_of(recipe.id), "metadata", None) or {}
+    constructor: Any = constructor_of(recipe.id)
+    if _is_module(recipe.id):  # PettingZoo's functions make a class of that name
+        constructor = getattr(_module(recipe.id, recipe.id), "raw_env", None)
+    metadata = getattr(constructor, "metadata", None) or {}
     if "rgb_array" not in metadata.get("render_modes", ()):
         return None
     return dataclasses.replace(recipe, kwargs={**recipe.kwargs, "render_mode": "rgb_array"})

@@ -10,7 +10,7 @@ from distrl.core.errors import ConfigError
 from distrl.core.types import EnvRecipe
 from distrl.envs.multi_agent.agents_env import AgentsEnv
 from distrl.envs.multi_agent.joint import JointEnv
-from distrl.envs.multi_agent.pettingzoo import FromAEC, FromParallel
+from distrl.envs.multi_agent.pettingzoo import FromAEC, FromCycles, FromParallel
 from distrl.envs.multi_agent.rllib import FromRLlib
 from distrl.envs.multi_agent.team import TeamEnv
 from distrl.envs.multi_agent.wrappers import EpisodeLimit, JointState, WithState
@@ -24,6 +24,8 @@ def agents_env_of(made: Any) -> AgentsEnv | None:
     classes' names: neither package is imported), or one that is an AgentsEnv itself. None: it is none of these."""
     if _has_base(made, "ray.rllib", "MultiAgentEnv"):
         return FromRLlib(made)
+    if _has_base(made, "pettingzoo", "aec_to_parallel_wrapper"):
+        return FromCycles(made.aec_env)
     if _has_base(made, "pettingzoo", "ParallelEnv"):
         return FromParallel(made)
     if _has_base(made, "pettingzoo", "AECEnv"):

@@ -26,8 +26,7 @@ class FromParallel(Adapted):
 
     def __init__(self, env: Any):
         super().__init__(env, getattr(env, "possible_agents", ()), env.observation_space, env.action_space)
-        limit = getattr(env.unwrapped, "max_cycles", None)  # PettingZoo's name for it
-        self.max_episode_steps = limit if isinstance(limit, int) else None
+        self.max_episode_steps = _limit_of(env)
 
     def reset(self, seed: int | None = None) -> Mapping[str, Any]:
         """The observations of those who begin."""
@@ -65,6 +64,8 @@ class FromAEC(Adapted):
     """
 
     def __init__(self, env: Any):
+        if type(env).__name__ == "OrderEnforcingWrapper":  # checks the order of our calls, dearly
+            env = env.env
         super().__init__(env, getattr(env, "possible_agents", ()), env.observation_space, env.action_space)
 
     def reset(self, seed: int | None = None) -> Mapping[str, Any]:
@@ -74,7 +75,7 @@ class FromAEC(Adapted):
         if turns:
             raise EnvironmentFault(f"agent {next(iter(turns))!r} has ended already in reset.", "protocol")
         living = self._listed("reset", self.env.agents)
-        acting = self._selected("reset")
+        acting = self._to_act("reset", living)
         return self._begin(acting, living, self._observed(acting))
 
     def step(self, actions: Mapping[str, Any]) -> AgentsStep:
@@ -83,22 +84,28 @@ class FromAEC(Adapted):
         Raises:
             EnvironmentFault: an agent that is not in ``possible_agents``, or that comes back.
         """
-        env = self.env
         (action,) = actions.values()
-        env.step(action)
-        # before the turns that follow, which clear them
-        rewards, info = self._named(env.rewards, "rewards"), self._info(env.infos)
+        self.env.step(action)
+        # a copy, before the turns that follow, which clear them
+        return self._after(self._named(self.env.rewards, "rewards"))
+
+    def _after(self, rewards: Mapping[str, float]) -> AgentsStep:
+        env = self.env
+        info = self._info(env.infos)
         turns = self._dead_turns()
-        living = set(self._listed("step", env.agents))
-        terminations = env.terminations
-        gone = self._living.difference(living, turns)
+        listed = self._listed("step", env.agents)
+        gone = self._living.difference(listed, turns)
         terminated = {name for name, (_, flag) in turns.items() if flag}
-        terminated |= {name for name in gone if terminations.get(self._ids[name])}
+        terminated |= {name for name in gone if env.terminations.get(self._ids[name])}
         truncated = (gone | turns.keys()) - terminated
-        acting = self._selected("step")
+        acting = self._to_act("step", listed)
         observations = {name: observation for name, (observation, _) in turns.items()}
         observations.update(self._observed(acting))
-        return self._went_on(acting, living, observations, rewards, terminated, truncated, info)
+        return self._went_on(acting, set(listed), observations, rewards, terminated, truncated, info)
+
+    def _to_act(self, where: str, living: list[str]) -> list[str]:
+        """Who acts next, of those who live."""
+        return self._listed(where, [self.env.agent_selection] if living else [])
 
     def _dead_turns(self) -> dict[str, tuple[Any, bool]]:
         """Take the turns of agents that have ended, until one that lives has it: name → last observation, whether it
@@ -113,8 +120,44 @@ class FromAEC(Adapted):
             env.step(None)
         return turns
 
-    def _selected(self, where: str) -> list[str]:
-        return self._listed(where, [self.env.agent_selection] if self.env.agents else [])
-
     def _observed(self, names: list[str]) -> dict[str, Any]:
         return {name: self.env.observe(self._ids[name]) for name in names}
+
+
+class FromCycles(FromAEC):
+    """A ``pettingzoo.AECEnv`` in which all who live take turns before anything happens (``is_parallelizable``): here
+    they act together. The same as ``FromParallel`` of PettingZoo's ``aec_to_parallel``, without the observation that
+    that makes before each action and throws away.
+    """
+
+    def __init__(self, env: Any):
+        super().__init__(env)
+        self.max_episode_steps = _limit_of(env)
+
+    def step(self, actions: Mapping[str, Any]) -> AgentsStep:
+        """See AgentsEnv.
+
+        Raises:
+            EnvironmentFault: as FromAEC; or it is another's turn than the next one's in ``env.agents``.
+        """
+        env = self.env
+        rewards = dict.fromkeys(self._acting, 0.0)
+        for name in self._acting:
+            if env.agent_selection != self._ids[name]:
+                raise EnvironmentFault(
+                    f"turns must cycle in the order of env.agents: now it must be that of agent {name!r}, but it is that "
+                    f"of {str(env.agent_selection)!r}.",
+                    "protocol",
+                )
+            env.step(actions[name])
+            for other, reward in self._named(env.rewards, "rewards").items():
+                rewards[other] = rewards.get(other, 0.0) + reward
+        return self._after(rewards)
+
+    def _to_act(self, where: str, living: list[str]) -> list[str]:
+        return living
+
+
+def _limit_of(env: Any) -> int | None:
+    limit = getattr(env.unwrapped, "max_cycles", None)  # PettingZoo's name for it
+    return limit if isinstance(limit, int) else None

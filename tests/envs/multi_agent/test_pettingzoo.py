@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from distrl.core.errors import ConfigError, EnvironmentFault
 from distrl.core.types import EnvRecipe
 from distrl.envs.describe import describe
 from distrl.envs.multi_agent.joint import JointEnv
-from distrl.envs.multi_agent.pettingzoo import FromAEC, FromParallel
+from distrl.envs.multi_agent.pettingzoo import FromAEC, FromCycles, FromParallel
 from distrl.envs.resolve import make
 from tests.fakes.agents import Continued, Masked, Played, Turns
 
@@ -223,6 +224,38 @@ def test_board_games_with_masks(game):
     returns, steps = play(env, 20)
     assert set(returns) == {0.0}  # one's loss is the other's gain, and no move was illegal
     assert steps >= 20 * (5 if game == "tictactoe_v3" else 7)
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["mpe2.simple_spread_v3", "pettingzoo.classic.rps_v2", "pettingzoo.butterfly.knights_archers_zombies_v11"],
+)
+def test_taking_turns_together_is_pettingzoos_parallel_form(module):
+    converted = import_module(module).parallel_env(max_cycles=200)
+    one, other = FromParallel(converted), FromCycles(import_module(module).parallel_env(max_cycles=200).aec_env)
+    assert one.max_episode_steps == other.max_episode_steps == 200
+    generator = np.random.default_rng(0)
+    seen, seen_too, steps = one.reset(seed=3), other.reset(seed=3), 0
+    while seen:
+        assert {n: o.tolist() for n, o in seen.items()} == {n: o.tolist() for n, o in seen_too.items()}
+        actions = {name: int(generator.integers(one.action_spaces[name].n)) for name in seen}
+        step, too = one.step(actions), other.step(actions)
+        assert {n: r for n, r in step.rewards.items() if r} == {n: r for n, r in too.rewards.items() if r}
+        assert (step.terminated, step.truncated) == (too.terminated, too.truncated)
+        over = {*step.terminated, *step.truncated}
+        assert all(np.array_equal(step.observations[name], too.observations[name]) for name in over)
+        seen = {n: o for n, o in step.observations.items() if n not in over}
+        seen_too = {n: o for n, o in too.observations.items() if n not in over}
+        steps += 1
+    assert steps > 50
+
+
+def test_turns_that_do_not_cycle_are_no_simultaneous_game():
+    env = FromCycles(Turns())
+    env.reset()
+    env.env._next = lambda agent: "c"
+    with pytest.raises(EnvironmentFault, match="it must be that of agent 'b', but it is that of 'c'"):
+        env.step(dict.fromkeys("abc", 1))
 
 
 def test_knights_and_archers_fall_one_by_one():
