@@ -145,8 +145,8 @@ class FromCycles(FromAEC):
         for name in self._acting:
             if env.agent_selection != self._ids[name]:
                 raise EnvironmentFault(
-                    f"turns must cycle in the order of env.agents: now it must be that of agent {name!r}, but it is that "
-                    f"of {str(env.agent_selection)!r}.",
+                    f"turns must cycle in the order of env.agents: now it must be that of agent {name!r}, but it is "
+                    f"that of {str(env.agent_selection)!r}.",
                     "protocol",
                 )
             env.step(actions[name])
