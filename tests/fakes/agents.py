@@ -152,6 +152,8 @@ class Turns(AECEnv):
             return
         self.t += 1
         self.rewards = {other: 0 if other == agent else int(action) for other in self.agents}
+        self._cumulative_rewards[agent] = 0
+        self._accumulate_rewards()
         self.infos = {other: {"t": self.t} for other in self.agents}
         self.terminations[agent] = action == 0
         alive = [other for other in self.agents if not self.terminations[other]]

@@ -170,6 +170,24 @@ def test_everyone_ends_once_with_an_observation_and_all_rewards(last_turns):
     assert last == {"a": 5, "b": seen_by_b, "c": 4 if last_turns == "never" else 5}
 
 
+@pytest.mark.parametrize("last_turns", ["at once", "in order"])
+def test_rewards_are_those_that_pettingzoos_last_adds_up(last_turns):
+    turns, actions, expected = Turns(last_turns=last_turns), iter((1, 0, 2, 1, 2, 1, 0)), dict.fromkeys("abc", 0)
+    turns.reset()
+    for agent in turns.agent_iter():
+        _, reward, terminated, truncated, _ = turns.last()
+        expected[agent] += reward
+        turns.step(None if terminated or truncated else next(actions))
+    env, earned = FromAEC(Turns(last_turns=last_turns)), dict.fromkeys("abc", 0)
+    observations = env.reset()
+    for action in (1, 0, 2, 1, 2, 1, 0):
+        step = env.step(dict.fromkeys(observations, action))
+        observations = {n: o for n, o in step.observations.items() if n not in {*step.terminated, *step.truncated}}
+        earned = {name: earned[name] + step.rewards.get(name, 0) for name in earned}
+    assert not observations
+    assert earned == expected
+
+
 def test_truncation_of_all_and_who_waits_sees_the_end():
     env = FromAEC(Turns(length=2))
     env.reset()
