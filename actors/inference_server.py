@@ -63,6 +63,7 @@ class InferenceServer:
         self._next: _Asked | None = None  # it did not fit into the batch before
         self._num_batches = self._num_rows = 0
         self._waited_s = 0.0
+        self._turned_s = time.monotonic()  # when the loop last came round
 
     @property
     def version(self) -> int:
@@ -88,6 +89,7 @@ class InferenceServer:
 
     def run_once(self, timeout_s: float) -> int:
         """Answer one batch; returns its rows, 0 where nobody asked within the time."""
+        self._turned_s = time.monotonic()
         batch = self._gather(timeout_s)
         if not batch:
             return 0
@@ -139,6 +141,7 @@ class InferenceServer:
         ``wait_for_weights``: answer nobody before the first pull, even with a policy that can act untrained.
         """
         while not self.pull(_PULL_WAIT_S) and (wait_for_weights or not self._inference.ready):
+            self._turned_s = time.monotonic()
             if stop.wait(0.02):
                 return
         puller = threading.Thread(target=self._pull_for_ever, args=(stop,), name="pull", daemon=True)
@@ -152,13 +155,16 @@ class InferenceServer:
             self.pull(_PULL_WAIT_S)
 
     def report(self) -> dict[str, Any]:
-        """Totals: batches, rows, seconds that requests have waited for others, seconds in the policy."""
+        """Totals: batches, rows, seconds that requests have waited for others, seconds in the policy. And
+        ``still_s``: since its loop last came round, which takes a batch, or the wait for one.
+        """
         return {
             "version": self.version,
             "batches": self._num_batches,
             "rows": self._num_rows,
             "waited_s": self._waited_s,
             "inference_s": self._inference.seconds,
+            "still_s": time.monotonic() - self._turned_s,
         }
 
 

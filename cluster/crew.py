@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from distrl.cluster.components import spool_directory
+from distrl.cluster.components import PolicySpecs, spool_directory
 from distrl.cluster.env_worker_actor import EnvWorkerActor
 from distrl.cluster.inference import InferenceServerActor
+from distrl.cluster.member import Member, Worker
 from distrl.cluster.ray_actors import EvaluatorActor, LearnerActor, ParameterServerActor
 from distrl.cluster.ray_links import start_actor, sweep
 from distrl.cluster.recorder import Recorder
@@ -24,51 +24,12 @@ from distrl.core.config import RunConfig
 from distrl.core.errors import RunFailed
 from distrl.core.limiter import WaitNotice
 from distrl.core.run_directory import RunDirectory
-from distrl.core.types import EnvSpec, PolicySpec
+from distrl.core.types import EnvSpec
 
 POLL_S = 0.5
-_SILENCE_S = 60.0  # who has reported before and does not for so long is taken for dead …
-_LEARNER_SILENCE_S = 120.0  # … but a learner after longer: between two reports it may have much to receive
-_PROMPT_S = 3.0  # for a report of a server that env workers may be sent to
 _RESTARTS_IN_VAIN = 5  # of one component in a row, without a step or an update, before the run gives up
 _DRAIN_MARGIN_S = 2.0  # before a node's deadline: to publish what has finished
 DEATHS = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError)
-
-
-@dataclass
-class _Member:
-    """An actor and the answer that it owes us."""
-
-    actor: Any
-    answer: Any = None  # reference, or None: nothing is asked
-    since: float = 0.0
-    heard: bool = False  # whether it has ever answered
-
-    @property
-    def answers(self) -> bool:
-        """Whether it has, and does not take long now."""
-        return self.heard and time.monotonic() - self.since < _PROMPT_S
-
-    def ask(self, *arguments: Any) -> Any:
-        if self.answer is None:
-            self.answer, self.since = self.actor.report.remote(*arguments), time.monotonic()
-        return self.answer
-
-    def take(self) -> dict[str, Any]:
-        answer, self.answer = self.answer, None
-        report = ray.get(answer)
-        self.heard = True
-        return report
-
-
-@dataclass
-class _Worker(_Member):
-    """An env worker's life."""
-
-    number: int = -1
-    incarnation: int = -1
-    node_id: str = ""
-    leaving: bool = False
 
 
 class Crew:
@@ -87,7 +48,7 @@ class Crew:
         config: RunConfig,
         run: RunDirectory,
         spec: EnvSpec,
-        policy: PolicySpec,
+        policies: PolicySpecs,
         recorder: Recorder,
         *,
         inline: bool,
@@ -95,11 +56,11 @@ class Crew:
         inference_gpus: float = 0.0,
     ):
         self._config, self._plain, self._run, self._recorder = config, config.model_dump(), run, recorder
-        self._spec, self._policy, self._inline = spec, policy, inline
+        self._spec, self._policies, self._inline = spec, policies, inline
         self._gpus, self._inference_gpus = gpus, inference_gpus
-        self._workers: dict[int, _Worker] = {}  # by number
-        self._inference: list[_Member] = []  # inference servers, by number; env worker i asks server i modulo these
-        self._in_vain: dict[str, int] = {}  # component → restarts in a row that came to nothing
+        self._workers: dict[int, Worker] = {}  # by number
+        self._inference: list[Member] = []  # inference servers, by number; env worker i asks server i modulo these
+        self._in_vain: dict[str, int] = {}  # name → restarts in a row that came to nothing
         self._evaluation: Any = None
         self._updating = True  # whether the learner's loop ran when it was last heard
         self._before = run.lives("produced"), run.lives("committed")  # of earlier sessions
@@ -132,33 +93,14 @@ class Crew:
     def collect(self) -> None:
         """The reports that have come; who is dead is started again. Nobody is waited for longer than a moment."""
         env_steps = self._env_steps
-        asked = {number: worker.ask(env_steps) for number, worker in self._workers.items()}
-        learner, server, evaluator = self._learner.ask(), self._server.ask(), self._evaluator.ask()
-        inference = [member.ask() for member in self._inference]
-        everything = [*asked.values(), *inference, learner, server]  # the evaluator does not answer while it evaluates
-        ready = set(ray.wait(everything, num_returns=len(everything), timeout=POLL_S)[0])
-        for number, answer in enumerate(inference):
-            self._hear_inference(number, answer in ready)
-        for number, answer in asked.items():
-            self._hear_worker(number, answer in ready)
-        if learner in ready:
-            try:
-                self._hear_learner(self._learner.take())
-            except DEATHS as error:
-                self._replace_learner(_first_line(error))
-        elif self._learner.heard and time.monotonic() - self._learner.since > _LEARNER_SILENCE_S:
-            self._replace_learner(f"it has not answered for {_LEARNER_SILENCE_S:g} s")
-        if server in ready:
-            try:
-                self._note_whereabouts("parameter_server", self._server.take())
-                self._in_vain.pop("the parameter server", None)
-            except DEATHS:
-                self._replace_server()
-        if ray.wait([evaluator], timeout=0)[0]:
-            try:
-                self._note_whereabouts("evaluator", self._evaluator.take())
-            except DEATHS as error:
-                self._replace_evaluator(_first_line(error))
+        for worker in self._workers.values():
+            worker.ask(env_steps)
+        prompt = [*self._inference, *self._workers.values(), self._learner, self._server]
+        answers = [member.ask() for member in prompt]
+        ready = set(ray.wait(answers, num_returns=len(answers), timeout=POLL_S)[0])
+        ready.update(ray.wait([self._evaluator.ask()], timeout=0)[0])  # it does not answer while it evaluates
+        for member in [*prompt, self._evaluator]:
+            self._hear(member, member.answer in ready)
 
     def adjust(self, env_workers: int) -> None:
         """Start env workers, or let them leave, until there are as many as there should be."""
@@ -166,8 +108,8 @@ class Crew:
             if number not in self._workers:
                 self._workers[number] = self._start_worker(number)
                 self._wire(self._workers[number], wait_for_weights=True)
-        for number in [number for number in self._workers if number >= env_workers]:
-            self._let_leave(number, self._config.actors.drain_grace_s)
+        for worker in [worker for worker in self._workers.values() if worker.number >= env_workers]:
+            self._let_leave(worker, self._config.actors.drain_grace_s)
         waiting = [number for number, worker in self._workers.items() if not worker.heard]
         if not waiting:
             return self._unplaced.over()
@@ -184,13 +126,13 @@ class Crew:
         from ray._private import state  # the only place where Ray 2.60 tells a job
 
         for node_id, deadline_ms in state.state.get_draining_nodes().items():
-            for number in [number for number, worker in self._workers.items() if worker.node_id == node_id]:
-                if self._workers[number].leaving:
+            for worker in [worker for worker in self._workers.values() if worker.node_id == node_id]:
+                if worker.leaving:
                     continue
                 left_s = deadline_ms / 1000 - time.time() if deadline_ms else float("inf")
                 grace_s = max(min(self._config.actors.drain_grace_s, left_s - _DRAIN_MARGIN_S), 0.0)
-                self._recorder.event("drain", worker=number, node_id=node_id, grace_s=grace_s)
-                self._let_leave(number, grace_s)
+                self._recorder.event("drain", worker=worker.number, node_id=node_id, grace_s=grace_s)
+                self._let_leave(worker, grace_s)
 
     def evaluate(self) -> None:
         """Begin an evaluation with the newest weights."""
@@ -206,9 +148,9 @@ class Crew:
         try:
             result = ray.get(evaluation)
         except DEATHS as error:
-            self._replace_evaluator(_first_line(error))
+            self._replace(self._evaluator, error)
             return True
-        self._in_vain.pop("the evaluator", None)
+        self._in_vain.pop(self._evaluator.name, None)
         if result is not None:
             self._recorder.evaluated(**result)
         return True
@@ -216,8 +158,8 @@ class Crew:
     def dismiss_workers(self) -> None:
         """Every env worker publishes what has finished and leaves; what it had published is secured then."""
         self._dismissed = True
-        for number in list(self._workers):
-            self._let_leave(number, 0.0)
+        for worker in list(self._workers.values()):
+            self._let_leave(worker, 0.0)
         while self._workers:
             self.collect()
 
@@ -250,9 +192,9 @@ class Crew:
                 time.sleep(POLL_S)
             if self._learner is learner:
                 try:
-                    return self._hear_learner(ray.get(learner.actor.stop.remote()))
+                    return self._reported(learner, ray.get(learner.actor.stop.remote()))
                 except DEATHS as error:
-                    self._replace_learner(_first_line(error))
+                    self._replace(learner, error)
 
     def end_evaluator(self) -> None:
         """The evaluator's environments end."""
@@ -274,59 +216,56 @@ class Crew:
 
     # -- what they report ----------------------------------------------------------------------------------------------
 
-    def _hear_worker(self, number: int, answered: bool) -> None:
-        worker = self._workers[number]
+    def _hear(self, member: Member, answered: bool) -> None:
+        """What it reports; or it is replaced."""
         if not answered:
-            if worker.heard and time.monotonic() - worker.since > _SILENCE_S:
-                self._replace_worker(number, f"it has not answered for {_SILENCE_S:g} s")
+            if member.is_silent:
+                self._replace(member, f"it has not answered for {member.patience_s:g} s")
             return
         try:
-            report = worker.take()
+            report = member.take()
         except DEATHS as error:
-            self._replace_worker(number, _first_line(error))
-            return
+            return self._replace(member, error)
+        self._reported(member, report)
+        if member.stands_still:
+            self._replace(member, f"its loop has stood still for {member.still_s:.0f} s")
+
+    def _reported(self, member: Member, report: dict[str, Any]) -> None:
+        self.pids[member.key], self.gpu_ids[member.key] = report["pid"], report["gpu_ids"]
+        if isinstance(member, Worker):
+            useful = self._worker_reported(member, report)
+        elif member.role == "learner":
+            useful = self._learner_reported(report)
+        elif member.role == "inference_server":
+            useful = report["batches"] > 0
+            self._recorder.inference_reported(report)
+        else:
+            useful = member.role == "parameter_server"
+        if useful:
+            self._in_vain.pop(member.name, None)
+        if report.get("failure") and not member.leaving:
+            raise RunFailed(f"{member.name}: {report['failure']}")
+
+    def _worker_reported(self, worker: Worker, report: dict[str, Any]) -> bool:
         self._recorder.worker_reported(worker.incarnation, report)
         for note in report["notes"]:
             self._recorder.event("note", text=note)
         if self._recorder.adopted(report["adopted"]):
             self.note_lives()
         worker.node_id = report["node_id"]
-        server = self._inference_of(number)
-        if not report["asks"] and server is not None and server.answers:  # it is new, or was taken for gone
+        server = self._inference_of(worker)
+        if not report["asks"] and server is not None and server.is_prompt:  # it is new, or was taken for gone
             worker.actor.use_inference.remote(server.actor)
-        failure, name = report["failure"], f"env_worker_{number}"
-        self._note_whereabouts(name, report)
-        if report["produced"]:
-            self._in_vain.pop(f"env worker {number}", None)
-        if failure and not worker.leaving:
-            raise RunFailed(f"env worker {number}: {failure}")
-        if failure:  # what is not secured is in its spool, for whoever adopts or sweeps it
-            self._recorder.event("note", text=f"env worker {number}, while it left: {failure}")
-        if failure or (worker.leaving and report["left"]):
+        if worker.leaving and report["failure"]:  # what is not secured is in its spool, for whoever adopts or sweeps it
+            self._recorder.event("note", text=f"{worker.name}, while it left: {report['failure']}")
+        if worker.leaving and (report["failure"] or report["left"]):
             self._recorder.worker_ended(worker.incarnation)
             if not self._dismissed:
-                self._recorder.event("leave", role="env_worker", worker=number, incarnation=worker.incarnation)
-            self._gone(number)
+                self._recorder.event("leave", role=worker.role, worker=worker.number, incarnation=worker.incarnation)
+            self._gone(worker)
+        return report["produced"] > 0
 
-    def _hear_inference(self, number: int, answered: bool) -> None:
-        member = self._inference[number]
-        if not answered:
-            if member.heard and time.monotonic() - member.since > _SILENCE_S:
-                self._replace_inference(number, f"it has not answered for {_SILENCE_S:g} s")
-            return
-        try:
-            report = member.take()
-        except DEATHS as error:
-            self._replace_inference(number, _first_line(error))
-            return
-        if report["failure"]:
-            raise RunFailed(f"inference server {number}: {report['failure']}")
-        self._recorder.inference_reported(report)
-        self._note_whereabouts(f"inference_server_{number}", report)
-        if report["batches"]:
-            self._in_vain.pop(f"inference server {number}", None)
-
-    def _hear_learner(self, report: dict[str, Any]) -> None:
+    def _learner_reported(self, report: dict[str, Any]) -> bool:
         if not self._began:
             self._began = True
             self._recorder.began(report, *self._before)
@@ -335,15 +274,8 @@ class Crew:
         if report["inference"] == "server" and not self._inference:
             self._start_inference()
         self._recorder.learner_reported(report)
-        self._note_whereabouts("learner", report)
-        if report["failure"]:
-            raise RunFailed(f"the learner: {report['failure']}")
         self._updating = report["running"]
-        if report["update_s"]:
-            self._in_vain.pop("the learner", None)
-
-    def _note_whereabouts(self, name: str, report: dict[str, Any]) -> None:
-        self.pids[name], self.gpu_ids[name] = report["pid"], report["gpu_ids"]
+        return bool(report["update_s"])
 
     def _say(self, text: str) -> None:
         print(text)  # shown by the driver
@@ -360,111 +292,96 @@ class Crew:
     def _cpus(self) -> float:
         return self._config.actors.envs_per_worker * self._config.env.cores
 
-    def _start_server(self) -> _Member:
-        return _Member(start_actor(ParameterServerActor))
+    def _start_server(self) -> Member:
+        return Member("parameter_server", start_actor(ParameterServerActor))
 
-    def _start_learner(self) -> _Member:
+    def _start_learner(self) -> Member:
         arguments = (self._plain, self._spec, str(self._run.path), self._server.actor)
         learner = start_actor(LearnerActor, *arguments, num_gpus=self._gpus)
         learner.start.remote()
-        return _Member(learner)
+        return Member("learner", learner)
 
     def _start_inference(self) -> None:
         self._inference = [
             self._start_inference_server(number) for number in range(self._config.actors.inference_servers)
         ]
 
-    def _start_inference_server(self, number: int) -> _Member:
+    def _start_inference_server(self, number: int) -> Member:
         device = "cuda" if self._inference_gpus else "cpu"
         life, wait = self._run.next_incarnation(), not self._fresh
-        arguments = (self._plain, self._policy, number, life, self._server.actor, wait, device)
-        return _Member(
-            start_actor(InferenceServerActor, *arguments, num_gpus=self._inference_gpus, max_concurrency=10_000)
-        )
+        arguments = (self._plain, self._policies, number, life, self._server.actor, wait, device)
+        options = {"num_gpus": self._inference_gpus, "max_concurrency": 10_000}
+        return Member("inference_server", start_actor(InferenceServerActor, *arguments, **options), number)
 
-    def _inference_of(self, worker: int) -> _Member | None:
-        return self._inference[worker % len(self._inference)] if self._inference else None
+    def _inference_of(self, worker: Worker) -> Member | None:
+        return self._inference[worker.number % len(self._inference)] if self._inference else None
 
-    def _start_evaluator(self) -> _Member:
+    def _start_evaluator(self) -> Member:
         arguments = (self._plain, str(self._run.path), str(self._run.scratch()), self._inline)
         evaluator = start_actor(EvaluatorActor, *arguments)
-        evaluator.start.remote(self._policy, self._server.actor, self._recorder.best_return)
-        return _Member(evaluator)
+        evaluator.start.remote(self._policies, self._server.actor, self._recorder.best_return)
+        return Member("evaluator", evaluator)
 
-    def _start_worker(self, number: int) -> _Worker:
+    def _start_worker(self, number: int) -> Worker:
         incarnation = self._run.next_incarnation()
         arguments = (self._plain, number, incarnation, str(self._run.path), self._run.id, self._inline, self._env_steps)
         actor = start_actor(EnvWorkerActor, *arguments, num_cpus=self._cpus)
         self._recorder.event("start", role="env_worker", worker=number, incarnation=incarnation)
-        return _Worker(actor, number=number, incarnation=incarnation)
+        return Worker("env_worker", actor, number, incarnation=incarnation)
 
-    def _wire(self, worker: _Worker, wait_for_weights: bool) -> None:
-        server = self._inference_of(worker.number)
+    def _wire(self, worker: Worker, wait_for_weights: bool) -> None:
+        server = self._inference_of(worker)
         inference = None if server is None else server.actor
-        worker.actor.start.remote(self._policy, self._learner.actor, self._server.actor, inference, wait_for_weights)
+        worker.actor.start.remote(self._policies, self._learner.actor, self._server.actor, inference, wait_for_weights)
 
-    def _let_leave(self, number: int, grace_s: float) -> None:
-        worker = self._workers[number]
+    def _let_leave(self, worker: Worker, grace_s: float) -> None:
         if worker.leaving:
             return
         if not worker.heard:  # Ray may never find a place for it, and it has nothing to leave in order
             self._recorder.worker_ended(worker.incarnation)
-            self._gone(number)
+            self._gone(worker)
             return
         worker.leaving = True
         worker.actor.stop.remote(grace_s)
 
-    def _gone(self, number: int) -> None:
-        ray.kill(self._workers.pop(number).actor)
+    def _gone(self, worker: Worker) -> None:
+        ray.kill(self._workers.pop(worker.number).actor)
 
-    def _replace_worker(self, number: int, cause: str) -> None:
-        worker = self._workers[number]
-        self._recorder.worker_ended(worker.incarnation, self._counted(worker.incarnation))
-        self.note_lives()
-        if worker.leaving:
-            self._gone(number)
-            return
-        ray.kill(worker.actor)
-        if self._inline:
-            cause += ' Its environments live in its process: env.hosting = "process" gives each one of its own'
-        self._count_restart(f"env worker {number}", cause)
-        new = self._workers[number] = self._start_worker(number)
-        self._recorder.event("restart", role="env_worker", worker=number, incarnation=new.incarnation, cause=cause)
-        self._wire(new, wait_for_weights=True)
-
-    def _replace_learner(self, cause: str) -> None:
-        """From the newest checkpoint and the log; meanwhile env workers act on and keep what is not yet secured."""
-        self._count_restart("the learner", cause)
-        ray.kill(self._learner.actor)  # Ray may have lost sight of it only: two must not write one log
-        self._learner = self._start_learner()
-        self._recorder.event("restart", role="learner", cause=cause)
-        for worker in self._workers.values():
-            worker.actor.use_learner.remote(self._learner.actor)
-
-    def _replace_inference(self, number: int, cause: str) -> None:
-        """Meanwhile env workers act with their own copies; they are told of the new one once it is up."""
-        self._count_restart(f"inference server {number}", cause)
-        ray.kill(self._inference[number].actor)
-        self._fresh = False
-        self._inference[number] = self._start_inference_server(number)
-        self._recorder.event("restart", role="inference_server", server=number, cause=cause)
-
-    def _replace_evaluator(self, cause: str) -> None:
-        self._evaluation = None  # it died with it
-        self._count_restart("the evaluator", cause)
-        ray.kill(self._evaluator.actor)
-        self._recorder.event("restart", role="evaluator", cause=cause)
-        self._evaluator = self._start_evaluator()
-
-    def _replace_server(self) -> None:
-        self._count_restart("the parameter server", "its process died")
-        self._server = self._start_server()
-        self._recorder.event("restart", role="parameter_server")
-        self._learner.actor.use_server.remote(self._server.actor)
-        for member in (self._evaluator, *self._inference):
-            member.actor.use_server.remote(self._server.actor)
-        for worker in self._workers.values():
-            worker.actor.use_server.remote(self._server.actor)
+    def _replace(self, member: Member, death: BaseException | str) -> None:
+        """Start another in its place, unless it was leaving, and tell those of it who need it."""
+        cause = death if isinstance(death, str) else str(death).splitlines()[0]
+        numbers: dict[str, int] = {}  # for the event
+        if isinstance(member, Worker):
+            self._recorder.worker_ended(member.incarnation, self._counted(member.incarnation))
+            self.note_lives()
+            if member.leaving:
+                return self._gone(member)
+            if self._inline:
+                cause += ' Its environments live in its process: env.hosting = "process" gives each one of its own'
+        self._count_restart(member.name, cause)
+        ray.kill(member.actor)  # Ray may have lost sight of it only: two learners must not write one log
+        workers = list(self._workers.values())
+        if isinstance(member, Worker):
+            new = self._workers[member.number] = self._start_worker(member.number)
+            self._wire(new, wait_for_weights=True)
+            numbers = {"worker": new.number, "incarnation": new.incarnation}
+        elif member.role == "learner":  # from the newest checkpoint and the log
+            self._learner = self._start_learner()
+            for worker in workers:  # they act on, and keep what is not yet secured
+                worker.actor.use_learner.remote(self._learner.actor)
+        elif member.role == "inference_server":  # env workers act with their own copies, and hear of it once it is up
+            self._fresh = False
+            number = self._inference.index(member)
+            self._inference[number] = self._start_inference_server(number)
+            numbers = {"server": number}
+        elif member.role == "evaluator":
+            self._evaluation = None  # it died with it
+            self._evaluator = self._start_evaluator()
+        else:
+            self._server = self._start_server()
+            for other in (self._learner, self._evaluator, *self._inference, *workers):
+                other.actor.use_server.remote(self._server.actor)
+        self._recorder.event("restart", role=member.role, **numbers, cause=cause)
 
     def _count_restart(self, who: str, cause: str) -> None:
         self._in_vain[who] = self._in_vain.get(who, 0) + 1
@@ -479,7 +396,3 @@ class Crew:
         from distrl.actors.shared_rows import read_produced
 
         return read_produced(self._run.scratch() / f"worker-{incarnation}")
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0]

@@ -1,4 +1,4 @@
-"""Runs whose actions come from inference servers; each is killed once."""
+"""Runs whose actions come from inference servers; each comes to an end once."""
 
 import os
 import signal
@@ -11,6 +11,8 @@ from distrl.cluster.inference_choice import choose, step_s
 from distrl.cluster.launch import connect, gpu_shares
 from distrl.core.config import RunConfig
 from distrl.core.errors import ConfigError
+from distrl.core.metrics import read_json_lines
+from distrl.core.run_directory import RunDirectory
 from distrl.envs import describe
 from tests.actors.test_inference import Untrained
 from tests.cluster.test_local import balanced, small
@@ -32,18 +34,36 @@ def run(config, watcher):
     return train(config, show=watcher, keep_ray=True)
 
 
-def test_servers_choose_every_action_and_the_run_survives_the_death_of_each(tmp_path):
-    """Two env workers, each with a server of its own; both servers are killed once the run has made 300 steps."""
+def hang(actor):
+    """The loop of an ``InferenceServerActor`` stands still, as it would have for 100 s already; it answers reports."""
+    import time
 
-    def kill(status):
-        for number in (0, 1):
-            os.kill(status["pids"][f"inference_server_{number}"], signal.SIGKILL)
+    server = actor._server
 
-    watcher = Watcher(300, kill)
+    def act(*unused):
+        server._turned_s -= 100
+        time.sleep(1000)
+
+    server._inference.act = act
+
+
+def test_servers_choose_every_action_and_the_run_survives_the_end_of_each(tmp_path):
+    """Two env workers, each with a server of its own; when the run has made 300 steps one server is killed, and the
+    loop of the other hangs."""
+
+    def end(status):
+        os.kill(status["pids"]["inference_server_0"], signal.SIGKILL)
+        supervisor = ray.get_actor(RunDirectory.open(tmp_path / "run").facts["ray"]["supervisor"])
+        server = ray.get(supervisor.__ray_call__.remote(lambda supervisor: supervisor._crew._inference[1].actor))
+        ray.get(server.__ray_call__.remote(hang))
+
+    watcher = Watcher(300, end)
     overrides = ["actors.inference=server", "actors.inference_servers=2", "run.steps=1500"]
     result = run(slow(tmp_path / "run", *overrides), watcher)
     summary = result.summary
     assert summary["restarts"] == {"inference_server": 2}
+    restarts = [event for event in read_json_lines(tmp_path / "run" / "events.jsonl") if event["kind"] == "restart"]
+    assert "stood still for 100 s" in next(event["cause"] for event in restarts if event["server"] == 1)
     assert balanced(summary)
     assert summary["env_steps"] >= 1500
     assert summary["transitions_lost"] == 0
@@ -59,7 +79,7 @@ def test_an_on_policy_run_by_a_server_stays_within_its_staleness(tmp_path):
         "cartpole",
         [
             f"run.out={tmp_path / 'run'}",
-            "run.steps=8000",
+            "run.steps=4000",
             "env.hosting=inline",
             "actors.inference=server",
             "actors.env_workers=2",
@@ -67,12 +87,12 @@ def test_an_on_policy_run_by_a_server_stays_within_its_staleness(tmp_path):
             "actors.fragment_steps=16",
             "algorithm.batch_size=512",
             "algorithm.max_staleness=1",
-            "evaluation.period=8000",
+            "evaluation.period=4000",
             "evaluation.final_episodes=2",
         ],
     )
     summary = run(config, Watcher()).summary
-    assert summary["env_steps"] >= 8000
+    assert summary["env_steps"] >= 4000
     assert balanced(summary)
     assert summary["staleness_max"] <= 1
     assert summary["inference_rows"] >= summary["transitions_produced"]
