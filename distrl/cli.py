@@ -88,7 +88,7 @@ def train(
     if result.summary["interrupted"]:
         say(f"stopped with a checkpoint; continue with: distrl train --resume {result.directory}")
     else:
-        say(f"everything is in {result.directory}: summary.json, learning_curve.png, media/")
+        say(f"everything is in {result.directory}: summary.json, learning_curve.png, staleness.png, media/")
 
 
 def say(text: str) -> None:

@@ -28,15 +28,14 @@ from distrl.core.run_directory import RunDirectory
 
 def evaluate(run: RunDirectory, config: RunConfig, episodes: int, first_seed: int | None = None) -> list[Any]:
     """Deterministic episodes of a run's best policy on the test seeds; one ``EpisodeResult`` per seed."""
-    from distrl.actors.evaluator import act_with
-    from distrl.api import load_policy
+    from distrl.api import load_policies
     from distrl.cluster import components
 
     num_envs = min(episodes, os.cpu_count() or 1)
     seed = components.TEST_SEEDS if first_seed is None else first_seed
     runner = components.evaluation_runner(config, seed, episodes, num_envs, run.scratch(), inline=False)
     try:
-        return runner.run(act_with(load_policy(run.path).policy, num_envs))
+        return runner.run(components.evaluation_act(config, runner.spec, load_policies(run.path), num_envs))
     finally:
         runner.close()
 
@@ -72,11 +71,13 @@ def _compare(run: RunDirectory, config: RunConfig) -> dict[str, Any]:
                 "baseline_params": best["params"],
             }
             rows.append({"who": f"best of {best['num_candidates']} {baseline.NAME}s", **_row(found)})
-    for who, key, make in (
-        ("doing nothing", "nothing_return", doing_nothing(config)),
-        ("random actions", "random_return", RandomActions),
-    ):
-        found = next(run_controllers(config, [make], components.TEST_SEEDS, episodes, run.scratch()))
+    others = {
+        "doing nothing": ("nothing_return", doing_nothing(config)),
+        "random actions": ("random_return", RandomActions),
+    }
+    makers = [make for _, make in others.values()]
+    played = run_controllers(config, makers, components.TEST_SEEDS, episodes, run.scratch())
+    for (who, (key, _)), found in zip(others.items(), played, strict=True):
         if found:
             summary[key] = mean_return(found)
             rows.append({"who": who, **_row(found)})
