@@ -20,7 +20,8 @@ train: install  ## install, train the fin ray, show what it learned
 	$(BIN)/distrl train fin-ray
 
 test: install-dev  ## the whole test suite, two files at a time (most of its time is Ray's starting)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	@# in the files' order: long ones first, and the flows' kernels are compiled by one process before the other needs them
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 validate: install-dev  ## every check against the literature, and docs/validation.md from what they give; 10 minutes or so
 	$(BIN)/python -m pytest -m "slow or not slow" tests/validation --ignore=tests/validation/test_page.py --record

@@ -240,34 +240,15 @@ def test_sigterm_ends_a_run_with_a_checkpoint_and_leaves_no_process(training):
     assert not Path(f"/dev/shm/distrl-{json.loads((directory / 'run.json').read_text())['id']}").exists()
 
 
-def test_after_sigkill_nothing_runs_on_and_resume_continues_with_what_was_secured(training):
+def test_after_sigkill_nothing_runs_on_and_what_was_secured_is_there(training):
+    """That a resume continues with it: tests/chaos/test_command.py."""
     process, directory, _, seen = training
     process.kill()
     process.wait()
     assert wait_until(lambda: not [pid for pid in alive(seen) if is_ours(pid)], timeout_s=20), [
         psutil.Process(pid).cmdline() for pid in alive(seen)
     ]
-    kept = secured(directory)
-    assert kept > 100
-    resumed, output = start(directory, "--resume", directory, "--steps", kept + 100)
-    assert resumed.wait(90) == 0, output.read_text()
-    summary = json.loads((directory / "summary.json").read_text())
-    assert summary["env_steps"] >= kept + 100
-    assert not summary["interrupted"]
-    notes = [
-        json.loads(line)["text"] for line in (directory / "events.jsonl").read_text().splitlines() if '"note"' in line
-    ]
-    assert any(note.endswith(f"with {kept} transitions from the log") for note in notes)
-
-    for path in checkpoints(directory):
-        (path / "learner.pt").write_bytes(b"damaged")
-    refused, output = start(directory, "--resume", directory, "--steps", kept + 200)
-    assert refused.wait(90) == 1
-    said = " ".join(output.read_text().split())
-    assert "distrl: no checkpoint in" in said
-    assert "the checksum of learner.pt differs" in said
-    assert "Traceback" not in said
-    assert secured(directory) == summary["env_steps"] - sum(summary["transitions_rejected"].values())
+    assert secured(directory) > 100
 
 
 def test_a_baseline_of_constant_actions_is_searched_and_shown(command, tmp_path):

@@ -12,13 +12,14 @@ import ray
 from distrl.api import train
 from distrl.cluster.ray_links import RaySink, start_actor
 from distrl.core.contracts import Receipt
+from distrl.core.experience_log import read_log
 from distrl.core.metrics import read_json_lines
 from distrl.core.run_directory import RunDirectory
 from distrl.reproduce import reproduce
 from tests.chaos.balance import MARK, assert_balanced, ledgered, working
 from tests.fakes.fragments import fragment
 
-STEPS_AFTER = 500  # the last kill
+STEPS_AFTER = 300  # the last one who was killed has been replaced
 # Of each of its two environments: a step that has finished is committed while the next one computes.
 OF_A_WORKER = 2 * 2
 ENDLESS = "run.steps=1000000"
@@ -43,21 +44,30 @@ def mark():
 
 
 class Killer:
-    """Follows a run and kills: in ``phase``, once ``at_step`` steps are made, one group of roles after the other; each
-    time a process that has not been killed before. Some steps after the last it lets the run end.
+    """Follows a run and kills: in ``phase``, once ``count`` is ``at``, one group of roles after the other; each time a
+    process that has not been killed before. Some steps after all
+    have been replaced, if that was while the run trained, it lets it end.
+
+    Attributes: statuses: of the training, with the process ids. updates: of the learner at the last kill.
     """
 
-    def __init__(self, mark, *groups, phase="training", at_step=0):
-        self._mark, self._groups, self._phase, self._at_step = mark, list(groups), phase, at_step
-        self._killed = set()
+    def __init__(self, mark, *groups, phase="training", at=0, count="env_steps"):
+        self._mark, self._groups, self._phase, self._at, self._count = mark, list(groups), phase, at, count
+        self._killed, self._end_at = set(), None
+        self.statuses, self.updates = [], 0
         self.stop = threading.Event()
 
     def follow(self, status):
         """What the run shows, about twice a second."""
-        steps = status.get("env_steps", 0)
-        if self._groups and status["phase"] == self._phase and steps >= self._at_step and self.kill():
-            self._at_step += 0 if self._groups else STEPS_AFTER
-        elif not self._groups and self._phase == "training" and steps >= self._at_step:
+        if self._groups and status["phase"] == self._phase and status.get(self._count, 0) >= self._at and self.kill():
+            self.updates = status.get("updates", 0)
+        if status["phase"] != "training":
+            return
+        self.statuses.append(status)
+        over = self._phase == "training" and not self._groups and self._killed.isdisjoint(status["pids"].values())
+        if over and self._end_at is None:
+            self._end_at = status["env_steps"] + STEPS_AFTER
+        if self._end_at is not None and status["env_steps"] >= self._end_at:
             self.stop.set()
 
     def kill(self):
@@ -87,6 +97,15 @@ def trained(config, killer):
 
 def restarts(run):
     return [event["role"] for event in read_json_lines(run / "events.jsonl") if event["kind"] == "restart"]
+
+
+def undisturbed(killer):
+    """The names of those who were one process throughout the training."""
+    seen = {}
+    for status in killer.statuses:
+        for name, pid in status["pids"].items():
+            seen.setdefault(name, set()).add(pid)
+    return {name for name, pids in seen.items() if len(pids) == 1}
 
 
 class Receiver:
@@ -119,11 +138,13 @@ def test_an_env_worker_whose_memory_is_full_goes_on_with_the_successor_of_the_su
 
 
 def test_an_env_worker_twice_in_quick_succession_and_an_environment_process(tmp_path, mark):
-    killer = Killer(mark, ["env_worker"], ["env_worker"], ["environment_process"], at_step=300)
+    killer = Killer(mark, ["env_worker"], ["env_worker"], ["environment_process"], at=300)
     run, summary = trained(ledgered(tmp_path / "run", ENDLESS), killer)
     assert restarts(run) == ["env_worker", "env_worker"]
     found = assert_balanced(run, in_flight=4 + 2 * OF_A_WORKER + 1, mark=mark)
     assert summary["transitions_rejected"].get("worker_died", 0) <= 2 * OF_A_WORKER
+    assert [event["fault"] for event in read_json_lines(run / "events.jsonl") if event["kind"] == "fault"] == ["crash"]
+    assert undisturbed(killer) >= {"learner", "parameter_server", "evaluator"}
     assert found["committed"] == found["secured"]
 
 
@@ -133,31 +154,38 @@ def test_a_learner_that_stands_still_is_replaced(tmp_path, mark):
         def kill(self):
             for process in working(self._mark, "learner"):
                 process.suspend()
+                self._killed.add(process.pid)
                 del self._groups[0]
-                self._at_step += 10 * STEPS_AFTER  # made while nobody learns, and some more
                 return True
             return False
 
-    run, summary = trained(ledgered(tmp_path / "run", ENDLESS), Freezer(mark, ["learner"], at_step=500))
+    run, summary = trained(ledgered(tmp_path / "run", ENDLESS), Freezer(mark, ["learner"], at=500))
     assert restarts(run) == ["learner"]
     assert_balanced(run, mark=mark)
     assert summary["transitions_lost"] == 0
 
 
 def test_learner_and_parameter_server_together(tmp_path, mark):
-    killer = Killer(mark, ["learner", "parameter_server"], ["learner"], at_step=500)
-    run, summary = trained(ledgered(tmp_path / "run", ENDLESS), killer)
+    """Just after a checkpoint and long before the next one: there are updates to lose, however late a status comes."""
+    killer = Killer(mark, ["learner", "parameter_server"], ["learner"], at=330, count="updates")
+    run, summary = trained(
+        ledgered(tmp_path / "run", "replay.samples_per_insert=16", "checkpoint.period=300", ENDLESS), killer
+    )
     assert sorted(restarts(run)) == ["learner", "learner", "parameter_server"]
     assert_balanced(run, mark=mark)
     assert summary["transitions_rejected"] == {}
+    assert undisturbed(killer) >= {"env_worker_0", "env_worker_1"}
+    assert summary["updates_undone"] > 0
     assert reproduce(RunDirectory.open(run)).difference is None
 
 
 def test_evaluator_and_parameter_server_one_after_the_other(tmp_path, mark):
-    killer = Killer(mark, ["evaluator"], ["parameter_server"], ["parameter_server"], at_step=200)
+    killer = Killer(mark, ["evaluator"], ["parameter_server"], ["parameter_server"], at=200)
     run, _ = trained(ledgered(tmp_path / "run", "evaluation.period=100", ENDLESS), killer)
     assert sorted(restarts(run)) == ["evaluator", "parameter_server", "parameter_server"]
     assert_balanced(run, mark=mark)
+    versions = [fragment.columns["policy_version"].max() for _, fragment in read_log(run / "log")]
+    assert max(versions) > killer.updates + 50, "env workers have weights of the last one"
 
 
 def test_learner_and_env_worker_while_the_run_starts(tmp_path, mark):
@@ -169,10 +197,10 @@ def test_learner_and_env_worker_while_the_run_starts(tmp_path, mark):
 
 def test_the_learner_while_the_run_finishes(tmp_path, mark):
     killer = Killer(mark, ["learner"], phase="finishing")
-    run, summary = trained(ledgered(tmp_path / "run", "run.steps=1000", "replay.samples_per_insert=64"), killer)
+    run, summary = trained(ledgered(tmp_path / "run", "run.steps=400", "replay.samples_per_insert=128"), killer)
     assert restarts(run) == ["learner"]
     assert_balanced(run, mark=mark)
-    assert summary["updates"] >= (1000 - 100) * 64 / 32
+    assert summary["updates"] >= (400 - 100) * 128 / 32
 
 
 def test_a_hanging_environment_is_noticed_and_disturbs_nobody(tmp_path, mark):

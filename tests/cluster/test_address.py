@@ -46,6 +46,7 @@ def cluster():
 
 def test_an_environment_of_the_users_own_trains_on_a_running_cluster(cluster, tmp_path, monkeypatch):
     (tmp_path / "my_simulations.py").write_text(OWN_MODULE)
+    monkeypatch.undo()  # the final evaluation finds it, too
     monkeypatch.chdir(tmp_path)
     config = RunConfig.load(
         "sac",

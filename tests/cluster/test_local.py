@@ -214,8 +214,9 @@ def test_a_warm_start_that_does_not_fit_is_refused_before_anything_starts(tmp_pa
     assert not (tmp_path / "second").exists()
 
 
-def test_pictures_that_cannot_be_drawn_cost_nothing_but_themselves(tmp_path, capsys):
+def test_pictures_that_cannot_be_drawn_cost_nothing_but_themselves(tmp_path, capsys, monkeypatch):
     """A machine without a display: the run is as complete as any other, and says what is missing."""
+    monkeypatch.undo()  # of without_pictures
     result = train(small(tmp_path / "run", "env.id=tests.fakes.constants:Sum", "run.steps=200"), local=True)
     assert result.summary["final_return_mean"] is not None
     assert (result.directory / "learning_curve.png").exists()

@@ -8,7 +8,8 @@ from distrl.results import evaluate
 from tests.cluster.test_local import balanced
 
 
-def test_a_run_from_the_import_path_of_a_vector_environment(tmp_path):
+def test_a_run_from_the_import_path_of_a_vector_environment(tmp_path, monkeypatch):
+    monkeypatch.undo()  # it is evaluated, too
     config = RunConfig.load(
         "cartpole",
         [
