@@ -16,9 +16,7 @@ import numpy as np
 
 from distrl.core.contracts import Fault, Outcomes, Requests
 from distrl.core.joint import ASKS, ENDED, FINISHED, RETURN, REWARD, STEP, TERMINATED, TRUNCATED, JointLayout
-from distrl.core.types import EnvSpec, Observation
-
-DEFAULT_POLICY = "default"
+from distrl.core.types import DEFAULT_POLICY, EnvSpec, Observation
 
 
 @dataclasses.dataclass(frozen=True)

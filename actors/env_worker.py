@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from distrl.actors.agent_rows import DEFAULT_POLICY, AgentRows, agent_rows
+from distrl.actors.agent_rows import AgentRows, agent_rows
 from distrl.actors.fragment_builder import FragmentBuilder
 from distrl.actors.inference import LocalInference, ServerInference, ServerLink
 from distrl.actors.policy_stream import PolicyStream
@@ -24,7 +24,7 @@ from distrl.core.contracts import EnvPool, FragmentSink, Policy, Requests, Weigh
 from distrl.core.limiter import Admission, WaitNotice
 from distrl.core.spaces import action_leaf, observation_leaves
 from distrl.core.spool import Spool
-from distrl.core.types import Cursor
+from distrl.core.types import DEFAULT_POLICY, Cursor
 
 _COMMIT_EACH_STEP_S = 0.1  # mean seconds a step above which durability = "auto" commits every transition …
 _COMMIT_S = 1e-3  # … and below which it commits nothing: the simulator is cheaper than its record

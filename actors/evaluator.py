@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from distrl.core.contracts import EnvPool, Policy, Requests
+from distrl.actors.agent_rows import SeveralAgents
+from distrl.core.contracts import EnvPool, Outcomes, Policy, Requests
 from distrl.core.types import Columns, EnvSpec
+from distrl.envs.checks import flatten_observation
 
 Act = Callable[[Requests], np.ndarray]  # actions [N, …] for the rows of a request
 
@@ -101,6 +104,54 @@ def act_with(policy: Policy, num_rows: int) -> Act:
         return policy.env_action(action)
 
     return act
+
+
+def act_together(
+    spec: EnvSpec, num_envs: int, agents: Mapping[str, Sequence[int]], policies: Mapping[str, Policy]
+) -> Act:
+    """Acts in ``num_envs`` environments, each agent by its policy.
+
+    Args:
+        agents: policy → the indices of its agents. policies: by the same names.
+    """
+    if not spec.agents:
+        return act_with(next(iter(policies.values())), num_envs)
+    rows = SeveralAgents(spec, num_envs, agents, {})
+    acts = [act_with(policies[its.policy_id], len(its.env_index)) for its in rows.policies]
+
+    def act(requests: Requests) -> np.ndarray:
+        actions = np.zeros((num_envs, *spec.action_space.shape))
+        for number, (_, its_requests) in enumerate(rows.split(_nothing(requests), requests)):
+            if len(its_requests.rows):
+                joined, envs = rows.join(number, acts[number](its_requests), its_requests.rows)
+                actions[envs] = joined
+        return actions[requests.rows]
+
+    return act
+
+
+def act_alone(spec: EnvSpec, act: Act) -> Callable[[Any], np.ndarray]:
+    """What acts in one environment's one episode: an observation as the environment gives it → its action."""
+    steps = itertools.count()
+
+    def one(observation: Any) -> np.ndarray:
+        step = np.array([next(steps)], np.int32)
+        flat = flatten_observation(spec.observation_space, observation)
+        zero = np.zeros(1, np.int64)
+        seen = {path: array[None] for path, array in flat.items()}
+        return act(
+            Requests(zero, seen, step == 0, step, np.zeros(1), zero.astype(np.uint64), zero, np.zeros(1, np.int16))
+        )[0]
+
+    return one
+
+
+def _nothing(requests: Requests) -> Outcomes:
+    """No outcomes, with final observations of the requests' shapes."""
+    none, no_flags = np.zeros(0), np.zeros(0, bool)
+    final = {path: array[:0] for path, array in requests.observation.items()}
+    rows = np.zeros(0, np.int64)
+    return Outcomes(rows, none, no_flags, no_flags, rows, final, none, none, none, rows.astype(np.int16), [])
 
 
 def mean_return(results: list[EpisodeResult]) -> float:

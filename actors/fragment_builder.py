@@ -21,7 +21,7 @@ import numpy as np
 
 from distrl.core.contracts import Fault, Outcomes, Requests
 from distrl.core.fragments import part
-from distrl.core.types import COLUMNS, FINAL, OBSERVATION, STATE, Columns, Cursor, Fragment, Observation
+from distrl.core.types import COLUMNS, DEFAULT_POLICY, FINAL, OBSERVATION, STATE, Columns, Cursor, Fragment, Observation
 
 _REQUEST_COLUMNS = ("log_prob", "policy_version", "episode_uid", "step", "seed", "fidelity")
 _OUTCOME_COLUMNS = ("reward", "terminated", "truncated", "start_s", "end_s", "core_s", "attempt")
@@ -75,7 +75,7 @@ class FragmentBuilder:
         whole: bool = False,
         worker: int = 0,
         incarnation: int = 0,
-        policy_id: str = "default",
+        policy_id: str = DEFAULT_POLICY,
         numbers: tuple[int, int] = (0, 1),
     ):
         """

@@ -30,7 +30,7 @@ from distrl.cluster.ray_actors import ParameterServerActor
 from distrl.cluster.ray_links import start_actor
 from distrl.core.config import RunConfig
 from distrl.core.spaces import observation_leaves
-from distrl.core.types import EnvSpec
+from distrl.core.types import DEFAULT_POLICY, EnvSpec
 from distrl.learners.registry import algorithm_config
 
 CASES = {
@@ -49,7 +49,7 @@ def measure(name: str, rows: list[int], repeats: int) -> dict[str, dict[str, flo
     server = start_actor(ParameterServerActor)
     ray.get(server.publish.remote(0, algorithm.policy_weights()))
     config = RunConfig(env={"id": "benchmark"}, actors={"inference_wait_s": 0.0}).model_dump()
-    arguments = (config, algorithm.policy_spec(), 0, 0, server, True, "cpu")
+    arguments = (config, {DEFAULT_POLICY: algorithm.policy_spec()}, 0, 0, server, True, "cpu")
     inference = start_actor(InferenceServerActor, *arguments, max_concurrency=100)
     link, found = RayServerLink(inference), {}
     for count in rows:

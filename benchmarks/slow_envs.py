@@ -115,7 +115,7 @@ def measure_learner_alone(out: Path, seconds: float) -> float:
 
     run = RunDirectory.open(out)
     settings = run.config()
-    learner = build_learner(settings, describe(settings.env.recipe()), out, lambda version, weights: None)
+    learner = build_learner(settings, describe(settings.env.recipe()), out, lambda *news, **policy: None)
     for _ in range(20):
         learner.update()
     start, before = time.monotonic(), learner.num_updates

@@ -10,15 +10,17 @@ import dataclasses
 import math
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from distrl.cluster.policies import PolicyPlan, plan_policies
 from distrl.core.checkpoint import save_checkpoint
 from distrl.core.config import RunConfig
 from distrl.core.config_input import explain
-from distrl.core.contracts import Algorithm, EnvPool, FragmentSink, WeightsSource
+from distrl.core.contracts import Algorithm, EnvPool, FragmentSink, Policy, WeightsSource
 from distrl.core.errors import ConfigError
 from distrl.core.log_facts import LogFacts
 from distrl.core.policy_file import policy_files
@@ -29,18 +31,21 @@ from distrl.core.types import Cursor, EnvRecipe, EnvSpec, PolicySpec, Weights
 
 if TYPE_CHECKING:
     from distrl.actors.env_worker import EnvWorker
-    from distrl.actors.evaluator import EpisodeRunner
+    from distrl.actors.evaluator import Act, EpisodeRunner
     from distrl.actors.inference import ServerLink
     from distrl.actors.inference_server import InferenceServer
     from distrl.core.spool import Spool
     from distrl.envs.describe import Trial
-    from distrl.learners.learner import Learner, Publish
+    from distrl.learners.learner import Learner
     from distrl.learners.queue import Queue
     from distrl.learners.replay import Replay
+
+PolicySpecs = Mapping[str, PolicySpec]  # by policy
 
 _INLINE_BELOW_S = 2e-4  # a step in a process of its own costs about as much in messages
 SYNC_PERIOD_S = 1.0  # of run.sync = "seconds"
 SELECTION_SEEDS = 1_000_000_000  # evaluations while training use the seeds from here on …
+_POLICY_SEEDS = 7919  # between the seeds of a run's policies
 TEST_SEEDS = 1_500_000_000  # … and the final one these, so that choosing the best policy cannot flatter it
 
 
@@ -233,9 +238,9 @@ def build_training_pool(
 def build_worker(
     config: RunConfig,
     pool: EnvPool,
-    policy: PolicySpec,
+    policies: PolicySpecs,
     sink: FragmentSink,
-    source: WeightsSource,
+    source_of: Callable[[str], WeightsSource],
     *,
     worker: int,
     incarnation: int,
@@ -243,18 +248,23 @@ def build_worker(
     spool: Spool | None = None,
     server: ServerLink | None = None,
 ) -> EnvWorker:
-    """The loop over a pool. ``timed=False`` leaves out everything that a clock decides; ``server`` chooses actions."""
-    from distrl.actors.env_worker import build_env_worker, one_policy
+    """The loop over a pool. ``source_of`` gives a policy's weights; ``timed=False`` leaves out everything that a clock
+    decides; ``server`` chooses actions."""
+    from distrl.actors.env_worker import PolicyPart, build_env_worker
     from distrl.core.limiter import Admission
 
-    options = algorithm_model(config)
-    admission = None
-    if options.on_policy:
-        admission = Admission(options.batch_size // config.actors.env_workers, options.max_staleness)
-    seed = TrainingSeeds(config.run.seed, worker, incarnation).seed(2**20, 0)
+    seeds = TrainingSeeds(config.run.seed, worker, incarnation)
+    parts = {}
+    for number, plan in enumerate(plan_policies(config, pool.spec)):
+        options = algorithm_model(plan.config)
+        admission = None
+        if options.on_policy:
+            admission = Admission(options.batch_size // config.actors.env_workers, options.max_staleness)
+        policy = policies[plan.policy_id].build(seed=seeds.seed(2**20, number))
+        parts[plan.policy_id] = PolicyPart(policy, source_of(plan.policy_id), plan.agents, admission, server)
     return build_env_worker(
         pool,
-        one_policy(policy.build(seed=seed), source, admission, server),
+        parts,
         sink,
         fragment_steps=config.actors.fragment_steps,
         fragment_max_age_s=config.actors.fragment_max_age_s if timed else None,
@@ -285,8 +295,10 @@ def build_inference_server(
     return InferenceServer(built, source, actors.inference_batch, actors.inference_wait_s, on_news)
 
 
-def build_algorithm(config: RunConfig, spec: EnvSpec, device: str) -> tuple[Algorithm, Replay | Queue, Any]:
-    """The algorithm, what it draws from, and its options."""
+def build_algorithm(
+    config: RunConfig, spec: EnvSpec, device: str, seed: int | None = None
+) -> tuple[Algorithm, Replay | Queue, Any]:
+    """The algorithm, what it draws from, and its options; ``seed``: in place of the run's."""
     import torch
 
     from distrl.learners.queue import Queue
@@ -294,36 +306,82 @@ def build_algorithm(config: RunConfig, spec: EnvSpec, device: str) -> tuple[Algo
 
     torch.set_num_threads(config.learner.threads)  # the number of threads decides the order of sums
     options = algorithm_model(config)
-    algorithm = options.build(spec, device, config.run.seed)
+    algorithm = options.build(spec, device, config.run.seed if seed is None else seed)
     if options.on_policy:
         return algorithm, Queue(options.batch_size, config.actors.fragment_steps), options
     return algorithm, Replay(config.replay.capacity, n_step=options.n_step, gamma=options.gamma), options
 
 
-def build_learner(config: RunConfig, spec: EnvSpec, run_directory: Path, publish: Publish) -> Learner:
-    """The learner with what it draws from, restored from the run directory where that holds a checkpoint."""
+def policy_specs(config: RunConfig, spec: EnvSpec) -> dict[str, PolicySpec]:
+    """Each policy's recipe.
+
+    Raises:
+        ConfigError: agents and policies do not fit, or an algorithm cannot handle a policy's spaces or rows.
+    """
+    plans = plan_policies(config, spec)
+    kinds = {plan.policy_id: algorithm_model(plan.config) for plan in plans}
+    on_policy = [name for name, options in kinds.items() if options.on_policy]
+    if 0 < len(on_policy) < len(kinds):
+        other = next(name for name in kinds if name not in on_policy)
+        raise ConfigError(
+            f"the policies of a run need algorithms of one kind, but that of {on_policy[0]!r} is on-policy and that of "
+            f"{other!r} is not: choose the same for both"
+        )
+    for plan in plans:
+        _check_rows(plan, kinds[plan.policy_id])
+    if len(plans) > 1 and config.actors.inference == "server":
+        raise ConfigError(
+            f'actors.inference = "server" serves one policy, but the run has {", ".join(kinds)}: use local'
+        )
+    return {plan.policy_id: kinds[plan.policy_id].policy_spec(plan.spec) for plan in plans}
+
+
+def _check_rows(plan: PolicyPlan, options: Any) -> None:
+    """A rollout must hold a fragment of each row of a policy that acts for several agents."""
+    actors = plan.config.actors
+    least = actors.env_workers * actors.envs_per_worker * len(plan.agents) * actors.fragment_steps
+    if options.on_policy and options.batch_size < least:
+        raise ConfigError(
+            f"policy {plan.policy_id!r} acts for {len(plan.agents)} agents of each environment, so its "
+            f"algorithm.batch_size must be at least {least}, one fragment (actors.fragment_steps = "
+            f"{actors.fragment_steps}) of each; got {options.batch_size}"
+        )
+
+
+def build_learner(config: RunConfig, spec: EnvSpec, run_directory: Path, publish: Callable[..., Any]) -> Learner:
+    """The learner with what it draws from, restored from the run directory where that holds a checkpoint; ``publish``
+    takes (version, weights, policy)."""
     from distrl.core.limiter import SamplesPerInsert
     from distrl.learners.learner import Learner, LearnerSettings
     from distrl.learners.queue import Queue
+    from distrl.learners.trainer import PolicyTrainer, TrainerSettings
 
     device = pick_device(config.learner.device)
-    algorithm, store, options = build_algorithm(config, spec, device)
     replay = config.replay
-    limiter = SamplesPerInsert(replay.samples_per_insert, replay.min_size, options.batch_size)
     run = RunDirectory.open(run_directory)
-    settings = LearnerSettings(
-        options.batch_size,
-        1 if options.on_policy else config.learner.publish_period,
-        config.checkpoint.period or (100 if options.on_policy else 5000),
+    trainers, on_policy = [], False
+    for number, plan in enumerate(plan_policies(config, spec)):
+        seed = config.run.seed + number * _POLICY_SEEDS
+        algorithm, store, options = build_algorithm(plan.config, plan.spec, device, seed)
+        on_policy = options.on_policy
+        waits = (
+            store
+            if isinstance(store, Queue)
+            else SamplesPerInsert(replay.samples_per_insert, replay.min_size, options.batch_size)
+        )
+        settings = TrainerSettings(options.batch_size, 1 if on_policy else config.learner.publish_period, seed)
+        its_publish = partial(publish, policy_id=plan.policy_id)
+        trainers.append(
+            PolicyTrainer(algorithm, store, waits, its_publish, settings, plan.spec, device, plan.policy_id)
+        )
+    learner_settings = LearnerSettings(
+        config.checkpoint.period or (100 if on_policy else 5000),
         config.checkpoint.keep,
-        config.run.seed,
         sync_period_s=SYNC_PERIOD_S if config.run.sync == "seconds" else 0.0,
         warm_start=replay.warm_start,
         logged=run.facts.get("logged", True),
     )
-    facts = log_facts(config, spec, run.id)
-    waits = store if isinstance(store, Queue) else limiter
-    return Learner(algorithm, store, waits, run_directory, publish, settings, spec, device, facts)
+    return Learner(trainers, run_directory, learner_settings, device, log_facts(config, spec, run.id))
 
 
 def log_facts(config: RunConfig, spec: EnvSpec, run_id: str) -> LogFacts:
@@ -384,11 +442,20 @@ def evaluation_runner(
     return EpisodeRunner(pool, seeds)
 
 
-def save_best(directory: Path, version: int, weights: Weights, policy: PolicySpec, return_mean: float | None) -> None:
-    """Keep the best policy so far as ``checkpoints/best``."""
-    save_checkpoint(
-        directory / "checkpoints",
-        "best",
-        policy_files(weights, policy),
-        {"num_updates": version, "return_mean": return_mean},
-    )
+def evaluation_act(config: RunConfig, spec: EnvSpec, policies: Mapping[str, Policy], num_envs: int) -> Act:
+    """What acts in ``num_envs`` environments, each agent by its policy."""
+    from distrl.actors.evaluator import act_together
+
+    agents = {plan.policy_id: plan.agents for plan in plan_policies(config, spec)}
+    return act_together(spec, num_envs, agents, policies)
+
+
+def save_best(
+    directory: Path, pulled: Mapping[str, tuple[int, Weights]], policies: PolicySpecs, return_mean: float | None
+) -> None:
+    """Keep the best policies so far, (version, weights) of each, as ``checkpoints/best``."""
+    files: dict[str, bytes] = {}
+    for name, (_, weights) in pulled.items():
+        files |= policy_files(weights, policies[name], name)
+    meta = {"num_updates": sum(version for version, _ in pulled.values()), "return_mean": return_mean}
+    save_checkpoint(directory / "checkpoints", "best", files, meta)

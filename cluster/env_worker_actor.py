@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distrl.cluster import components
+from distrl.cluster.components import PolicySpecs
 from distrl.cluster.inference import RayServerLink
 from distrl.cluster.ray_actors import LoopActor, whereabouts
 from distrl.cluster.ray_links import RaySink, RaySource, adopt_all, send_again
@@ -20,7 +21,7 @@ from distrl.core.errors import DistrlError, RunFailed
 from distrl.core.metrics import write_json
 from distrl.core.run_directory import scratch_directory
 from distrl.core.spool import Orphan, Spool
-from distrl.core.types import Cursor, PolicySpec
+from distrl.core.types import Cursor
 
 _SECURED_S = 600.0  # for what an env worker that leaves has published: a new learner first refills its replay
 
@@ -41,6 +42,7 @@ class EnvWorkerActor(LoopActor):
         self._grace_s = 0.0
         self._left = False
         self._sink: RaySink | None = None
+        self._sources: list[RaySource] = []
         self._link: RayServerLink | None = None
         self._refusal: DistrlError | None = None
         self._snapshots = Path(run) / "snapshots" / f"worker-{worker}"
@@ -78,22 +80,26 @@ class EnvWorkerActor(LoopActor):
             cursors=self._inherited,
         )
 
-    def start(self, policy: PolicySpec, learner: Any, server: Any, inference: Any, wait_for_weights: bool) -> int:
+    def start(self, policies: PolicySpecs, learner: Any, server: Any, inference: Any, wait_for_weights: bool) -> int:
         """Begin to act, see ``EnvWorker.run``; ``inference``: a server to ask, or None. Returns the process id."""
         if self._refusal is not None or self._loop is not None:
             return os.getpid()  # the next report tells
         name = f"env worker {self._identity['worker']}"
         sink = self._sink = RaySink(learner, self._config.actors.max_unacknowledged_mb * 1e6, name)
-        self._source = RaySource(server)
+
+        def source_of(policy_id: str) -> RaySource:
+            self._sources.append(RaySource(server, policy_id))
+            return self._sources[-1]
+
         if self._config.actors.inference != "local":
             self._link = RayServerLink(inference)
         try:
             self._worker = components.build_worker(
                 self._config,
                 self._pool,
-                policy,
+                policies,
                 sink,
-                self._source,
+                source_of,
                 timed=True,
                 spool=self._spool,
                 server=self._link,
@@ -125,8 +131,8 @@ class EnvWorkerActor(LoopActor):
 
     def use_server(self, server: Any) -> None:
         """A new parameter server has taken the place of the old one."""
-        if self._sink is not None:
-            self._source.server = server
+        for source in self._sources:
+            source.server = server
 
     def use_learner(self, learner: Any) -> None:
         """A new learner has taken the place of the old one."""

@@ -15,10 +15,11 @@ import ray
 from distrl.actors.inference import Answer
 from distrl.actors.inference_server import InferenceServer
 from distrl.cluster import components
+from distrl.cluster.components import PolicySpecs
 from distrl.cluster.ray_actors import LoopActor, whereabouts
 from distrl.cluster.ray_links import RaySource
 from distrl.core.config import RunConfig
-from distrl.core.types import Columns, Observation, PolicySpec
+from distrl.core.types import Columns, Observation
 
 
 class InferenceServerActor(LoopActor):
@@ -27,7 +28,7 @@ class InferenceServerActor(LoopActor):
     def __init__(
         self,
         config: dict[str, Any],
-        policy: PolicySpec,
+        policies: PolicySpecs,
         number: int,
         life: int,
         server: Any,
@@ -37,7 +38,8 @@ class InferenceServerActor(LoopActor):
         super().__init__()
         self._events: asyncio.AbstractEventLoop | None = None  # once somebody waits for news
         self._news = asyncio.Event()
-        self._source = RaySource(server)
+        ((policy_id, policy),) = policies.items()
+        self._source = RaySource(server, policy_id)
         self._server: InferenceServer = components.build_inference_server(
             RunConfig.validated(config), policy, self._source, number, life, device, self._newer_weights
         )

@@ -14,10 +14,11 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from distrl.cluster.components import PolicySpecs
 from distrl.core.config import RunConfig
 from distrl.core.errors import ConfigError, RunFailed
 from distrl.core.run_directory import RunDirectory
-from distrl.core.types import EnvSpec, PolicySpec
+from distrl.core.types import EnvSpec
 
 # What Ray and the numerical libraries read when their processes start: one thread each, no idle workers, no usage
 # report.
@@ -110,7 +111,7 @@ def run_on_ray(
     config: RunConfig,
     run: RunDirectory,
     spec: EnvSpec,
-    policy: PolicySpec,
+    policies: PolicySpecs,
     *,
     inline: bool,
     show: Callable[[dict[str, Any]], None],
@@ -134,7 +135,7 @@ def run_on_ray(
     # where `distrl scale` finds it
     run.note(ray={"address": context.gcs_address, "supervisor": name, "auth_mode": auth_mode})
     here = NodeAffinitySchedulingStrategy(context.get_node_id(), soft=False)  # it lives and dies with the driver
-    arguments = (config.model_dump(), str(run.path), spec, policy, inline, gpus, inference_gpus)
+    arguments = (config.model_dump(), str(run.path), spec, policies, inline, gpus, inference_gpus)
     actor = start_actor(Supervisor, *arguments, name=name, scheduling_strategy=here)
     ray.get(actor.begin.remote())
     stopping = False

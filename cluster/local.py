@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from distrl.actors.evaluator import act_with
 from distrl.cluster import components
 from distrl.cluster.recorder import Recorder
 from distrl.core.config import RunConfig
 from distrl.core.errors import ConfigError
 from distrl.core.run_directory import RunDirectory
 from distrl.core.types import EnvSpec, Fragment
-from distrl.parameter_server import ParameterServer
+from distrl.parameter_server import ParameterServer, PolicySource
 
 
 def check_local(config: RunConfig) -> None:
@@ -88,19 +88,26 @@ def run_local(
     recorder.began(learner.report(), {}, {})
     sink, scratch = _DirectSink(learner.receive), run.scratch()
     workers = {}
-    policy = learner.policy_spec()
+    policies = components.policy_specs(config, spec)
     for number in range(config.actors.env_workers):
         incarnation = run.next_incarnation()
         pool = components.build_training_pool(
             config, number, incarnation, scratch, inline=True, env_steps=recorder.env_steps
         )
         workers[incarnation] = components.build_worker(
-            config, pool, policy, sink, server, worker=number, incarnation=incarnation, timed=False
+            config,
+            pool,
+            policies,
+            sink,
+            partial(PolicySource, server),
+            worker=number,
+            incarnation=incarnation,
+            timed=False,
         )
     runner = components.evaluation_runner(
         config, components.SELECTION_SEEDS, config.evaluation.episodes, config.evaluation.envs, scratch, inline=True
     )
-    evaluator = policy.build(seed=0, deterministic=True)
+    evaluated = {name: policy.build(seed=0, deterministic=True) for name, policy in policies.items()}
     started, started_cpu, shown = time.monotonic(), time.process_time(), 0.0
 
     def collect() -> None:
@@ -110,16 +117,16 @@ def run_local(
         recorder.learner_reported(report)
 
     def evaluate() -> None:
-        pulled = server.pull_if_newer(-1)
-        assert pulled is not None
-        version, weights = pulled
-        evaluator.load(weights)
-        results = runner.run(act_with(evaluator, config.evaluation.envs))
+        pulled = server.pull_all()
+        for name, (_, weights) in pulled.items():
+            evaluated[name].load(weights)
+        results = runner.run(components.evaluation_act(config, spec, evaluated, config.evaluation.envs))
         returns = [result.episode_return for result in results]
+        versions = sum(version for version, _ in pulled.values())
         if recorder.evaluated(
-            recorder.env_steps, version, [r.seed for r in results], returns, [r.length for r in results]
+            recorder.env_steps, versions, [r.seed for r in results], returns, [r.length for r in results]
         ):
-            components.save_best(run.path, version, weights, policy, recorder.best_return)
+            components.save_best(run.path, pulled, policies, recorder.best_return)
 
     try:
         for note in learner.notes:

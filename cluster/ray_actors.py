@@ -21,14 +21,15 @@ from typing import Any
 import ray
 
 from distrl.cluster import components
-from distrl.cluster.components import save_best
+from distrl.cluster.components import PolicySpecs, save_best
 from distrl.cluster.inference_choice import choose
-from distrl.cluster.ray_links import RaySource
+from distrl.cluster.policies import plan_policies
+from distrl.cluster.ray_links import pull_all
 from distrl.core.config import RunConfig
 from distrl.core.contracts import Receipt
 from distrl.core.errors import DistrlError, StorageError
 from distrl.core.limiter import WaitNotice
-from distrl.core.types import EnvSpec, Fragment, PolicySpec, Weights
+from distrl.core.types import DEFAULT_POLICY, EnvSpec, Fragment, Weights
 from distrl.parameter_server import ParameterServer
 
 _OTHER_LEARNER_S = 60.0
@@ -41,16 +42,22 @@ class ParameterServerActor(ParameterServer):
         super().__init__()
         self._news = asyncio.Event()
 
-    async def publish(self, version: int, weights: Weights) -> int:  # type: ignore[override]
+    async def publish(  # type: ignore[override]
+        self, version: int, weights: Weights, policy_id: str = DEFAULT_POLICY
+    ) -> int:
         """See ``ParameterServer.publish``."""
         news, self._news = self._news, asyncio.Event()
         news.set()
-        return super().publish(version, weights)
+        return super().publish(version, weights, policy_id)
 
-    async def pull_if_newer(self, version: int, wait_s: float = 0.0) -> tuple[int, Weights] | None:  # type: ignore[override]
+    async def pull_if_newer(  # type: ignore[override]
+        self, version: int, wait_s: float = 0.0, policy_id: str = DEFAULT_POLICY
+    ) -> tuple[int, Weights] | None:
         """See ``ParameterServer.pull_if_newer``."""
         deadline = time.monotonic() + wait_s
-        while (found := super().pull_if_newer(version)) is None and (left_s := deadline - time.monotonic()) > 0:
+        while (found := super().pull_if_newer(version, 0.0, policy_id)) is None and (
+            left_s := deadline - time.monotonic()
+        ) > 0:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait(), left_s)
         return found
@@ -138,14 +145,21 @@ class LearnerActor(LoopActor):
         except DistrlError as error:  # raised here, Ray would bury its sentence in the report of a dead actor
             self._refusal = error
             return
-        if self._config.actors.inference == "auto":
-            choice = choose(self._learner.policy(), spec, self._config)
-            self._inference = choice.where
-            self._learner.notes.append(choice.reason)
+        if self._inference == "auto":
+            self._inference = self._choose_inference(spec)
         self._learner.publish()
 
-    def _publish(self, version: int, weights: Weights) -> None:
-        self._server.publish.remote(version, weights)
+    def _publish(self, version: int, weights: Weights, policy_id: str) -> None:
+        self._server.publish.remote(version, weights, policy_id)
+
+    def _choose_inference(self, spec: EnvSpec) -> str:
+        if len(self._learner.trainers) > 1:  # a server serves one policy
+            return "local"
+        (trainer,) = self._learner.trainers.values()
+        (plan,) = plan_policies(self._config, spec)
+        choice = choose(trainer.policy(), plan.spec, self._config)
+        self._learner.notes.append(choice.reason)
+        return choice.where
 
     def use_server(self, server: Any) -> None:
         """A new parameter server has taken the place of the old one: it gets the newest weights."""
@@ -231,10 +245,10 @@ class EvaluatorActor:
             self._config, components.SELECTION_SEEDS, evaluation.episodes, self._num_envs, Path(scratch), inline=inline
         )
 
-    def start(self, spec: PolicySpec, server: Any, best: float | None) -> int:
+    def start(self, policies: PolicySpecs, server: Any, best: float | None) -> int:
         """Get ready; ``best`` is the best mean return so far. Returns the process id."""
-        self._spec, self._source, self._best = spec, RaySource(server), best
-        self._policy = spec.build(seed=0, deterministic=True)
+        self._specs, self._server, self._best = policies, server, best
+        self._policies = {name: policy.build(seed=0, deterministic=True) for name, policy in policies.items()}
         return os.getpid()
 
     def report(self) -> dict[str, Any]:
@@ -243,25 +257,26 @@ class EvaluatorActor:
 
     def use_server(self, server: Any) -> None:
         """A new parameter server has taken the place of the old one."""
-        self._source.server = server
+        self._server = server
 
     def evaluate(self, env_steps: int) -> dict[str, Any] | None:
         """One episode on each seed; keeps the policy if it is the best. None before the first publication."""
-        from distrl.actors.evaluator import act_with, mean_return
+        from distrl.actors.evaluator import mean_return
 
-        pulled = self._source.pull_if_newer(-1)
-        if pulled is None:
+        pulled = pull_all(self._server)
+        if set(pulled) != set(self._policies):
             return None
-        version, weights = pulled
-        self._policy.load(weights)
-        results = self._runner.run(act_with(self._policy, self._num_envs))
+        for name, (_, weights) in pulled.items():
+            self._policies[name].load(weights)
+        act = components.evaluation_act(self._config, self._runner.spec, self._policies, self._num_envs)
+        results = self._runner.run(act)
         mean = mean_return(results)
         if math.isfinite(mean) and (self._best is None or mean > self._best):
             self._best = mean
-            save_best(self._directory, version, weights, self._spec, mean)
+            save_best(self._directory, pulled, self._specs, mean)
         return {
             "env_steps": env_steps,
-            "updates": version,
+            "updates": sum(version for version, _ in pulled.values()),
             "seeds": [result.seed for result in results],
             "returns": [result.episode_return for result in results],
             "lengths": [result.length for result in results],

@@ -23,7 +23,7 @@ from distrl.core.fragments import join
 from distrl.core.limiter import WaitNotice
 from distrl.core.spool import Orphan, orphans
 from distrl.core.spool_files import is_held
-from distrl.core.types import Fragment, Weights
+from distrl.core.types import DEFAULT_POLICY, Fragment, Weights
 
 _DYING_S = 10.0  # within which a killed process has let go of its files
 
@@ -38,17 +38,26 @@ def start_actor(kind: type, *arguments: Any, **options: Any) -> Any:
 
 
 class RaySource:
-    """Pulls from a parameter server that may be away: then nothing is newer."""
+    """Pulls one policy's weights from a parameter server that may be away: then nothing is newer."""
 
-    def __init__(self, server: Any):
-        self.server = server
+    def __init__(self, server: Any, policy_id: str = DEFAULT_POLICY):
+        self.server, self._policy_id = server, policy_id
 
     def pull_if_newer(self, version: int, wait_s: float = 0.0) -> tuple[int, Weights] | None:
         """See ``ParameterServer.pull_if_newer``."""
         try:  # ray.get would complain in a thread of an asynchronous actor
-            return self.server.pull_if_newer.remote(version, wait_s).future().result(timeout=30 + wait_s)
+            answer = self.server.pull_if_newer.remote(version, wait_s, self._policy_id)
+            return answer.future().result(timeout=30 + wait_s)
         except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError, TimeoutError):
             return None  # the supervisor starts a new one and tells us; until then the old weights act
+
+
+def pull_all(server: Any) -> dict[str, tuple[int, Weights]]:
+    """policy → (version, weights); none where the parameter server is away."""
+    try:
+        return ray.get(server.pull_all.remote(), timeout=30)
+    except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError, ray.exceptions.GetTimeoutError):
+        return {}
 
 
 @dataclass

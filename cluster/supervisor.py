@@ -16,12 +16,13 @@ from typing import Any
 
 import ray
 
+from distrl.cluster.components import PolicySpecs
 from distrl.cluster.crew import DEATHS, POLL_S, Crew
 from distrl.cluster.recorder import Recorder
 from distrl.core.config import RunConfig
 from distrl.core.errors import ConfigError, DistrlError
 from distrl.core.run_directory import RunDirectory
-from distrl.core.types import EnvSpec, PolicySpec
+from distrl.core.types import EnvSpec
 
 
 class Supervisor:
@@ -36,7 +37,7 @@ class Supervisor:
         config: dict[str, Any],
         directory: str,
         spec: EnvSpec,
-        policy: PolicySpec,
+        policies: PolicySpecs,
         inline: bool,
         gpus: float,
         inference_gpus: float,
@@ -50,7 +51,7 @@ class Supervisor:
             self._config,
             self._run,
             spec,
-            policy,
+            policies,
             self._recorder,
             inline=inline,
             gpus=gpus,

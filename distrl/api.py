@@ -18,7 +18,7 @@ from distrl.core.config import RunConfig
 from distrl.core.contracts import Policy
 from distrl.core.errors import ConfigError, RunFailed, StorageError
 from distrl.core.metrics import write_json
-from distrl.core.policy_file import read_policy
+from distrl.core.policy_file import policies_in, read_policy
 from distrl.core.run_directory import RunDirectory
 from distrl.core.spool_files import refuse_network_file_system
 from distrl.core.types import ARRAY, EnvSpec, Observation
@@ -56,12 +56,26 @@ class LoadedPolicy:
         return self.policy.env_action(action)[0]
 
 
-def load_policy(run_dir: Path | str) -> LoadedPolicy:
+def load_policy(run_dir: Path | str, policy_id: str | None = None) -> LoadedPolicy:
     """The best policy of a run by its evaluations; the newest where none was evaluated.
 
+    Args:
+        policy_id: which, of a run with several; it acts for one agent at a time.
+
     Raises:
-        ConfigError: not a run directory. StorageError: no policy in it can be read.
+        ConfigError: not a run directory, or no policy of that name. StorageError: no policy in it can be read.
     """
+    found = load_policies(run_dir)
+    if policy_id is None and len(found) == 1:
+        return LoadedPolicy(next(iter(found.values())))
+    if policy_id not in found:
+        came = "none was named" if policy_id is None else f"{policy_id!r} came"
+        raise ConfigError(f"{run_dir} has the policies {', '.join(found)}, but {came}: load_policy(run, POLICY)")
+    return LoadedPolicy(found[policy_id])
+
+
+def load_policies(run_dir: Path | str) -> dict[str, Policy]:
+    """All policies of a run, by name; see ``load_policy``."""
     run = RunDirectory.open(Path(run_dir))
     checkpoints = run.path / "checkpoints"
     candidates = [checkpoints / "best", *reversed(list_checkpoints(checkpoints))]
@@ -69,7 +83,8 @@ def load_policy(run_dir: Path | str) -> LoadedPolicy:
     for path in candidates:
         if path.exists():
             try:
-                return LoadedPolicy(read_policy(load_checkpoint(path)[0]))
+                files = load_checkpoint(path)[0]
+                return {name: read_policy(files, policy_id=name) for name in policies_in(files)}
             except StorageError as error:
                 complaints.append(str(error))
     raise StorageError(
@@ -129,7 +144,7 @@ def train(
                 components.pick_device(config.learner.device)
                 trial = tried.result()
             spec, given, config = trial.spec, config, components.with_hosting(config, trial, local=True)
-            algorithm.policy_spec(spec)  # refuses spaces that the algorithm cannot handle
+            components.policy_specs(config, spec)  # refuses what an algorithm cannot handle
             check_memory(config, trial, algorithm)
             _check_warm_start(config, spec, run)
             run = run or _new_run(given, components.keeps_log(config))
@@ -147,7 +162,7 @@ def train(
                 trial = tried.result()
             launch.check_device(config)
             spec, given, config = trial.spec, config, components.with_hosting(config, trial, local=False)
-            policy = algorithm.policy_spec(spec)
+            policies = components.policy_specs(config, spec)
             if address is None:
                 check_memory(config, trial, algorithm)
             _check_warm_start(config, spec, run)
@@ -155,7 +170,7 @@ def train(
             run = run or _new_run(given, components.keeps_log(config))
             run.begin_session()
             show({"phase": "starting", "directory": str(run.path)})
-            summary = launch.run_on_ray(config, run, spec, policy, inline=inline, show=show, stop=ending.is_set)
+            summary = launch.run_on_ray(config, run, spec, policies, inline=inline, show=show, stop=ending.is_set)
     finally:
         if connected and not keep_ray:
             launch.disconnect()

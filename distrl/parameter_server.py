@@ -7,36 +7,53 @@ from __future__ import annotations
 
 import threading
 
-from distrl.core.types import Weights
+from distrl.core.types import DEFAULT_POLICY, Weights
 
 
 class ParameterServer:
-    """Holds the newest weights of one policy.
+    """Holds the newest weights of each policy.
 
     A version is the number of updates behind the weights; it never decreases, so a late or repeated publication changes
     nothing.
     """
 
-    def __init__(self, version: int = -1):
-        """``version``: the version that a resumed run continues from; nothing can be pulled before the first
-        publication.
-        """
+    def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._version = version
-        self._weights: Weights | None = None
+        self._held: dict[str, tuple[int, Weights]] = {}  # by policy
 
-    def publish(self, version: int, weights: Weights) -> int:
+    def publish(self, version: int, weights: Weights, policy_id: str = DEFAULT_POLICY) -> int:
         """Offer weights; returns the version now held."""
         with self._changed:
-            if version > self._version or (version == self._version and self._weights is None):
-                self._version, self._weights = version, weights
+            held = self._held.get(policy_id)
+            if held is None or version > held[0]:
+                held = self._held[policy_id] = version, weights
                 self._changed.notify_all()
-            return self._version
+            return held[0]
+
+    def pull_if_newer(
+        self, version: int, wait_s: float = 0.0, policy_id: str = DEFAULT_POLICY
+    ) -> tuple[int, Weights] | None:
+        """(version, weights) if what is held is newer than ``version``, or becomes it within the time; else None."""
+
+        def newer() -> tuple[int, Weights] | None:
+            held = self._held.get(policy_id)
+            return held if held is not None and held[0] > version else None
+
+        with self._changed:
+            return self._changed.wait_for(newer, wait_s) or None
+
+    def pull_all(self) -> dict[str, tuple[int, Weights]]:
+        """policy → (version, weights), of all that have been published."""
+        with self._changed:
+            return dict(self._held)
+
+
+class PolicySource:
+    """A parameter server in the same process as one policy's source of weights."""
+
+    def __init__(self, server: ParameterServer, policy_id: str):
+        self._server, self._policy_id = server, policy_id
 
     def pull_if_newer(self, version: int, wait_s: float = 0.0) -> tuple[int, Weights] | None:
-        """(version, weights) if what is held is newer than ``version``, or becomes it within the time; else None."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._weights is not None and self._version > version, wait_s)
-            if self._weights is None or self._version <= version:
-                return None
-            return self._version, self._weights
+        """See ``ParameterServer.pull_if_newer``."""
+        return self._server.pull_if_newer(version, wait_s, self._policy_id)

@@ -117,20 +117,23 @@ def film(
     import imageio
     from gymnasium.error import DependencyNotInstalled
 
-    from distrl.api import load_policy
+    from distrl.actors.evaluator import act_alone
+    from distrl.api import load_policies
     from distrl.cluster import components
-    from distrl.envs.resolve import make, renderable
+    from distrl.envs.resolve import make, renderable, spec_of
 
     recipe = renderable(config.env.recipe())
     if recipe is None:
         return None
-    policy, env = load_policy(run.path), make(recipe)
+    env = make(recipe)
+    spec = spec_of(env, recipe)
+    act = act_alone(spec, components.evaluation_act(config, spec, load_policies(run.path), 1))
     try:
         observation, _ = env.reset(seed=components.TEST_SEEDS if seed is None else seed)
         frames: list[Any] = [_even(env.render())]
         over = False
         while not over and len(frames) < max_frames:
-            observation, _, terminated, truncated, _ = env.step(policy.act(observation))
+            observation, _, terminated, truncated, _ = env.step(act(observation))
             over = bool(terminated or truncated)
             frames.append(_even(env.render()))
     except DependencyNotInstalled:  # Gymnasium's own environments render with packages that nothing else needs

@@ -18,6 +18,7 @@ from distrl.core.errors import ConfigError, StorageError
 from distrl.core.experience_log import read_log
 from distrl.core.metrics import read_json_lines
 from distrl.core.run_directory import RunDirectory
+from distrl.core.types import DEFAULT_POLICY
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,16 @@ def reproduce(run: RunDirectory, show: Callable[[int, int], None] = lambda updat
 
     from distrl.cluster import components
     from distrl.envs.describe import try_environment
-    from distrl.learners.learner import add_warm, train_on
+    from distrl.learners.learner import add_warm
     from distrl.learners.randomness import sample_generator
     from distrl.learners.replay import Replay
+    from distrl.learners.trainer import train_on
 
     config = run.config()
+    if config.policies:
+        raise ConfigError(
+            f"{run.path} trained several policies; only the updates of a run with one can be repeated by now"
+        )
     checkpoints = {int(path.name): path for path in list_checkpoints(run.path / "checkpoints")}
     if not checkpoints:
         raise StorageError(f"{run.path} has no checkpoint yet: there is nothing to hold a repetition against")
@@ -68,7 +74,7 @@ def reproduce(run: RunDirectory, show: Callable[[int, int], None] = lambda updat
     spec = try_environment(config.env.recipe()).spec
     algorithm, store, options = components.build_algorithm(config, spec, "cpu")
     if isinstance(store, Replay):
-        add_warm(store, config.replay.warm_start, newest["warm_fragments"], [])
+        add_warm({DEFAULT_POLICY: store}, config.replay.warm_start, newest["warm_fragments"], [])
     inserted, wanted, upcoming = 0, 0, next(arrivals, None)
     metrics_compared = checkpoints_compared = 0
     for update in range(total):
@@ -121,7 +127,9 @@ def _stored_state(checkpoint: Path) -> dict[str, Any]:
     import torch
 
     files, _ = load_checkpoint(checkpoint)
-    return torch.load(io.BytesIO(files["learner.pt"]), map_location="cpu", weights_only=False)["algorithm"]
+    return torch.load(io.BytesIO(files["learner.pt"]), map_location="cpu", weights_only=False)[DEFAULT_POLICY][
+        "algorithm"
+    ]
 
 
 def _first_difference(ours: Any, theirs: Any, name: str = "the state") -> str | None:

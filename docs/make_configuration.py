@@ -53,7 +53,8 @@ def page() -> str:
     for name, field in RunConfig.model_fields.items():
         model = _section(field.annotation)
         assert model is not None, f"{name} is not a section"
-        parts.append(_chapter(f"[{name}]", name, model))
+        prefix = f"{name}.NAME" if typing.get_origin(field.annotation) is dict else name
+        parts.append(_chapter(f"[{prefix}]", prefix, model))
     for name in ALGORITHMS:
         model = algorithm_config(name)
         parts.append(_chapter(f'[algorithm] with name = "{name}"', "algorithm", model))
@@ -95,8 +96,8 @@ def _alternatives(annotation: Any) -> tuple[Any, ...]:
 
 
 def _entries(annotation: Any) -> tuple[Any, ...]:
-    """What a list holds."""
-    return typing.get_args(annotation) if typing.get_origin(annotation) is list else ()
+    """What a list holds, or a table of tables of any names."""
+    return typing.get_args(annotation) if typing.get_origin(annotation) in (list, dict) else ()
 
 
 def _type(annotation: Any) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -192,23 +193,31 @@ class Unlogged:
 
     num_bytes_cut = 0
 
-    def __init__(self, queue: Queue):
-        self._queue = queue
+    def __init__(self, queues: Mapping[str, Queue]):
+        """``queues``: by policy."""
+        self._queues = queues
         self.num_records = 0
-        self._taken_over = 0
+        self._settled = 0  # so many of the first ones …
+        self._unsettled: deque[tuple[Queue, int]] = deque()  # … and of the others, which fragment of whose queue
 
     @property
     def num_synced(self) -> int:
-        """Fragments that are secured."""
-        return max(self._queue.num_settled, self._taken_over)
+        """Fragments that are secured: so many of the first ones that have come."""
+        while self._unsettled and self._unsettled[0][1] < self._unsettled[0][0].num_settled:
+            self._unsettled.popleft()
+            self._settled += 1
+        return self._settled
 
     def append(self, fragment: Fragment) -> None:
-        """Count it."""
+        """Count it; the queue gets it next."""
+        queue = self._queues[fragment.policy_id]
+        self._unsettled.append((queue, queue.num_added))
         self.num_records += 1
 
     def sync(self) -> None:
         """An env worker leaves: what it has sent is the learner's from now on, and lost with it."""
-        self._taken_over = self.num_records
+        self._unsettled.clear()
+        self._settled = self.num_records
 
     def close(self) -> None:
         """There is nothing to close."""

@@ -89,6 +89,30 @@ class DelaySection(_Section):
         return self.model_dump(exclude={"sigma"} if self.kind == "constant" else None)
 
 
+class AgentsSection(_Section):
+    """How an environment of several agents is hosted."""
+
+    state: Literal["none", "env", "joint"] = Field(
+        "none",
+        description="A global state beside each agent's observation, which a central critic sees: the environment's "
+        "own, or all agents' observations together.",
+    )
+    team: bool = Field(
+        False, description="Make all agents one row, for algorithms that choose for a team together (VDN, QMIX)."
+    )
+    reward: Literal["sum", "mean"] = Field("sum", description="A team's reward, of its agents'.")
+    policy_mapping: str | None = Field(
+        None,
+        description="package.module:function that is given an agent's name and returns its policy's, in place of "
+        "`policies.….agents`.",
+    )
+
+    def recipe(self) -> dict[str, Any] | None:
+        """What ``distrl.envs.multi_agent.adapt`` takes; None where all is as it comes."""
+        given = self.model_dump(exclude={"policy_mapping"}, exclude_defaults=True)
+        return given or None
+
+
 class EnvSection(_Section):
     """Which environment, and how it is hosted."""
 
@@ -112,6 +136,7 @@ class EnvSection(_Section):
     max_episode_steps: int | None = Field(
         None, ge=1, description="A time limit in env steps, in place of a registered one."
     )
+    agents: AgentsSection = Field(default_factory=AgentsSection)
     cores: float = Field(
         1.0,
         gt=0,
@@ -121,7 +146,8 @@ class EnvSection(_Section):
     def recipe(self) -> EnvRecipe:
         """What travels to the environment processes."""
         delay = self.delay.config() if self.delay else None
-        return EnvRecipe(self.id, self.kwargs, self.fidelity, delay, self.max_episode_steps)
+        agents = self.agents.recipe()
+        return EnvRecipe(self.id, self.kwargs, self.fidelity, delay, self.max_episode_steps, agents)
 
 
 _Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -245,6 +271,19 @@ class AlgorithmSection(BaseModel):
         return dict(self.model_extra or {})
 
 
+class PolicySection(_Section):
+    """One policy of an environment of several agents."""
+
+    agents: list[str] = Field(
+        ["*"],
+        description="Names of the agents that it acts for, or patterns of them (* and ?); an agent's policy is the "
+        "first that names it.",
+    )
+    algorithm: dict[str, Any] = Field(
+        default_factory=dict, description="Options of [algorithm] that are others for this policy."
+    )
+
+
 class ReplaySection(_Section):
     """Where transitions wait for the learner."""
 
@@ -341,6 +380,9 @@ class RunConfig(_Section):
     fidelity: FidelitySection = Field(default_factory=FidelitySection)
     actors: ActorsSection = Field(default_factory=ActorsSection)
     algorithm: AlgorithmSection = Field(default_factory=AlgorithmSection)
+    policies: dict[str, PolicySection] = Field(
+        default_factory=dict, description="By name; none: one policy acts for all agents."
+    )
     replay: ReplaySection = Field(default_factory=ReplaySection)
     learner: LearnerSection = Field(default_factory=LearnerSection)
     evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
@@ -354,6 +396,14 @@ class RunConfig(_Section):
                 f"was not given: set it to one of {', '.join(self.fidelity.levels())}, or another of the environment's"
             )
         return self
+
+    @field_validator("policies")
+    @classmethod
+    def _named(cls, policies: dict[str, PolicySection]) -> dict[str, PolicySection]:
+        for name in policies:
+            if not name.replace("_", "").replace("-", "").isalnum():
+                raise ValueError(f"a policy's name becomes part of file names: letters, digits, - and _; got {name!r}")
+        return policies
 
     @staticmethod
     def load(source: str | Path, overrides: Iterable[str] = ()) -> RunConfig:

@@ -30,6 +30,12 @@ class StalenessHistogram:
         self.total += staleness.size
         self.sum += int(staleness.sum())
 
+    def include(self, other: StalenessHistogram) -> None:
+        """Add what another has counted."""
+        self.counts += other.counts
+        self.total += other.total
+        self.sum += other.sum
+
     @property
     def mean(self) -> float:
         """In updates; 0 without data."""

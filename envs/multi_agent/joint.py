@@ -49,7 +49,7 @@ class JointEnv(gymnasium.Env):
         )
         self.metadata, self.render_mode = dict(env.metadata), env.render_mode
         self.max_episode_steps = env.max_episode_steps
-        self.fidelities = getattr(env, "fidelities", {})
+        self.fidelities, self.fidelity = getattr(env, "fidelities", {}), getattr(env, "fidelity", None)
         layout = JointLayout(self.agent_specs)
         self.observation_space, self.action_space = layout.observation_space, layout.action_space
         self._action_size = layout.action_size

@@ -88,7 +88,7 @@ def live(run: RunDirectory, incarnation: int, path: str, death: Death, steps: in
     config = run.config().model_dump()
     worker = env_worker_actor.EnvWorkerActor(config, 0, incarnation, str(run.path), run.id, inline=False, env_steps=0)
     policy: PolicySpec = socket.ask("policy")
-    worker.start(policy, None, None, None, wait_for_weights=True)
+    worker.start({"default": policy}, None, None, None, wait_for_weights=True)
     faults = []
     while not (report := worker.report(0))["left"] and report["failure"] is None:
         faults += report["faults"]

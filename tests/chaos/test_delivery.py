@@ -51,7 +51,7 @@ def test_whatever_the_order_each_transition_is_trained_once(tmp_path_factory, st
         pass
     report = learner.report()
     assert report["unsampled"] + report["evicted"] < report["inserted"] == len(logged)
-    batch = learner._replay.sample(256, np.random.default_rng(0))
+    batch = learner.trainers["default"].store.sample(256, np.random.default_rng(0))
     check(batch)
     learner.close()
 

@@ -50,7 +50,7 @@ class Node:
                 elif what == "report":
                     (self.report,) = rest
                 elif what == "policy":
-                    answer = self.learner.policy_spec()
+                    answer = self.learner.trainers["default"].policy_spec()
                 elif what == "pull":
                     answer = self.server.pull_if_newer(*rest)
                 connection.send(answer)

@@ -13,6 +13,7 @@ from distrl.learners.learner import Learner, LearnerSettings
 from distrl.learners.replay import Replay
 from distrl.learners.sac import SAC
 from distrl.learners.sac_config import Config
+from distrl.learners.trainer import PolicyTrainer, TrainerSettings
 from tests.fakes.fragments import fragment
 
 
@@ -23,16 +24,15 @@ def make(path, size=3, ratio=16.0, published=None):
         gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32),
         gymnasium.spaces.Box(-1, 1, (1,), np.float32),
     )
-    settings = LearnerSettings(batch_size=16, publish_period=5, checkpoint_period=10**9, keep=2, seed=0)
-    return Learner(
+    trainer = PolicyTrainer(
         SAC(Config(hidden=(8,), batch_size=16), spec),
         Replay(200, n_step=2, gamma=0.9),
         SamplesPerInsert(ratio, min_size=20, batch_size=16),
-        path,
         lambda version, weights: None if published is None else published.append(version),
-        settings,
+        TrainerSettings(batch_size=16, publish_period=5, seed=0),
         spec,
     )
+    return Learner([trainer], path, LearnerSettings(checkpoint_period=10**9, keep=2))
 
 
 def feed(learner, episodes, steps=5):
@@ -41,7 +41,7 @@ def feed(learner, episodes, steps=5):
 
 
 def weights(learner):
-    return np.concatenate([array.ravel() for array in learner._algorithm.policy_weights().values()])
+    return np.concatenate([array.ravel() for array in learner.trainers["default"].policy_weights().values()])
 
 
 def test_a_fragment_is_in_the_log_before_it_is_acknowledged(tmp_path):

@@ -1,0 +1,105 @@
+"""A run's configuration and its environment's agents in; who acts for whom, and how each policy is trained, out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+
+from distrl.core.config import AlgorithmSection, RunConfig
+from distrl.core.errors import ConfigError
+from distrl.core.joint import equal_spaces
+from distrl.core.types import DEFAULT_POLICY, AgentSpec, EnvSpec, import_path
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyPlan:
+    """One policy of a run.
+
+    Attributes:
+        policy_id: its name. agents: whom it acts for, by index.
+        spec: of one of them, as if it were alone. config: the run's, with this policy's algorithm.
+    """
+
+    policy_id: str
+    agents: tuple[int, ...]
+    spec: EnvSpec
+    config: RunConfig
+
+
+def plan_policies(config: RunConfig, spec: EnvSpec) -> list[PolicyPlan]:
+    """The policies, in the order of the configuration.
+
+    Raises:
+        ConfigError: an agent without a policy, a policy without an agent, agents of different spaces under one policy;
+            policies for an environment of one agent.
+    """
+    if not spec.agents:
+        if config.policies:
+            raise ConfigError(
+                f"[policies.{next(iter(config.policies))}] needs an environment of several agents, but {config.env.id} "
+                "has one: leave out all [policies.…], [algorithm] is its policy's"
+            )
+        return [PolicyPlan(DEFAULT_POLICY, (0,), spec, config)]
+    names = list(config.policies) or [DEFAULT_POLICY]
+    found: dict[str, list[int]] = {name: [] for name in names}
+    policy_of = _mapping(config)
+    for index, agent in enumerate(spec.agents):
+        name = policy_of(agent.name)
+        if name not in found:
+            raise ConfigError(
+                f"every agent needs a policy, but {_where(config)} gives agent {agent.name!r} "
+                f"{'none' if name is None else repr(name)}: the policies are {', '.join(names)}"
+            )
+        found[name].append(index)
+    return [_plan(config, spec, name, agents) for name, agents in found.items()]
+
+
+def _where(config: RunConfig) -> str:
+    mapping = config.env.agents.policy_mapping
+    return f"env.agents.policy_mapping = {mapping!r}" if mapping else "no policies.….agents"
+
+
+def _mapping(config: RunConfig) -> Callable[[str], str | None]:
+    """agent's name → policy's."""
+    path = config.env.agents.policy_mapping
+    if path is not None:
+        try:
+            function: Callable[[str], str | None] = import_path(path)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ConfigError(
+                f"env.agents.policy_mapping must name a function of an agent's name as package.module:function, but "
+                f"{path!r} came: {error}"
+            ) from error
+        return function
+    if not config.policies:
+        return lambda agent: DEFAULT_POLICY
+
+    def first(agent: str) -> str | None:
+        for name, policy in config.policies.items():
+            if any(fnmatchcase(agent, pattern) for pattern in policy.agents):
+                return name
+        return None
+
+    return first
+
+
+def _plan(config: RunConfig, spec: EnvSpec, name: str, agents: list[int]) -> PolicyPlan:
+    known = ", ".join(agent.name for agent in spec.agents[:10])
+    if not agents:
+        raise ConfigError(f"policy {name!r} acts for no agent of {config.env.id}, whose agents are {known}")
+    first: AgentSpec = spec.agents[agents[0]]
+    other = next((spec.agents[index] for index in agents if not equal_spaces(first, spec.agents[index])), None)
+    if other is not None:
+        raise ConfigError(
+            f"agents of one policy need equal spaces, but under {name!r} {first.name!r} has "
+            f"{first.observation_space} → {first.action_space} and {other.name!r} has {other.observation_space} → "
+            f"{other.action_space}: give each its own, [policies.NAME] agents = [{other.name!r}]"
+        )
+    alone = dataclasses.replace(
+        spec, observation_space=first.observation_space, action_space=first.action_space, agents=()
+    )
+    options = config.policies[name].algorithm if name in config.policies else {}
+    same = options.get("name", config.algorithm.name) == config.algorithm.name
+    merged = AlgorithmSection.model_validate((config.algorithm.model_dump() if same else {}) | options)
+    return PolicyPlan(name, tuple(agents), alone, config.model_copy(update={"algorithm": merged}))
