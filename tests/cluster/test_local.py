@@ -41,11 +41,11 @@ def small(out, *overrides):
     )
 
 
-def balanced(summary):
+def balanced(summary, agents=1):
     rejected = sum(summary["transitions_rejected"].values())
     states = summary["transitions_trained"] + summary["transitions_queued"] + summary["transitions_evicted"] + rejected
     produced = summary["transitions_produced"]
-    return produced + summary["transitions_warm"] == states and produced == summary["env_steps"]
+    return produced + summary["transitions_warm"] == states and produced == agents * summary["env_steps"]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,136 @@
+"""Runs with several agents: the same dataflow, each policy with a stream, a trainer and versions of its own."""
+
+import numpy as np
+import pytest
+
+from distrl.api import load_policies, load_policy, train
+from distrl.cluster.components import policy_specs
+from distrl.cluster.policies import plan_policies
+from distrl.core.config import RunConfig, to_toml
+from distrl.core.config_input import apply_override
+from distrl.core.errors import ConfigError, StorageError
+from distrl.core.experience_log import read_log
+from distrl.core.metrics import read_json_lines
+from distrl.core.types import EnvRecipe
+from distrl.envs.resolve import make, spec_of
+from tests.cluster.test_local import balanced
+
+ADVERSARY = "mpe2.simple_adversary_v3"  # adversary_0 sees 8 numbers, agent_0 and agent_1 see 10
+TWO = ["policies.hunter.agents=['adversary_*']", "policies.prey.agents=['agent_*']"]
+
+
+def small(out, *overrides, env=ADVERSARY):
+    settings = {
+        "run": {"out": str(out), "steps": 1500, "experience_log": "on"},
+        "env": {"id": env, "hosting": "inline"},
+        "actors": {"env_workers": 2, "envs_per_worker": 4, "fragment_steps": 10},
+        "algorithm": {"name": "ppo", "batch_size": 160, "hidden": [16], "minibatches": 2},
+        "evaluation": {"period": 1000, "episodes": 2, "final_episodes": 2},
+        "checkpoint": {"period": 3},
+    }
+    toml = out.parent / f"{out.name}.toml"
+    toml.write_text(to_toml(RunConfig.validated(settings)))
+    return RunConfig.load(toml, overrides)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return train(small(tmp_path_factory.mktemp("runs") / "two", *TWO), local=True)
+
+
+def test_every_agents_transition_is_trained_on_by_its_own_policy(finished):
+    summary = finished.summary
+    assert balanced(summary, agents=3)
+    seen = {"hunter": (set(), 8), "prey": (set(), 10)}
+    for _, fragment in read_log(finished.directory / "log"):
+        agents, size = seen[fragment.policy_id]
+        agents.update(fragment.columns["agent_index"].tolist())
+        assert fragment.columns["observation/array"].shape[2:] == (size,)
+    assert [agents for agents, _ in seen.values()] == [{0}, {1, 2}]
+
+
+def test_what_is_reported_says_whose_it_is(finished):
+    records = list(read_json_lines(finished.directory / "metrics.jsonl"))
+    *_, learner = (record for record in records if record["kind"] == "learner")
+    assert {"hunter/entropy", "prey/entropy"} <= set(learner)
+    episode = next(record for record in records if record["kind"] == "episode")
+    assert episode["length"] == 25
+    hunter, prey = episode["returns"]["hunter"], episode["returns"]["prey"]
+    assert episode["return"] == pytest.approx(hunter + 2 * prey)  # the mean of a policy's agents; there are two of prey
+
+
+def test_each_policy_of_a_run_can_be_loaded_and_acts_for_one_agent(finished):
+    assert set(load_policies(finished.directory)) == {"hunter", "prey"}
+    assert 0 <= int(load_policy(finished.directory, "prey").act(np.zeros(10, np.float32))) < 5
+    with pytest.raises(ConfigError, match=r"has the policies hunter, prey, but none was named"):
+        load_policy(finished.directory)
+
+
+def test_the_same_seed_gives_the_same_metrics_byte_for_byte(tmp_path, finished):
+    again = train(small(tmp_path / "again", *TWO), local=True)
+    first, second = ((run.directory / "metrics.jsonl").read_bytes() for run in (finished, again))
+    assert first == second
+
+
+def test_a_run_continues_with_all_its_policies(tmp_path):
+    run = train(small(tmp_path / "run", *TWO, "run.steps=600"), local=True)
+    again = train(small(tmp_path / "run", *TWO, "run.steps=1200"), local=True, resume=run.directory)
+    assert balanced(again.summary, agents=3)
+    assert again.summary["env_steps"] >= 1200
+    others = ["policies.first.agents=['adversary_*']", "policies.second.agents=['agent_*']", "run.steps=1400"]
+    with pytest.raises(StorageError, match=r"trained the policies hunter, prey, but the configuration has first, sec"):
+        train(small(tmp_path / "run", *others), local=True, resume=run.directory)
+
+
+def plans(*overrides, env=ADVERSARY):
+    data = {
+        "env": {"id": env},
+        "algorithm": {"name": "ppo", "batch_size": 128},
+        "actors": {"env_workers": 1, "envs_per_worker": 1, "fragment_steps": 64},
+    }
+    for override in overrides:
+        apply_override(data, override)
+    recipe = EnvRecipe(env)
+    return RunConfig.validated(data), spec_of(make(recipe), recipe)
+
+
+def test_policies_have_the_algorithm_of_the_run_but_for_what_is_their_own():
+    config, spec = plans(*TWO, "policies.prey.algorithm.learning_rate=0.01")
+    hunter, prey = plan_policies(config, spec)
+    assert (hunter.agents, prey.agents) == ((0,), (1, 2))
+    assert hunter.config.algorithm.options == {"batch_size": 128}
+    assert prey.config.algorithm.options == {"batch_size": 128, "learning_rate": 0.01}
+    assert (hunter.spec.observation_space.shape, prey.spec.observation_space.shape) == ((8,), (10,))
+
+
+def by_first_letter(agent):
+    return "hunter" if agent[:2] == "ad" else "prey"
+
+
+def test_a_function_may_say_whose_policy_is_whose():
+    mapping = "env.agents.policy_mapping=tests.cluster.test_multi_agent:by_first_letter"
+    config, spec = plans("policies.prey={}", "policies.hunter={}", mapping)
+    assert {plan.policy_id: plan.agents for plan in plan_policies(config, spec)} == {"prey": (1, 2), "hunter": (0,)}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "env", "sentence"),
+    [
+        ((), ADVERSARY, r"equal spaces, but under 'default' 'adversary_0' has .* and 'agent_0' has"),
+        (TWO[:1], ADVERSARY, r"every agent needs a policy, but no policies.….agents gives agent 'agent_0' none"),
+        ([*TWO, "policies.z.agents=['x*']"], ADVERSARY, r"policy 'z' acts for no agent of mpe2.*adversary_0, agent_0"),
+        (TWO, "CartPole-v1", r"\[policies.hunter\] needs an environment of several agents, but CartPole-v1 has one"),
+        (
+            ["env.agents.policy_mapping=nowhere:f"],
+            ADVERSARY,
+            r"policy_mapping must name a function .* 'nowhere:f' came",
+        ),
+        ([*TWO, "policies.prey.algorithm={name='sac'}"], ADVERSARY, r"of one kind, but that of 'hunter' is on-policy"),
+        ([*TWO, "actors.envs_per_worker=2"], ADVERSARY, r"'prey' acts for 2 agents .* at least 256, one fragment"),
+        ([*TWO, "actors.inference=server"], ADVERSARY, r"serves one policy, but the run has hunter, prey"),
+    ],
+)
+def test_what_cannot_work_is_refused_naming_the_agent(overrides, env, sentence):
+    config, spec = plans(*overrides, env=env)
+    with pytest.raises(ConfigError, match=sentence):
+        policy_specs(config, spec)
