@@ -46,7 +46,7 @@ def test_load_and_act(quickstart):
 
 
 def test_an_environment_of_your_own(tmp_path):
-    output = example(tmp_path, "own_environment.py", "--steps", 1000)
+    output = example(tmp_path, "own_environment.py", "--steps", 500)
     assert re.search(r"mean return -\d+\.\d on held-out seeds", output)
 
 

@@ -17,7 +17,7 @@ def config(out, *overrides):
         "fin-ray",
         [
             f"run.out={out}",
-            "run.steps=400",
+            "run.steps=300",
             "env.fidelity=smoke",
             "env.kwargs={episode_steps=60}",
             "actors.envs_per_worker=2",
@@ -25,7 +25,8 @@ def config(out, *overrides):
             "algorithm.batch_size=32",
             "replay.min_size=100",
             "replay.samples_per_insert=4",
-            "evaluation.period=200",
+            "evaluation.period=150",
+            "evaluation.episodes=1",
             "evaluation.final_episodes=2",
             *overrides,
         ],
