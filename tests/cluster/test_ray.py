@@ -15,6 +15,8 @@ from distrl.core.experience_log import read_log
 from distrl.core.metrics import read_json_lines
 from tests.cluster.test_fidelity import leveled
 from tests.cluster.test_local import balanced, small
+from tests.cluster.test_multi_agent import TWO
+from tests.cluster.test_multi_agent import small as several_agents
 from tests.cluster.test_on_policy import small as on_policy
 from tests.fakes.leveled import LEVELS
 
@@ -152,3 +154,28 @@ def test_an_on_policy_run_survives_its_learner(tmp_path, hosting):
         assert result.summary["transitions_rejected"] == {}
         assert result.summary["transitions_trained"] >= steps - 256
         assert result.summary["transitions_lost"] == 0
+
+
+def test_two_policies_and_a_killed_env_worker_account_for_every_agents_step(tmp_path):
+    """Environments of three agents in processes of their own; what had been committed is trained on by whose it is."""
+    config = several_agents(
+        tmp_path / "run",
+        *TWO,
+        "run.steps=1200",
+        "run.durability=always",
+        f"run.spool_dir='{tmp_path / 'spool'}'",
+        "env.hosting=process",
+        "env.delay={kind='constant', median_s=0.005}",
+    )
+    watcher = Watcher(at=400, act=lambda status: os.kill(status["pids"]["env_worker_0"], signal.SIGKILL))
+    result = run(config, watcher)
+    summary = result.summary
+    states = [summary[f"transitions_{state}"] for state in ("trained", "queued", "evicted")]
+    assert summary["transitions_produced"] == sum(states) + sum(summary["transitions_rejected"].values())
+    assert summary["transitions_lost"] == 0
+    assert summary["restarts"] == {"env_worker": 1}
+    assert summary["env_steps"] == pytest.approx(summary["transitions_produced"] / 3, abs=8)
+    whose = {policy: set() for policy in ("hunter", "prey")}
+    for _, fragment in read_log(result.directory / "log"):
+        whose[fragment.policy_id].update(fragment.columns["agent_index"].tolist())
+    assert whose == {"hunter": {0}, "prey": {1, 2}}
