@@ -117,13 +117,15 @@ class ActorCritic:
     every action is about as probable; the critic's does not. Implements ``Network``.
 
     Args:
-        num_inputs, num_outputs: of the actor. hidden: widths of the hidden layers of each.
+        num_inputs: of the critic. num_seen: of them, the first ones, of the actor. num_outputs: of the actor.
+        hidden: widths of the hidden layers of each.
     """
 
     recurrent = False
 
-    def __init__(self, num_inputs: int, num_outputs: int, hidden: tuple[int, ...]):
-        self._actor = TanhMLP("actor", (num_inputs, *hidden, num_outputs), last_gain=0.01)
+    def __init__(self, num_inputs: int, num_seen: int, num_outputs: int, hidden: tuple[int, ...]):
+        self._num_seen = num_seen
+        self._actor = TanhMLP("actor", (num_seen, *hidden, num_outputs), last_gain=0.01)
         self._critic = TanhMLP("critic", (num_inputs, *hidden, 1), last_gain=1.0)
 
     def initial(self, generator: torch.Generator) -> dict[str, Tensor]:
@@ -141,13 +143,13 @@ class ActorCritic:
     ) -> tuple[Tensor | None, Tensor, Tensor]:
         """See ``Network``."""
         named = parameters.frozen
-        outputs = self._actor.forward(named, inputs[0])[0] if with_outputs else None
+        outputs = self._actor.forward(named, self._seen(inputs))[0] if with_outputs else None
         value, final_value = (self._critic.forward(named, part[0])[0][0] for part in (inputs, final))
         return outputs, value, final_value
 
     def forward(self, parameters: FlatParameters, inputs: Inputs, memory: Memory | None) -> tuple[Tensor, Tensor, Any]:
         """See ``Network``."""
-        outputs, actor = self._actor.forward(parameters.frozen, inputs[0])
+        outputs, actor = self._actor.forward(parameters.frozen, self._seen(inputs))
         value, critic = self._critic.forward(parameters.frozen, inputs[0])
         return outputs, value[0], (actor, critic)
 
@@ -158,6 +160,9 @@ class ActorCritic:
         actor, critic = context
         self._actor.backward(parameters.frozen, actor, d_outputs, gradients)
         self._critic.backward(parameters.frozen, critic, d_value.unsqueeze(0), gradients)
+
+    def _seen(self, inputs: Inputs) -> Tensor:
+        return inputs[0][:, : self._num_seen]
 
 
 def _tanh_(x: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 Floats and integers enter as they are, a category as ones and zeros (Discrete, MultiDiscrete); images, which are uint8
 Boxes of three axes, stay what they are. The entry ``action_mask`` of a Dict is no input but says which actions are
-allowed: [N, number of logits], true or one where they are.
+allowed: [N, number of logits], true or one where they are. The entry ``state`` is the last of the inputs: a central
+critic sees all of them, its actor all but that one.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from distrl.core.spaces import MASK, Leaf, leaves
 from distrl.core.types import Observation
 
 IMAGE = "image"
+STATE = "state"  # entry of a Dict observation with a global state
 
 #: Path → None for numbers, [lowest, highest] of each category, or IMAGE. Plain data, in the order of the inputs.
 Layout = Mapping[str, Any]
 
 
 def input_layout(space: gymnasium.Space, has_mask: bool) -> dict[str, Any]:
-    """The layout of an observation space, sorted by path.
+    """The layout of an observation space, sorted by path but for a ``state``, which is last.
 
     Args:
         has_mask: whether an entry ``action_mask`` is one: the actions are discrete.
@@ -33,7 +35,7 @@ def input_layout(space: gymnasium.Space, has_mask: bool) -> dict[str, Any]:
     Raises:
         ConfigError: nothing to observe.
     """
-    found = sorted(leaves(space), key=lambda leaf: leaf.path)
+    found = sorted(leaves(space), key=lambda leaf: (leaf.path == STATE, leaf.path))
     layout = {leaf.path: _kind(leaf) for leaf in found if not (has_mask and leaf.path == MASK)}
     if not layout:
         raise ConfigError(f"a policy needs something to observe; the observation space is {space}")

@@ -13,6 +13,9 @@ with r = π(a|o) / π_old(a|o) and one of
 π_old is the behaviour policy μ and w = 1; where ``decoupled``, π_old is the policy that the rollout begins with and
 w = min(ρ̄, π_old(a|o) / μ(a|o)) (AReaL, arXiv 2505.24298, section 5.2; after Hilton et al. 2022, arXiv 2110.00641).
 
+With a ``central_critic``, V(o, s) sees the global state s as well, π(·|o) does not: MAPPO, Yu et al. 2022, arXiv
+2103.01955. What V sees is their agent-specific global state: the agent's own observation beside the state of all.
+
 Details that the papers leave open are CleanRL's, numbered as in Huang et al. 2022, "The 37 Implementation Details of
 Proximal Policy Optimization".
 """
@@ -33,7 +36,7 @@ from distrl.learners.actor_critic import ActorCritic, Inputs, Network
 from distrl.learners.actor_policies import MEMORY, MOMENTS, OBSERVATION_LIMIT, action_units
 from distrl.learners.adam import Adam
 from distrl.learners.distributions import Categorical, Distribution, Gaussian
-from distrl.learners.inputs import MASK, flat_inputs, image_paths, input_size
+from distrl.learners.inputs import MASK, flat_inputs, image_paths, input_layout, input_size
 from distrl.learners.moments import RewardScale, RunningMoments
 from distrl.learners.networks import FlatParameters
 from distrl.learners.ppo_config import PPO as Config
@@ -108,9 +111,10 @@ class PPO:
         self._policy_spec = config.policy_spec(env_spec)
         recipe = self._policy_spec.kwargs
         actions, network = recipe["actions"], recipe["network"]
-        self._layout = network["inputs"]
+        self._layout = input_layout(env_spec.observation_space, has_mask="choices" in actions)
         self._images = image_paths(self._layout)
         self._num_flat = input_size(env_spec.observation_space, self._layout)
+        self._num_seen = input_size(env_spec.observation_space, network["inputs"])  # by the actor
         self._distribution: Distribution
         if "choices" in actions:
             self._distribution = Categorical(actions["choices"], actions["lowest"])
@@ -277,7 +281,7 @@ class PPO:
         if memory is not None:
             encoder = TanhEncoder((self._num_flat, *self.config.hidden))
             return SharedActorCritic(encoder, RecurrentLayer(*memory), num_outputs)
-        return ActorCritic(self._num_flat, num_outputs, self.config.hidden)
+        return ActorCritic(self._num_flat, self._num_seen, num_outputs, self.config.hidden)
 
     def _inputs(self, rollout: Rollout) -> tuple[Inputs, Inputs]:
         """Observations, time by time, as the networks take them, and the final ones [K, …]."""
@@ -329,8 +333,8 @@ class PPO:
             name: view.numpy() for name, view in self.parameters.split(host).items() if not name.startswith("critic/")
         }
         if self._moments is not None:
-            weights[f"{MOMENTS}/mean"] = self._moments.mean.astype(np.float32)
-            weights[f"{MOMENTS}/std"] = self._moments.std.astype(np.float32)
+            for name, moment in (("mean", self._moments.mean), ("std", self._moments.std)):
+                weights[f"{MOMENTS}/{name}"] = moment[: self._num_seen].astype(np.float32)
         return weights
 
     def state(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from distrl.core.errors import ConfigError
 from distrl.core.spaces import action_leaf, leaves
 from distrl.core.types import EnvSpec, PolicySpec
 from distrl.learners.image_layers import output_shapes
-from distrl.learners.inputs import MASK, image_paths, input_layout, input_size
+from distrl.learners.inputs import MASK, STATE, image_paths, input_layout, input_size
 from distrl.learners.registry import AlgorithmConfig
 
 _Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -98,6 +98,12 @@ class PPO(AlgorithmConfig):
         description="Layers for images (uint8 of three axes), in place of `hidden`: two convolutions and 256 units, or "
         "the three and 512 of Mnih et al. 2015, which take about three times as long.",
     )
+    central_critic: bool = Field(
+        default=False,
+        description='Whether the observation\'s entry "state" (`env.agents.state`) is seen by the critic alone, beside '
+        "the agent's own observation: MAPPO (Yu et al. 2022, arXiv 2103.01955). Otherwise it is an input of the actor "
+        "like any other.",
+    )
     batch_size: BatchSize = 2048
     max_staleness: MaxStaleness = 0
     epochs: Epochs = 10
@@ -175,6 +181,15 @@ class PPO(AlgorithmConfig):
             )
         return self
 
+    @model_validator(mode="after")
+    def _central_critic_is_alone(self) -> PPO:
+        if self.central_critic and self.memory_size is not None:
+            raise ValueError(
+                "algorithm.central_critic needs networks that actor and critic do not share, as those with "
+                "algorithm.memory_size do: leave out one of them"
+            )
+        return self
+
     def policy_spec(self, env_spec: EnvSpec) -> PolicySpec:
         """See ``AlgorithmConfig.policy_spec``."""
         space = env_spec.action_space
@@ -183,6 +198,8 @@ class PPO(AlgorithmConfig):
         if "choices" in actions:
             _check_mask(observed, sum(actions["choices"]))
         inputs = input_layout(observed, has_mask="choices" in actions)
+        if self.central_critic:
+            inputs = _without_state(observed, inputs)
         network: dict[str, Any] = {"inputs": inputs, "memory": self.memory_size and [self.memory, self.memory_size]}
         shapes = {leaf.path: list(leaf.spec.shape) for leaf in leaves(observed)}
         images = [shapes[path] for path in image_paths(inputs)]
@@ -250,6 +267,28 @@ def _box_actions(space: gymnasium.spaces.Box) -> dict[str, Any]:
     if not np.all(space.low < space.high):
         raise ConfigError(f"a Gaussian policy needs action bounds with low < high; got {space}")
     return {"low": space.low.tolist(), "high": space.high.tolist(), "dtype": str(space.dtype)}
+
+
+def _without_state(space: gymnasium.Space, inputs: dict[str, Any]) -> dict[str, Any]:
+    """The inputs of an actor whose critic is central.
+
+    Raises:
+        ConfigError: there is no state, nothing else, or an image.
+    """
+    if STATE not in inputs:
+        raise ConfigError(
+            f"algorithm.central_critic needs a global state, an entry {STATE!r} of the observation, which is {space}: "
+            'set env.agents.state to "env" or "joint", or leave the central critic out'
+        )
+    if image_paths(inputs):
+        raise ConfigError(
+            "algorithm.central_critic needs networks that actor and critic do not share, as those for images do; the "
+            f"observation space is {space}"
+        )
+    seen = {path: kind for path, kind in inputs.items() if path != STATE}
+    if not seen:
+        raise ConfigError(f"an actor needs something to observe beside the {STATE!r}; the observation space is {space}")
+    return seen
 
 
 def _check_mask(space: gymnasium.Space, num_logits: int) -> None:

@@ -12,7 +12,7 @@ import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 from pydantic import ValidationError
 
-from distrl.core.errors import RunFailed
+from distrl.core.errors import ConfigError, RunFailed
 from distrl.core.types import ARRAY, EnvSpec
 from distrl.learners.actor_policies import LOWEST
 from distrl.learners.adam import Adam
@@ -31,6 +31,7 @@ KINDS = {
     "discrete": (Box(-1, 1, (3,)), Discrete(4)),
     "multi_discrete": (Box(-1, 1, (3,)), MultiDiscrete([2, 3], start=[0, 7])),
     "masked": (MASKED, MultiDiscrete([2, 3])),
+    "central": (Dict({"state": Box(-1, 1, (5,)), "z": Box(-1, 1, (3,))}), Discrete(4)),
     "box": (Box(-1, 1, (3,)), Box(np.array([-2.0, 0.0], "f4"), np.array([2.0, 10.0], "f4"))),
 }
 
@@ -58,6 +59,8 @@ def rollout_of(algorithm: PPO, kind="discrete", num_steps=12, num_rows=4, seed=0
         array = rng.normal(size=(*lead, 3)).astype("f4")
         mask = rng.random((*lead, 5)) < 0.7
         mask[..., [0, 2]] = True
+        if kind == "central":
+            return {"state": rng.normal(size=(*lead, 5)).astype("f4"), "z": array}
         return {"seen": array, "action_mask": mask.astype(np.int8)} if kind == "masked" else {ARRAY: array}
 
     observation = observations(num_steps + 1, num_rows)
@@ -88,7 +91,8 @@ def loss_of(algorithm: PPO, flat: torch.Tensor, batch) -> torch.Tensor:
     config, named = algorithm.config, algorithm.parameters.split(flat)
 
     def network(name):
-        x, last = batch.inputs[0], len(config.hidden)
+        last = len(config.hidden)
+        x = batch.inputs[0][:, : len(named[f"{name}/0/weight"])]  # a state, which is last, is not the actor's
         for i in range(last):
             x = torch.tanh(x @ named[f"{name}/{i}/weight"] + named[f"{name}/{i}/bias"])
         return x @ named[f"{name}/{last}/weight"].T + named[f"{name}/{last}/bias"]
@@ -131,6 +135,7 @@ OPTIONS = [
     ("box", Config, {"entropy_cost": 0.1, "value_clip": 0.1, "clip": 0.05}),
     ("box", APPO, {"gae_lambda": 0.9}),
     ("discrete", APPO, {"advantages": "gae", "rho_max": 5.0, "minibatches": 2}),
+    ("central", Config, {"central_critic": True}),
     ("masked", IMPALA, {"normalize_advantages": False, "c_max": 0.9}),
 ]
 
@@ -171,6 +176,41 @@ def test_the_policy_that_acted_is_the_learners_with_normalised_observations_too(
     next(algorithm.minibatches(rollout, torch.Generator()))
     assert moments.count == 2 * 48
     assert not np.array_equal(moments.mean, np.zeros(3))
+
+
+def test_a_central_critic_alone_sees_the_state():
+    algorithm = algorithm_of("central", central_critic=True, normalize_observations=True, minibatches=1)
+    step(algorithm, rollout_of(algorithm, "central"))
+    rollout = rollout_of(algorithm, "central", seed=1)
+    other = replace(rollout, observation=rollout.observation | {"state": rollout.observation["state"] + 1})
+    moments = algorithm._moments
+    algorithm._moments = _Frozen(moments.mean, moments.std)
+    first, second = (next(algorithm.minibatches(given, torch.Generator())) for given in (rollout, other))
+    assert not (first.value == second.value).any()
+    (own, _, _), (others, _, _) = (
+        algorithm.network.forward(algorithm.parameters, batch.inputs, None) for batch in (first, second)
+    )
+    assert torch.equal(own, others)
+
+    assert algorithm.policy_weights()["observation/mean"].shape == (3,)
+    policy = algorithm.policy_spec().build(seed=0)
+    policy.load(algorithm.policy_weights())
+    policy.step({"z": rollout.observation["z"][0]}, {}, np.zeros(0))  # no state: it acts where there is none
+
+
+@pytest.mark.parametrize(
+    ("observation", "words"),
+    [
+        (Box(-1, 1, (3,)), r"set env\.agents\.state to"),
+        (Dict({"state": Box(-1, 1, (5,))}), "to observe beside the 'state'"),
+        (Dict({"state": Box(-1, 1, (5,)), "z": Box(0, 255, (32, 32, 3), np.uint8)}), "those for images do"),
+    ],
+)
+def test_what_a_central_critic_cannot_do_is_refused(observation, words):
+    with pytest.raises(ConfigError, match=words):
+        Config(central_critic=True).policy_spec(EnvSpec("test", observation, Discrete(2)))
+    with pytest.raises(ValidationError, match="leave out one of them"):
+        Config(central_critic=True, memory_size=8)
 
 
 class _Frozen:
