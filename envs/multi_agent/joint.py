@@ -58,7 +58,10 @@ class JointEnv(gymnasium.Env):
         self._entries = {name: np.zeros(num_agents, dtype) for name, dtype in ENTRIES.items()}
         self._observation: dict[str, Any] = dict(self._entries)
         self._targets: list[list[tuple[Any, np.ndarray]]] = []
-        self._masked: list[np.ndarray | None] = []  # each agent's mask, in its place in the stack
+        self._plain: list[list[tuple[Any, ...]]] = []  # of agents that observe Boxes alone: (keys, array, dtype, shape)
+        self._floats: list[np.ndarray] = []  # stacks
+        self._masked: list[np.ndarray | None] = []  # each agent's mask, in its place in the stack …
+        self._choices: list[np.ndarray] = []  # … and where each component's choices begin in it
         for number, members in enumerate(layout.groups):
             found = leaves(self.agent_specs[members[0]].observation_space)
             stack: dict[str, Any] = {}
@@ -67,15 +70,28 @@ class JointEnv(gymnasium.Env):
                 *above, last = leaf.path.split("/")
                 for key in above:
                     inner = inner.setdefault(key, {})
-                inner[last] = np.zeros((len(members), *leaf.spec.shape), leaf.spec.dtype)
+                inner[last] = array = np.zeros((len(members), *leaf.spec.shape), leaf.spec.dtype)
+                if array.dtype.kind == "f":
+                    self._floats.append(array)
             self._observation[str(number)] = stack
         for place in layout.places:
             spec = self.agent_specs[layout.groups[place.group][place.position]]
             stack = self._observation[str(place.group)]
             targets = [(leaf, _reach(stack, leaf.path)[place.position, ...]) for leaf in leaves(spec.observation_space)]
             self._targets.append(targets)
+            boxes = all(leaf.low is None or leaf.path == MASK for leaf, _ in targets)
+            entries = [(leaf.keys, array, array.dtype, array.shape) for leaf, array in targets]
+            self._plain.append(entries if boxes else [])
             mask = next((array for leaf, array in targets if leaf.path == MASK), None)
-            self._masked.append(mask if leaves(spec.action_space)[0].low is not None else None)
+            (action,) = leaves(spec.action_space)
+            begins = np.zeros(1, np.int64)
+            if action.low is not None:
+                choices = np.broadcast_to(np.subtract(action.high, action.low) + 1, action.spec.shape).reshape(-1)
+                begins = np.cumsum([0, *choices[:-1]])
+                if mask is not None and mask.size != choices.sum():
+                    mask = None  # it is no mask of these actions
+            self._masked.append(None if action.low is None else mask)
+            self._choices.append(begins)
         self._decode = [
             (place.offset, place.offset + math.prod(action.shape), action)
             for place, action in zip(layout.places, layout.actions, strict=True)
@@ -188,30 +204,30 @@ class JointEnv(gymnasium.Env):
         asks: list[int] = []
         for name, observation in observations.items():
             index = self._known(name, "an observation")
-            try:
-                write_observation(observation, self._targets[index], where)
-            except EnvironmentFault as fault:
-                raise EnvironmentFault(f"agent {name!r}: {fault}", fault.kind) from fault
+            if not _copied(observation, self._plain[index]):
+                self._check(name, index, observation, where)
             if self._over[index]:
                 if not self._entries[ENDED][index]:
                     raise EnvironmentFault(f"agent {name!r} has ended, but it is given an observation.", "protocol")
                 continue
             mask = self._masked[index]
-            if mask is not None and not self._allows(index, mask):
+            if mask is not None and not np.logical_or.reduceat(mask.reshape(-1) != 0, self._choices[index]).all():
                 raise EnvironmentFault(f"agent {name!r} is to act, but its {MASK!r} allows no action.", "protocol")
             asks.append(index)
+        if not all(np.isfinite(stack).all() for stack in self._floats):
+            for name, observation in observations.items():
+                self._check(name, self._index[name], observation, where)
         self._asks = sorted(asks)
         self._begun[self._asks] = True
         self._entries[ASKS][:] = 0
         self._entries[ASKS][self._asks] = 1
 
-    def _allows(self, index: int, mask: np.ndarray) -> bool:
-        """Whether something is allowed of every component of the agent's action."""
-        leaf = leaves(self.agent_specs[index].action_space)[0]
-        choices = np.broadcast_to(np.subtract(leaf.high, leaf.low) + 1, leaf.spec.shape).reshape(-1)
-        if mask.size != choices.sum():  # no mask of these actions
-            return True
-        return bool(np.logical_or.reduceat(mask.reshape(-1) != 0, np.cumsum([0, *choices[:-1]])).all())
+    def _check(self, name: str, index: int, observation: Any, where: str) -> None:
+        """Store an observation with every check; the sentence about what is wrong with it names the agent."""
+        try:
+            write_observation(observation, self._targets[index], where)
+        except EnvironmentFault as fault:
+            raise EnvironmentFault(f"agent {name!r}: {fault}", fault.kind) from fault
 
     def _known(self, name: str, what: str) -> int:
         index = self._index.get(name)
@@ -237,6 +253,21 @@ class JointEnv(gymnasium.Env):
         for name, array in self._entries.items():
             array[:] = kept[name]
         return self._observation
+
+
+def _copied(observation: Any, entries: list[tuple[Any, ...]]) -> bool:
+    """Store an observation that is of arrays as its space has them; False where it has to be looked at."""
+    try:
+        for keys, target, dtype, shape in entries:
+            part = observation
+            for key in keys:
+                part = part[key]
+            if type(part) is not np.ndarray or part.dtype != dtype or part.shape != shape:
+                return False
+            target[...] = part
+    except (KeyError, IndexError, TypeError):
+        return False
+    return bool(entries)
 
 
 def _reach(stack: Mapping[str, Any], path: str) -> np.ndarray:
