@@ -89,7 +89,7 @@ class SquashedGaussianPolicy:
             scaled = self._rng.uniform(-1.0, 1.0, (len(inputs), self._half.size)).astype(np.float32)
             log_prob = np.full(len(inputs), -self._half.size * math.log(2.0), np.float32)
         else:
-            mean, log_std = np.split(_mlp(inputs, layers), 2, axis=1)
+            mean, log_std = np.split(mlp(inputs, layers), 2, axis=1)
             log_std = np.clip(log_std, LOG_STD_MIN, LOG_STD_MAX)
             noise = np.zeros_like(mean) if self._deterministic else self._rng.standard_normal(mean.shape, np.float32)
             u = mean + np.exp(log_std) * noise
@@ -107,7 +107,8 @@ class SquashedGaussianPolicy:
         return action
 
 
-def _mlp(x: np.ndarray, layers: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+def mlp(x: np.ndarray, layers: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """[N, in] → [N, out], through linear layers with ReLU between: weight [in, out] and bias [out] of each."""
     for i, (weight, bias) in enumerate(layers):
         x = x @ weight
         x += bias

@@ -17,6 +17,8 @@ ALGORITHMS: dict[str, str] = {
     "ppo": "distrl.learners.ppo_config:PPO",
     "appo": "distrl.learners.ppo_config:APPO",
     "impala": "distrl.learners.ppo_config:IMPALA",
+    "vdn": "distrl.learners.qmix_config:VDN",
+    "qmix": "distrl.learners.qmix_config:QMIX",
 }
 
 

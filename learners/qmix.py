@@ -1,0 +1,166 @@
+"""Sample batches of a team's steps flow in, gradients of VDN's or QMIX's networks flow out, and back in to be applied.
+
+With q_a(o_a, u) the agents' network, Q_tot their mix (``distrl.learners.mixing``), q̄_a and Q̄_tot those of the target
+networks, R and d the batch's n-step reward and discount, o' and s' what follows:
+
+    u'_a = argmax_{u allowed} q_a(o'_a, u)                      van Hasselt et al. 2016, arXiv 1509.06461, equation 4
+    y    = R + d · Q̄_tot(q̄_1(o'_1, u'_1), …; s')                Rashid et al. 2018, arXiv 1803.11485, equation 6
+    J    = mean ½ (Q_tot(q_1(o_1, u_1), …; s) − y)²
+
+The value of an agent that does not live is zero. The agents have no memory: the papers' networks are recurrent.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distrl.core.types import EnvSpec, Observation, PolicySpec, Weights
+from distrl.learners.adam import Adam
+from distrl.learners.inputs import MASK, STATE
+from distrl.learners.mixing import Mixer, MonotonicMixer, SumMixer, part_of
+from distrl.learners.networks import MLP, FlatParameters
+from distrl.learners.qmix_config import QMIX as QMIXConfig
+from distrl.learners.qmix_config import VDN as Config
+from distrl.learners.replay import SampleBatch
+from distrl.learners.team_policies import ALIVE, EPSILON, OBSERVATION, team_inputs
+
+Gradients = dict[str, Any]  # "parameters": float32 [P] on the device; "env_steps": int, of the run so far
+
+
+class QMIX:
+    """Implements ``distrl.core.contracts.Algorithm``; on a CPU, the same inputs give the same bits.
+
+    Args:
+        config: hyperparameters; a ``VDN`` that is no ``QMIX`` adds the values up.
+        env_spec: of a team (distrl.envs.multi_agent.team).
+        device: "cpu", "cuda", "cuda:1", …
+        seed: of the initial parameters.
+
+    Attributes:
+        updates: gradients applied so far. env_steps: of the run, as far as it has been seen.
+    """
+
+    def __init__(self, config: Config, env_spec: EnvSpec, device: str = "cpu", seed: int = 0):
+        self.config = config
+        self.device = torch.device(device)
+        self.updates = self.env_steps = 0
+        self._team = team = config.team(env_spec)
+        self._policy_spec = config.policy_spec(env_spec)
+        self._lowest = torch.tensor(team.lowest, device=self.device)
+        self._agent = MLP((team.size + team.num_agents * config.agent_id, *config.hidden, team.num_choices))
+        self._mixer: Mixer = SumMixer()
+        if isinstance(config, QMIXConfig):
+            self._mixer = MonotonicMixer(team.num_agents, team.state_size, config.mixer_size, config.hypernetwork_size)
+        generator = torch.Generator().manual_seed(seed)
+        parts = {"agent": self._agent.initial(generator), "mixer": self._mixer.initial(generator)}
+        initial = {f"{part}/{name}": value for part, named in parts.items() for name, value in named.items()}
+        self.parameters = FlatParameters(initial, self.device)
+        self.target = self.parameters.flat.clone()  # of the target networks
+        self._target = self.parameters.split(self.target)
+        self._adam = Adam(self.parameters.flat, epsilon=1e-8)
+
+    @property
+    def epsilon(self) -> float:
+        """Share of random actions that env workers are to take now."""
+        first, last = self.config.initial_epsilon, self.config.final_epsilon
+        return first + (last - first) * min(1.0, self.env_steps / self.config.epsilon_steps)
+
+    def gradients(self, batch: SampleBatch, rng: torch.Generator | None = None) -> tuple[Gradients, dict[str, Any]]:
+        """The loss's gradient, and metrics (reading one waits for a GPU: do it seldom).
+
+        Args:
+            batch: S steps of the team.
+            rng: nothing is drawn.
+        """
+        reward, discount = self._tensor(batch.reward), self._tensor(batch.discount)
+        with torch.no_grad():
+            following = batch.next_observation
+            values = self._values(self.parameters.frozen, following)
+            best = values.masked_fill(~self._allowed(following), -torch.inf).argmax(2)
+            next_value = self._mixed(self._target, following, self._values(self._target, following), best)
+            target = self.config.reward_scale * reward + discount * next_value
+
+        action = torch.as_tensor(batch.action, device=self.device).long() - self._lowest
+        named = self.parameters.named
+        value = self._mixed(named, batch.observation, self._values(named, batch.observation), action)
+        loss = 0.5 * (value - target).square().mean()
+        gradients = {"parameters": self.parameters.gradient(loss), "env_steps": int(batch.number.max()) + 1}
+        metrics = {"loss": loss.detach(), "value_mean": value.detach().mean(), "epsilon": self.epsilon}
+        return gradients, metrics
+
+    def apply(self, gradients: Gradients) -> None:
+        """One step of Adam, then target ← target + τ (parameters − target)."""
+        gradient = gradients["parameters"]
+        shrink = (self.config.max_gradient_norm / (torch.linalg.vector_norm(gradient) + 1e-6)).clamp(max=1.0)
+        self._adam.step(gradient * shrink, self.config.learning_rate)
+        self.target.lerp_(self.parameters.flat, self.config.tau)
+        self.env_steps = max(self.env_steps, gradients["env_steps"])
+        self.updates += 1
+
+    def policy_spec(self) -> PolicySpec:
+        """See ``Config.policy_spec``."""
+        return self._policy_spec
+
+    def policy_weights(self) -> Weights:
+        """``agent/<i>/weight`` float32 [in, out], ``agent/<i>/bias`` float32 [out], ``epsilon`` float32 []; one copy
+        from the device."""
+        host = self.parameters.split(self.parameters.flat.to("cpu", copy=True))
+        weights = {name: view.numpy() for name, view in host.items() if name.startswith("agent/")}
+        weights[EPSILON] = np.array(self.epsilon, np.float32)
+        return weights
+
+    def state(self) -> dict[str, Any]:
+        """Everything that an update reads or writes: tensors are copied to the CPU."""
+        return {
+            "updates": self.updates,
+            "env_steps": self.env_steps,
+            "parameters": self.parameters.flat.to("cpu", copy=True),
+            "target": self.target.to("cpu", copy=True),
+            "adam": self._adam.state(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue bit for bit where ``state`` was taken.
+
+        Raises:
+            ValueError: the state is of other networks.
+        """
+        own, came = self.parameters.flat, state.get("parameters")
+        if came is None or came.shape != own.shape:
+            raise ValueError(
+                f"the state needs parameters of shape {tuple(own.shape)}, but holds "
+                f"{'nothing' if came is None else tuple(came.shape)}: use the networks and the environment that it was "
+                "trained with"
+            )
+        own.copy_(came)  # in place: the named views see it
+        self.target.copy_(state["target"])
+        self._adam.load_state(state["adam"])
+        self.updates, self.env_steps = int(state["updates"]), int(state["env_steps"])
+
+    def _values(self, named: dict[str, Tensor], observation: Observation) -> Tensor:
+        """q_a(o_a, ·), [S, A, n]."""
+        inputs = self._tensor(team_inputs(observation[OBSERVATION], self.config.agent_id))
+        return self._agent(part_of(named, "agent"), inputs).view(-1, self._team.num_agents, self._team.num_choices)
+
+    def _mixed(self, named: dict[str, Tensor], observation: Observation, values: Tensor, action: Tensor) -> Tensor:
+        """Q_tot of an action [S, A] of the agents, [S]."""
+        chosen = values.gather(2, action.unsqueeze(2)).squeeze(2) * self._tensor(observation[ALIVE])
+        state = None
+        if self._team.state_size:
+            state = self._tensor(observation[STATE]).view(len(chosen), -1)
+        return self._mixer(part_of(named, "mixer"), chosen, state)
+
+    def _allowed(self, observation: Observation) -> Tensor:
+        """bool [S, A, n]."""
+        team = self._team
+        if MASK not in observation:
+            return torch.ones((1, team.num_agents, team.num_choices), dtype=torch.bool, device=self.device)
+        mask = torch.as_tensor(observation[MASK], device=self.device)
+        return mask.view(-1, team.num_agents, team.num_choices).bool()
+
+    def _tensor(self, array: Any) -> Tensor:
+        return torch.as_tensor(array, dtype=torch.float32, device=self.device)

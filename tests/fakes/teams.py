@@ -1,0 +1,48 @@
+"""Joint actions in, the payoff of a team out: a game that one way to mix agents' values solves and another does not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from pettingzoo import ParallelEnv
+
+#: What the team gets in the second step, by the first agent's first action and both agents' second ones.
+PAYOFF = np.array([[[7.0, 7.0], [7.0, 7.0]], [[0.0, 1.0], [1.0, 8.0]]])
+
+
+class TwoSteps(ParallelEnv):
+    """The two-step game of Rashid et al. 2018 (arXiv 1803.11485, section 5): the best return is 8, and a sum of values
+    leads to 7. Everyone sees where the game is, one-hot."""
+
+    metadata = {"name": "two_steps", "render_modes": []}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        self.possible_agents = ["first", "second"]
+        self.state_space = spaces.Box(0, 1, (3,), np.float32)
+
+    def observation_space(self, agent: str) -> spaces.Space:
+        return self.state_space
+
+    def action_space(self, agent: str) -> spaces.Space:
+        return spaces.Discrete(2)
+
+    def reset(self, seed: int | None = None, options: Any = None) -> tuple[dict, dict]:
+        self.agents, self._place = list(self.possible_agents), 0
+        return dict.fromkeys(self.agents, self.state()), {}
+
+    def step(self, actions: dict[str, int]) -> tuple[dict, dict, dict, dict, dict]:
+        first, second = actions["first"], actions["second"]
+        names, over = self.agents, self._place > 0
+        payoff = PAYOFF[self._place - 1, first, second] if over else 0.0
+        if over:
+            self.agents = []
+        else:
+            self._place = 1 + int(first)
+        flags = dict.fromkeys(names, over)
+        nobody = dict.fromkeys(names, False)
+        return dict.fromkeys(names, self.state()), dict.fromkeys(names, payoff / 2), flags, nobody, {}
+
+    def state(self) -> np.ndarray:
+        return np.eye(3, dtype=np.float32)[self._place]
