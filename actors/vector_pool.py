@@ -31,6 +31,7 @@ from distrl.actors.recovery import MAX_FAILURES
 from distrl.actors.running_episodes import CoreClock, RunningEpisodes
 from distrl.core.contracts import Fault, Outcomes, PoolStats, Requests
 from distrl.core.errors import ConfigError, EnvironmentFault
+from distrl.core.joint import FINISHED
 from distrl.core.seeds import TrainingSeeds
 from distrl.core.spaces import Leaf, action_leaf, empty_observation, leaves
 from distrl.core.types import MAX_FIDELITIES, EnvRecipe, EnvSpec, Observation
@@ -79,7 +80,7 @@ class VectorPool:
         self.agent_index = np.zeros(num_envs, np.int32)
         self._recipe, self._seeds = recipe, seeds
         self._env: VectorEnv | None = None
-        self._starts = self._produced = self._resets = self._diverged = self._failures = 0
+        self._starts = self._produced = self._transitions = self._resets = self._diverged = self._failures = 0
         self._step_s = self._reset_s = self._core_s = 0.0
         self._began_s, self._ended_s, self._core_clock = time.monotonic(), math.inf, CoreClock()
         self._cause = EnvironmentFault("no environment was started.", "error")
@@ -95,7 +96,14 @@ class VectorPool:
         self._mode = autoreset_mode(env, recipe.id)
         self.lockstep = self._mode is not AutoresetMode.NEXT_STEP
         limit = recipe.max_episode_steps or getattr(env.spec, "max_episode_steps", None)
-        self.spec = EnvSpec(recipe.id, env.single_observation_space, env.single_action_space, max_episode_steps=limit)
+        limit = limit or getattr(env, "max_episode_steps", None)
+        self.spec = EnvSpec(
+            recipe.id,
+            env.single_observation_space,
+            env.single_action_space,
+            max_episode_steps=limit,
+            agents=getattr(env, "agent_specs", ()),
+        )
         self._leaves = leaves(self.spec.observation_space)
         self._batch = empty_observation(self._leaves, num_envs)  # where what is returned must be converted
         self._observation: Observation = self._batch  # each row's newest
@@ -159,6 +167,7 @@ class VectorPool:
             lifetime_s=min(time.monotonic(), self._ended_s) - self._began_s,
             process_starts=self._starts * self.num_envs,
             diverged=self._diverged,
+            transitions=self._transitions,
             level_steps=level_steps,
             level_core_s=level_core_s,
         )
@@ -230,6 +239,8 @@ class VectorPool:
         index, count = self._episodes.index(rows), max(len(rows), 1)
         self._episodes.stepped(rows, reward[index])
         self._count(len(rows), wall_s, core_s, infos)
+        several = self.spec.agents
+        self._transitions += int(np.count_nonzero(observation[FINISHED][index])) if several else len(rows)
         shares = np.arange(len(rows) + 1) * (wall_s / count) + start_s
         outcomes = Outcomes(
             rows=rows,

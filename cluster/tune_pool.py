@@ -229,8 +229,8 @@ class _LearnerTrial:
 
     def update_s(self, fragments: Sequence[Fragment], seconds: float) -> float:
         """Median wall seconds of an update as the learner does it, without those spent waiting for a core."""
-        from distrl.learners.learner import train_on
         from distrl.learners.randomness import sample_generator
+        from distrl.learners.trainer import train_on
 
         batch_size = self._options.batch_size
         times: list[float] = []

@@ -13,8 +13,8 @@ import gymnasium
 import numpy as np
 
 from distrl.core.config import RunConfig
-from distrl.core.joint import ASKS, JointLayout
-from distrl.core.spaces import MASK, random_action
+from distrl.core.joint import RandomAgents
+from distrl.core.spaces import random_action
 from distrl.core.types import ARRAY, EnvSpec
 
 
@@ -59,26 +59,18 @@ class RandomActions:
     """Uniform over the actions that are allowed, of each agent."""
 
     def __init__(self, spec: EnvSpec, number: int) -> None:
-        self._layout = JointLayout(spec.agents) if spec.agents else None
-        self._spaces = copy.deepcopy([agent.action_space for agent in spec.agents] or [spec.action_space])
-        for index, space in enumerate(self._spaces):
-            space.seed(number + 1000 * index)
+        self._agents = RandomAgents(spec.agents, number) if spec.agents else None
+        self._space = copy.deepcopy(spec.action_space)
+        self._space.seed(number)
 
     def reset(self) -> None:
         """It goes on drawing."""
 
     def act(self, observation: Any) -> np.ndarray:
         """The next action."""
-        if self._layout is None:
-            return np.asarray(random_action(self._spaces[0], observation))
-        joint = np.zeros(self._layout.action_size)
-        for index in np.flatnonzero(observation[ASKS]):
-            place = self._layout.places[index]
-            masks = observation.get(f"{place.group}/{MASK}")
-            seen = {} if masks is None else {MASK: masks[place.position]}
-            chosen = np.ravel(random_action(self._spaces[index], seen))
-            joint[place.offset : place.offset + chosen.size] = chosen
-        return joint
+        if self._agents is not None:
+            return self._agents.act(observation)
+        return np.asarray(random_action(self._space, observation))
 
 
 class SameAction:

@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 
 from distrl.core.errors import ConfigError, DistrlError, EnvironmentFault
+from distrl.core.joint import RandomAgents
 from distrl.core.spaces import action_leaf, leaves, random_action
 from distrl.core.types import EnvRecipe, EnvSpec
 from distrl.envs.checks import describe_exception, unpack_reset, unpack_step, write_observation
 from distrl.envs.delay import without_failures
 from distrl.envs.light_process import TREE, describe_exit, die_with_parent, kill_tree, light_command, light_environment
-from distrl.envs.multi_agent.joint import JointEnv
 from distrl.envs.resolve import make, pickle_recipe, preload, spec_of
 
 PATIENCE_S = 10.0  # no further step is tried after so long: a step may take minutes
@@ -117,6 +117,7 @@ def _try_out(recipe: EnvRecipe, steps: int) -> Trial:
         action_leaf(spec.action_space)
         targets = [(leaf, np.empty(leaf.spec.shape, leaf.spec.dtype)) for leaf in leaves(spec.observation_space)]
         env.action_space.seed(0)
+        agents = RandomAgents(spec.agents, 0) if spec.agents else None
         doing, begin = "reset", time.monotonic()
         if steps > 0:
             observation = unpack_reset(env.reset(seed=0))
@@ -124,8 +125,8 @@ def _try_out(recipe: EnvRecipe, steps: int) -> Trial:
         reset_s = time.monotonic() - begin
         while len(times) < steps and sum(times) < PATIENCE_S:
             doing = "step"
-            if isinstance(env.unwrapped, JointEnv):
-                action = env.unwrapped.random_action(observation)
+            if agents is not None:
+                action = agents.act({leaf.path: array for leaf, array in targets})
             else:
                 action = random_action(env.action_space, observation)
             begin = time.monotonic()

@@ -29,6 +29,7 @@ class OneRow(gymnasium.Env):
         self.observation_space, self.action_space = vector.single_observation_space, vector.single_action_space
         self.metadata, self.render_mode = vector.metadata, vector.render_mode
         self.max_episode_steps: int | None = getattr(vector, "max_episode_steps", None)
+        self.agent_specs = getattr(vector, "agent_specs", ())
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """See Gymnasium."""

@@ -6,6 +6,7 @@ Agents of equal spaces form a *group*, whose observations are stacked [agents, â
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from distrl.core.spaces import action_leaf, leaves
-from distrl.core.types import AgentSpec, ArraySpec
+from distrl.core.spaces import MASK, action_leaf, leaves, random_action
+from distrl.core.types import AgentSpec, ArraySpec, Observation
 
 # Entries of the joint observation, each [A] over all agents. Of a step:
 FINISHED = "finished"  # uint8: whether it finished what the agent did last
@@ -88,6 +89,35 @@ class JointLayout:
             entries[str(number)] = _nested(stacks)
         self.observation_space = spaces.Dict(entries)
         self.action_space = spaces.Box(-np.inf, np.inf, (self.action_size,), np.float64)
+
+
+class RandomAgents:
+    """Random joint actions: of each agent that acts next, uniform over what its mask allows.
+
+    Args:
+        agents: of the environment. seed: of the draws.
+    """
+
+    def __init__(self, agents: Sequence[AgentSpec], seed: int):
+        self._layout = JointLayout(agents)
+        self._spaces = [copy.deepcopy(agent.action_space) for agent in agents]
+        for index, space in enumerate(self._spaces):
+            space.seed(seed + 1000 * index)
+
+    def act(self, observation: Observation) -> np.ndarray:
+        """float64 [K]. ``observation``: path â†’ array of the joint observation.
+
+        Raises:
+            EnvironmentFault: a mask that allows nothing.
+        """
+        joint = np.zeros(self._layout.action_size)
+        for index in np.flatnonzero(observation[ASKS]).tolist():
+            place = self._layout.places[index]
+            masks = observation.get(f"{place.group}/{MASK}")
+            seen = {} if masks is None else {MASK: masks[place.position]}
+            chosen = np.ravel(random_action(self._spaces[index], seen))
+            joint[place.offset : place.offset + chosen.size] = chosen
+        return joint
 
 
 def equal_spaces(one: AgentSpec, other: AgentSpec) -> bool:

@@ -17,7 +17,7 @@ import numpy as np
 
 from distrl.core.errors import EnvironmentFault
 from distrl.core.joint import ASKS, ENDED, ENTRIES, FINISHED, RETURN, REWARD, STEP, TERMINATED, TRUNCATED, JointLayout
-from distrl.core.spaces import MASK, leaves, random_action
+from distrl.core.spaces import MASK, leaves
 from distrl.core.types import AgentSpec
 from distrl.envs.checks import write_observation
 from distrl.envs.multi_agent.agents_env import AgentsEnv
@@ -52,7 +52,6 @@ class JointEnv(gymnasium.Env):
         self.fidelities, self.fidelity = getattr(env, "fidelities", {}), getattr(env, "fidelity", None)
         layout = JointLayout(self.agent_specs)
         self.observation_space, self.action_space = layout.observation_space, layout.action_space
-        self._action_size = layout.action_size
         self._index = {name: index for index, name in enumerate(env.agents)}
         num_agents = len(env.agents)
         self._entries = {name: np.zeros(num_agents, dtype) for name, dtype in ENTRIES.items()}
@@ -101,7 +100,6 @@ class JointEnv(gymnasium.Env):
         self._over = np.zeros(num_agents, bool)  # the agent's episode has ended
         self._begun = np.zeros(num_agents, bool)
         self._pending = np.zeros(num_agents)  # reward since the last action
-        self._seed: int | None = None  # that the agents' spaces still have to be seeded with
         self.num_finished = 0
         if all(callable(getattr(env, name, None)) for name in ("snapshot", "restore")):
             self.snapshot, self.restore = self._snapshot, self._restore
@@ -109,7 +107,6 @@ class JointEnv(gymnasium.Env):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """See Gymnasium; ``options`` are not used."""
         super().reset(seed=seed)
-        self._seed = seed
         for array in (self._acted, self._over, self._begun, self._pending, *self._entries.values()):
             array[:] = 0
         self._write(self.agents_env.reset(seed), "reset")
@@ -157,20 +154,6 @@ class JointEnv(gymnasium.Env):
                 f"nobody acts next, but agent {name!r} has neither terminated nor been truncated.", "protocol"
             )
         return self._observation, total, over and not truncated, over and truncated, dict(result.info)
-
-    def random_action(self, observation: Any = None) -> np.ndarray:
-        """Of those who act next, each uniform over what it may do, float64 [K]; ``observation``: not needed."""
-        joint = np.zeros(self._action_size)
-        if self._seed is not None:
-            for index, agent in enumerate(self.agent_specs):
-                agent.action_space.seed(self._seed + index)
-            self._seed = None
-        for index in self._asks:
-            space, (start, stop, _) = self.agent_specs[index].action_space, self._decode[index]
-            mask = self._masked[index]
-            chosen = random_action(space, {} if mask is None else {MASK: mask})
-            joint[start:stop] = np.ravel(chosen)
-        return joint
 
     def render(self) -> Any:
         """See Gymnasium."""

@@ -16,6 +16,7 @@ from distrl.envs.multi_agent.joint import JointEnv
 from distrl.envs.multi_agent.pettingzoo import FromAEC, FromCycles, FromParallel
 from distrl.envs.resolve import make
 from tests.fakes.agents import Continued, Masked, Played, Turns
+from tests.fakes.joint import Randomly
 
 
 def steps_of(observations) -> dict[str, int]:
@@ -214,10 +215,11 @@ def test_an_aec_agent_that_is_unknown_or_stays():
 def play(env, episodes: int) -> tuple[list[float], int]:
     """Random episodes of a hosted environment: their returns, and how many steps they took."""
     returns, steps = [], 0
+    act = Randomly(env)
     for seed in range(episodes):
         observation, over, total = env.reset(seed=seed)[0], False, 0.0
         while not over:
-            observation, reward, terminated, truncated, _ = env.step(env.random_action(observation))
+            observation, reward, terminated, truncated, _ = env.step(act(observation))
             over, total, steps = terminated or truncated, total + reward, steps + 1
         returns.append(total)
     return returns, steps
@@ -280,9 +282,10 @@ def test_knights_and_archers_fall_one_by_one():
     env = make(EnvRecipe("pettingzoo.butterfly.knights_archers_zombies_v11", {"max_cycles": 300}))
     observation, _ = env.reset(seed=1)
     ended, moments, over = np.zeros(4, int), 0, False
+    act = Randomly(env)
     while not over:
         was_asked = observation["asks"].astype(bool)
-        observation, _, terminated, truncated, _ = env.step(env.random_action(observation))
+        observation, _, terminated, truncated, _ = env.step(act(observation))
         now = observation["ended"] > 0
         assert not (now & ~was_asked).any()
         ended, moments, over = ended + now, moments + now.any(), terminated or truncated

@@ -11,6 +11,7 @@ from distrl.core.errors import ConfigError, EnvironmentFault
 from distrl.core.types import EnvRecipe
 from distrl.envs.multi_agent.rllib import FromRLlib
 from distrl.envs.resolve import make
+from tests.fakes.joint import Randomly
 
 _GAMES = "ray.rllib.examples.envs.classes.multi_agent"
 NOBODY = {"__all__": False}
@@ -95,8 +96,9 @@ def test_rllibs_own_examples_by_import_path(game):
     assert len(env.agent_specs) == 2
     ends = 0
     observation, _ = env.reset(seed=0)
+    act = Randomly(env)
     for _ in range(200):
-        observation, reward, terminated, truncated, _ = env.step(env.random_action(observation))
+        observation, reward, terminated, truncated, _ = env.step(act(observation))
         assert np.isfinite(reward)
         if terminated or truncated:
             ends += 1

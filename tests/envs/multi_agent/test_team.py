@@ -17,6 +17,7 @@ from distrl.envs.multi_agent.team import TeamEnv
 from distrl.envs.multi_agent.wrappers import EpisodeLimit, JointState, WithState
 from distrl.envs.resolve import make, spec_of
 from tests.fakes.agents import Continued, Masked, Played, Turns
+from tests.fakes.joint import Randomly
 
 SPREAD = EnvRecipe("mpe2.simple_spread_v3", {"max_cycles": 5}, agents={"team": True, "state": "env"})
 
@@ -140,8 +141,9 @@ def test_a_time_limit_shows_who_waits_what_it_saw_last():
     assert {name: int(observation[1]) for name, observation in step.observations.items()} == {"a": 0, "b": 1, "c": 2}
     limited = make(EnvRecipe("pettingzoo.classic.tictactoe_v3", max_episode_steps=3))
     observation, _ = limited.reset(seed=0)
+    act = Randomly(limited)
     for _ in range(3):
-        observation, _, terminated, truncated, _ = limited.step(limited.random_action(observation))
+        observation, _, terminated, truncated, _ = limited.step(act(observation))
     assert (terminated, truncated) == (False, True)
 
 
