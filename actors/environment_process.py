@@ -50,6 +50,7 @@ from distrl.actors.snapshots import (
     supports,
 )
 from distrl.core.errors import ConfigError, EnvironmentFault, StorageError
+from distrl.core.joint import FINISHED
 from distrl.core.seeds import EpisodeSeeds
 from distrl.core.spaces import action_leaf, leaves, observation_leaves
 from distrl.core.types import OBSERVATION, EnvRecipe, EnvSpec
@@ -156,6 +157,7 @@ class _Host:
         self._env: Any = None
         self._level: str | None = None  # that the environment was made at; None: its own choice …
         self._fidelity = 0  # … and its index
+        self._finished: tuple[np.ndarray, np.ndarray] | None = None  # several agents': whose step a step has finished
         self._shared = SharedRows(common.scratch_file)
         self._record = self._shared.records[row : row + 1]
         # environments that draw from the global generators must not all draw the same
@@ -182,6 +184,8 @@ class _Host:
         self._next = [(leaf, self._shared.next[leaf.path][self._row, ...]) for leaf in found]
         self._final = [(leaf, self._shared.final[leaf.path][self._row, ...]) for leaf in found]
         self._action = self._shared.action[self._row, ...]
+        if spec.agents:
+            self._finished = self._shared.next[FINISHED][self._row], self._shared.final[FINISHED][self._row]
         self._record["attempt"] = 0
         if self._common.snapshots is not None and supports(self._env):
             self._files = EpisodeFiles(self._common.snapshots, self._row, layout)
@@ -290,7 +294,7 @@ class _Host:
         self._step_index += 1
         self._step_s = end - begin
         record["produced"] += 1
-        record["transitions"] += getattr(self._env.unwrapped, "num_finished", 1)
+        record["transitions"] += 1 if self._finished is None else np.count_nonzero(self._finished[ended])
         record["level_steps"][0, self._fidelity] += 1
         if not ended:
             self._channel.send(b"S")

@@ -146,8 +146,11 @@ def with_hosting(config: RunConfig, trial: Trial, local: bool) -> RunConfig:
     Gymnasium has the environment vectorised, with the same spaces."""
     if config.env.hosting != "auto":
         return config
+    from distrl.envs.resolve import is_only_vectorised
+
     hosting = "process"
-    if local or (trial.step_s is not None and trial.step_s < _INLINE_BELOW_S):
+    cheap = trial.step_s is not None and trial.step_s < _INLINE_BELOW_S
+    if local or cheap or is_only_vectorised(config.env.id):  # what steps many rows at once is made for that
         hosting = "vector" if not config.fidelity.schedule and _is_vectorised(config.env.recipe(), trial) else "inline"
     return config.model_copy(update={"env": config.env.model_copy(update={"hosting": hosting})})
 

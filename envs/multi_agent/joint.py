@@ -36,7 +36,6 @@ class JointEnv(gymnasium.Env):
 
     Attributes:
         agent_specs: of the agents, by ``agent_index``. agents_env: what it was made of.
-        num_finished: actions of agents that the newest step has finished.
 
     Raises:
         ConfigError: a space that cannot be hosted.
@@ -100,7 +99,6 @@ class JointEnv(gymnasium.Env):
         self._over = np.zeros(num_agents, bool)  # the agent's episode has ended
         self._begun = np.zeros(num_agents, bool)
         self._pending = np.zeros(num_agents)  # reward since the last action
-        self.num_finished = 0
         if all(callable(getattr(env, name, None)) for name in ("snapshot", "restore")):
             self.snapshot, self.restore = self._snapshot, self._restore
 
@@ -146,7 +144,6 @@ class JointEnv(gymnasium.Env):
         entries[STEP] += finished
         entries[RETURN] += entries[REWARD]
         self._pending[finished] = 0.0
-        self.num_finished = int(finished.sum())
         over = not self._asks
         if over and not self._over[self._begun].all():
             name = names[int(np.flatnonzero(self._begun & ~self._over)[0])]

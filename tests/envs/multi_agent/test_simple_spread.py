@@ -5,6 +5,7 @@ import pytest
 from mpe2 import simple_spread_v3
 
 from distrl.actors.env_worker import build_env_worker
+from distrl.actors.process_pool import ProcessPool
 from distrl.actors.vector_pool import VectorPool
 from distrl.core.errors import ConfigError
 from distrl.core.seeds import TrainingSeeds
@@ -69,3 +70,14 @@ def test_it_can_be_tried_and_says_what_is_wrong():
     assert [agent.name for agent in trial.spec.agents] == ["agent_0", "agent_1", "agent_2"]
     with pytest.raises(ConfigError, match=r"local_ratio must be in 0 … 1; got 2"):
         SimpleSpread(1, local_ratio=2)
+
+
+def test_one_row_of_it_in_a_process_counts_every_agents_step(tmp_path):
+    pool = ProcessPool(EnvRecipe(ID, {"max_cycles": 3}), 1, TrainingSeeds(0), scratch_dir=str(tmp_path))
+    while pool.stats().produced < 7:
+        _, requests, faults = pool.recv(1.0)
+        assert not faults
+        pool.send(np.zeros((len(requests.rows), 3)), requests.rows)
+    pool.halt()
+    assert pool.stats().transitions == 3 * pool.stats().produced
+    pool.close()
