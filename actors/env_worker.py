@@ -18,7 +18,7 @@ import numpy as np
 
 from distrl.actors.agent_rows import AgentRows, agent_rows
 from distrl.actors.fragment_builder import FragmentBuilder
-from distrl.actors.inference import LocalInference, ServerInference, ServerLink
+from distrl.actors.inference import Inference, LocalInference, ServerInference, ServerLink, ThreadInference
 from distrl.actors.policy_stream import PolicyStream
 from distrl.core.contracts import EnvPool, FragmentSink, Policy, Requests, WeightsSource
 from distrl.core.limiter import Admission, WaitNotice
@@ -94,7 +94,11 @@ class EnvWorker:
         self.streams: list[PolicyStream] = []
         for number, (its_rows, part, builder) in enumerate(zip(rows.policies, parts, builders, strict=True)):
             local = LocalInference(part.policy, part.source)
-            inference = local if part.server is None else ServerInference(part.server, local)
+            inference: Inference = local
+            if part.server is not None:
+                inference = ServerInference(part.server, local)
+            elif len(parts) > 1 and not pool.lockstep:  # there, all wait for the slowest anyway
+                inference = ThreadInference(local)
             send = partial(self._send, number)
             self.streams.append(PolicyStream(its_rows, inference, builder, send, part.admission))
 
@@ -310,6 +314,8 @@ class EnvWorker:
     def close(self) -> None:
         """End the environments; what is not secured yet stays in the spool."""
         self._pool.close()
+        for stream in self.streams:
+            stream.inference.close()
         if self._spool is not None:
             self._spool.close()
 

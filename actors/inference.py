@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -33,7 +34,7 @@ class _Asked(NamedTuple):
 
 
 class Inference(Protocol):
-    """What an env worker acts with.
+    """What an env worker acts with, for one policy.
 
         if inference.remote:
             inference.ask(ticket, observation, state, is_first)        # which it keeps until the answer is there
@@ -49,7 +50,9 @@ class Inference(Protocol):
     """
 
     policy: Policy
-    seconds: float
+
+    @property
+    def seconds(self) -> float: ...
 
     @property
     def version(self) -> int: ...
@@ -69,6 +72,9 @@ class Inference(Protocol):
 
     def answers(self, timeout_s: float) -> list[tuple[int, Answer]]:
         """What has come since the last call; waits for the first that long, where any is missing."""
+
+    def close(self) -> None:
+        """No more will be asked."""
 
 
 class LocalInference:
@@ -115,6 +121,52 @@ class LocalInference:
     def answers(self, timeout_s: float) -> list[tuple[int, Answer]]:
         """There are none."""
         return []
+
+    def close(self) -> None:
+        """See ``Inference``."""
+
+
+class ThreadInference:
+    """A policy that acts in a thread of its own, so that no other policy's rows wait for it; weights as
+    ``LocalInference``. Implements ``Inference``."""
+
+    remote = True
+
+    def __init__(self, local: LocalInference):
+        self._local = local
+        self.policy, self.pull, self.act = local.policy, local.pull, local.act
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
+        self._asked: dict[int, Future[Answer]] = {}
+
+    @property
+    def version(self) -> int:
+        """See ``Inference``."""
+        return self._local.version
+
+    @property
+    def ready(self) -> bool:
+        """See ``Inference``."""
+        return self._local.ready
+
+    @property
+    def seconds(self) -> float:
+        """See ``Inference``."""
+        return self._local.seconds
+
+    def ask(self, ticket: int, observation: Observation, state: Columns, is_first: np.ndarray) -> None:
+        """See ``Inference``."""
+        self._asked[ticket] = self._thread.submit(self._local.act, observation, state, is_first)
+
+    def answers(self, timeout_s: float) -> list[tuple[int, Answer]]:
+        """See ``Inference``."""
+        if timeout_s > 0.0:
+            wait(self._asked.values(), timeout_s, FIRST_COMPLETED)
+        there = [ticket for ticket, future in self._asked.items() if future.done()]
+        return [(ticket, self._asked.pop(ticket).result()) for ticket in there]
+
+    def close(self) -> None:
+        """See ``Inference``."""
+        self._thread.shutdown(cancel_futures=True)
 
 
 class ServerLink(Protocol):
@@ -207,3 +259,6 @@ class ServerInference:
             self._stand_in.pull()
             found += [(ticket, self.act(*asked[1:])) for ticket, asked in lost]
         return found
+
+    def close(self) -> None:
+        """See ``Inference``."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from distrl.actors.env_worker import build_env_worker, one_policy
-from distrl.actors.inference import Answer
+from distrl.actors.inference import Answer, LocalInference, ThreadInference
 from distrl.actors.inference_server import InferenceServer
 from distrl.actors.inline_pool import InlinePool
 from distrl.core.limiter import Admission
@@ -218,3 +218,29 @@ def test_a_row_that_fails_while_others_wait_for_answers_is_answered_once():
     assert worker.report()["faults"]
     assert len(transitions(sink.fragments)) == pool.stats().produced > 20
     worker.close()
+
+
+class Thoughtful(Untrained):
+    """Does not answer before it is told to."""
+
+    def __init__(self):
+        super().__init__()
+        self.may = threading.Event()
+
+    def step(self, observation, state, is_first):
+        assert self.may.wait(20.0)
+        return super().step(observation, state, is_first)
+
+
+def test_a_policy_in_a_thread_of_its_own_keeps_nobody_waiting():
+    policy = Thoughtful()
+    inference = ThreadInference(LocalInference(policy, Versions()))
+    for ticket in (0, 1):
+        inference.ask(ticket, *request(2))
+    assert inference.answers(0.01) == []
+    policy.may.set()
+    found = {}
+    while len(found) < 2:
+        found |= dict(inference.answers(5.0))
+    assert [len(found[ticket].action) for ticket in (0, 1)] == [2, 2]
+    inference.close()
