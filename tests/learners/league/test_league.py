@@ -1,0 +1,148 @@
+"""The learner's side of a league: opponents' tables follow from matches and snapshots, also after a death."""
+
+import numpy as np
+import pytest
+
+from distrl.core.errors import ConfigError
+from distrl.core.types import PolicySpec
+from distrl.learners.league.config import LeagueConfig
+from distrl.learners.league.league import League
+from distrl.learners.league.payoffs import Match
+
+
+def weights():
+    return {"w": np.zeros(1)}
+
+
+def spec():
+    return PolicySpec("module:policy")
+
+
+def update(league, policy, version):
+    return league.after_update(policy, version, weights, spec)
+
+
+def play(league, first, second, wins=0, draws=0, losses=0):
+    """Games of two, seen from the first."""
+    for score, count in ((1.0, wins), (0.0, draws), (-1.0, losses)):
+        for _ in range(count):
+            league.record(Match((first, second), (score, -score), env_steps=5, end_s=0.0))
+
+
+def with_three_snapshots(directory, **options):
+    """main:000010, main:000020, main:000030; the policy beats the first always, loses to the second."""
+    league = League(directory, LeagueConfig(snapshot_period=10, window=1000, **options), ["main"])
+    for version in (10, 20, 30):
+        assert update(league, "main", version).snapshot.version == version
+    play(league, "main", "main:000010", wins=98)
+    play(league, "main", "main:000020", losses=98)
+    return league
+
+
+def test_before_the_first_snapshot_everybody_plays_itself(tmp_path):
+    for kind in ("self_play", "fictitious", "delta_uniform", "pfsp", "psro", "alphastar"):
+        league = League(tmp_path, LeagueConfig(matchmaking=kind), ["main"])
+        assert league.tables() == {"main": {"main": 1.0}}
+
+
+@pytest.mark.parametrize(
+    ("options", "past"),
+    [
+        ({"matchmaking": "fictitious"}, [1, 1, 1]),
+        ({"matchmaking": "delta_uniform", "delta": 0.6}, [0, 1, 1]),
+        ({"matchmaking": "pfsp"}, [0.01**2, 0.99**2, 0.5**2]),
+        ({"matchmaking": "psro"}, [1, 1, 1]),
+    ],
+)
+def test_the_rest_of_the_matches_is_against_the_past(tmp_path, options, past):
+    league = with_three_snapshots(tmp_path, self_play_share=0.4, **options)
+    table = league.tables()["main"]
+    assert table.pop("main") == pytest.approx(0.4)
+    expected = 0.6 * np.array(past) / np.sum(past)
+    found = [table.get(name, 0.0) for name in ("main:000010", "main:000020", "main:000030")]
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("solver", ["nash", "risk_averse"])
+def test_psro_meets_the_equilibrium_of_what_snapshots_did_among_each_other(tmp_path, solver):
+    """Rock, paper, scissors and a player that loses to all of them."""
+    league = League(
+        tmp_path,
+        LeagueConfig(matchmaking="psro", meta_solver=solver, self_play_share=0.0, snapshot_period=1, risk_floor=0.0),
+        ["main"],
+    )
+    rock, paper, scissors, loser = (update(league, "main", version).snapshot.name for version in (1, 2, 3, 4))
+    for winner, other in ((paper, rock), (scissors, paper), (rock, scissors)):
+        play(league, winner, other, wins=8)
+    for winner in (rock, paper, scissors):
+        play(league, winner, loser, wins=8)
+    table = league.tables()["main"]
+    assert [table[name] for name in (rock, paper, scissors)] == pytest.approx([1 / 3] * 3, abs=1e-3)
+    assert table.get(loser, 0.0) < 1e-3
+    assert league.report()["gap"] < 1e-3
+
+
+def test_a_snapshot_waits_for_the_win_rate(tmp_path):
+    league = League(tmp_path, LeagueConfig(snapshot_period=10, snapshot_win_rate=0.7), ["main"])
+    assert update(league, "main", 9).snapshot is None
+    first = update(league, "main", 10).snapshot.name
+    play(league, "main", first, wins=5, losses=5)
+    assert update(league, "main", 25).snapshot is None
+    play(league, "main", first, wins=40)
+    assert update(league, "main", 26).snapshot is not None
+
+
+def test_an_exploiter_begins_again_without_a_past(tmp_path):
+    config = LeagueConfig(snapshot_period=10, roles={"hunter": "main_exploiter"})
+    league = League(tmp_path, config, ["main", "hunter"])
+    play(league, "hunter", "main", wins=50)
+    change = update(league, "hunter", 10)
+    assert (change.snapshot.name, change.reset) == ("hunter:000010", True)
+    assert not update(league, "main", 10).reset
+    league.tables()
+    assert league.payoffs.win_rates("hunter", ["main"]) == 0.5
+    assert league.tables()["hunter"] == {"main": 1.0}
+    assert set(league.tables()["main"]) == {"main", "hunter:000010", "main:000010"}
+
+
+def test_a_league_goes_on_after_a_death(tmp_path):
+    league = with_three_snapshots(tmp_path, matchmaking="pfsp")
+    before = league.tables()
+    again = League(tmp_path, LeagueConfig(snapshot_period=10, window=1000), ["main"])
+    assert again.tables() == before
+    assert update(again, "main", 39).snapshot is None, "the newest snapshot was at update 30"
+    report = again.report()
+    assert (report["matches"], report["snapshots"]) == (196, 3)
+    assert report["main/win_rate_min"] == pytest.approx(0.01, abs=1e-3)
+
+
+def test_a_policy_against_itself_says_nothing(tmp_path):
+    league = League(tmp_path, LeagueConfig(), ["main"])
+    play(league, "main", "main", wins=3)
+    assert league.tables() == {"main": {"main": 1.0}}
+    assert league.report()["matches"] == 0
+
+
+def test_two_sides_meet_each_other_alone(tmp_path):
+    sides = {"victim": ["adversary"], "adversary": ["victim"]}
+    league = League(
+        tmp_path,
+        LeagueConfig(matchmaking="psro", snapshot_period=1, self_play_share=0.25),
+        ["victim", "adversary"],
+        rivals=sides,
+    )
+    assert league.tables() == {"victim": {"adversary": 1.0}, "adversary": {"victim": 1.0}}
+    for policy in sides:
+        for version in (1, 2):
+            update(league, policy, version)
+    # matching pennies: each adversary beats one victim
+    for number in (1, 2):
+        play(league, f"victim:00000{number}", f"adversary:00000{number}", losses=20)
+        play(league, f"victim:00000{number}", f"adversary:00000{3 - number}", wins=20)
+    found = league.tables()["victim"]
+    assert found == pytest.approx({"adversary": 0.25, "adversary:000001": 0.375, "adversary:000002": 0.375})
+
+
+def test_everybody_needs_somebody_to_meet(tmp_path):
+    with pytest.raises(ConfigError, match="'victim' needs a main player to meet"):
+        League(tmp_path, LeagueConfig(), ["victim", "adversary"], rivals={"adversary": ["victim"]})
