@@ -297,7 +297,8 @@ def envs() -> None:
         table.add_row(entry.id, "\n".join(costs), entry.problem or entry.description)
     console.print(table)
     console.print(
-        "Any Gymnasium id and any package.module:Class can be trained as well: distrl train sac --set env.id=…"
+        "Any Gymnasium id, PettingZoo module and package.module:Class can be trained as well: distrl train sac --set "
+        "env.id=…"
     )
 
 

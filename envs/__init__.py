@@ -24,12 +24,14 @@ REGISTRY: dict[str, str] = {
 }
 #: … and those that also compute many rows at once by themselves.
 VECTORISED: dict[str, str] = {"distrl/Atari-v0": "distrl.envs.atari:AtariVector"}
-#: Those of several agents, PettingZoo's parallel environments, which Gymnasium does not know: id → ``"module:Class"``.
+#: Those of several agents, which Gymnasium does not know: id → ``"module:Class"`` of PettingZoo's parallel environments,
+#: and of one that steps many rows at once.
 MULTI_AGENT: dict[str, str] = {
     "distrl/RayleighBenardAgents-v0": "distrl.envs.multi_agent.rayleigh_benard:RayleighBenardAgents",
     "distrl/ShkadovAgents-v0": "distrl.envs.multi_agent.shkadov_film:ShkadovAgents",
     "distrl/TandemFinsAgents-v0": "distrl.envs.multi_agent.tandem_fins:TandemFinsAgents",
     "distrl/PartnerGame-v0": "distrl.envs.multi_agent.partner_game:PartnerGame",
+    "distrl/SimpleSpread-v0": "distrl.envs.multi_agent.simple_spread:SimpleSpread",
 }
 
 for _id, _entry_point in REGISTRY.items():

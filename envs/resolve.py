@@ -25,7 +25,7 @@ from gymnasium.vector import VectorEnv
 from gymnasium.wrappers import TimeLimit
 
 from distrl.core.errors import ConfigError
-from distrl.core.types import MAX_FIDELITIES, EnvRecipe, EnvSpec
+from distrl.core.types import MAX_FIDELITIES, AgentSpec, EnvRecipe, EnvSpec
 from distrl.envs import MULTI_AGENT, REGISTRY
 from distrl.envs.delay import Delay
 from distrl.envs.multi_agent.adapt import agents_env_of, hosted
@@ -79,7 +79,8 @@ def make(recipe: EnvRecipe) -> gymnasium.Env:
             raise ConfigError(f"env.id = {recipe.id!r} needs something that is not installed: {error}") from error
         limit = None
     if recipe.agents is not None and not isinstance(env.unwrapped, (JointEnv, TeamEnv)):
-        raise ConfigError(f"env.agents: {recipe.id} is an environment of one agent; leave it out.")
+        what = "steps many rows at once, in its own form" if agents_of(env) else "is an environment of one agent"
+        raise ConfigError(f"env.agents: {recipe.id} {what}; leave it out.")
     if limit is not None:
         env = TimeLimit(env, limit)
     if recipe.delay is not None:
@@ -103,8 +104,13 @@ def spec_of(env: gymnasium.Env, recipe: EnvRecipe) -> EnvSpec:
         action_space=env.action_space,
         fidelities=names or ("default",),
         max_episode_steps=int(limit) if isinstance(limit, int) else None,
-        agents=getattr(env.unwrapped, "agent_specs", ()),
+        agents=agents_of(env),
     )
+
+
+def agents_of(env: gymnasium.Env) -> tuple[AgentSpec, ...]:
+    """Of an environment of several, by ``agent_index``; else empty."""
+    return getattr(env.unwrapped, "agent_specs", ())
 
 
 def fidelity_index(env: gymnasium.Env, spec: EnvSpec, asked: str | None = None) -> int:
@@ -196,7 +202,7 @@ class Listing:
 def list_envs() -> list[Listing]:
     """Our environments (not Gymnasium's: those are ``gymnasium.pprint_registry()``), importing each one's module."""
     listings = []
-    for id_, path in REGISTRY.items():
+    for id_, path in (REGISTRY | MULTI_AGENT).items():
         try:
             cls = _constructor(path, id_)
         except ConfigError as error:
@@ -244,9 +250,9 @@ def constructor_of(id_: str) -> Callable[..., Any]:
 
 def is_only_vectorised(id_: str) -> bool:
     """Whether what makes the environment of an id makes vector environments; see ``constructor_of``."""
-    if _is_module(id_) or id_ in MULTI_AGENT:
+    if _is_module(id_):
         return False
-    if not _is_import_path(id_) and not id_.startswith(ENVPOOL):
+    if not _is_import_path(id_) and not id_.startswith(ENVPOOL) and id_ not in MULTI_AGENT:
         return _gymnasium_spec(id_).entry_point is None
     constructor = constructor_of(id_)
     return id_.startswith(ENVPOOL) or (isinstance(constructor, type) and issubclass(constructor, VectorEnv))

@@ -25,7 +25,13 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-IDS = {"cartpole": "CartPole-v1", "halfcheetah": "HalfCheetah-v5", "pong": "ALE/Pong-v5", "slow": "Pendulum-v1"}
+IDS = {
+    "cartpole": "CartPole-v1",
+    "halfcheetah": "HalfCheetah-v5",
+    "pong": "ALE/Pong-v5",
+    "slow": "Pendulum-v1",
+    "simple_spread": "mpe2.simple_spread_v3",
+}
 SLOW_ENVS, SLOW_MEDIAN_S, SLOW_SIGMA = 16, 0.05, 1.0
 WARM_UP_S = 3.0
 EVALUATION_PERIOD_S = 0.5  # of training

@@ -27,7 +27,7 @@ _MOVES = np.array([[0, 0], [-1, 0], [1, 0], [0, -1], [0, 1]], np.float64)  # by 
 
 
 class SimpleSpread(VectorEnv):
-    """``env.id = "distrl.envs.multi_agent.simple_spread:SimpleSpread"``, hosted as vector.
+    """mpe2's simple_spread: agents cover landmarks without touching each other; many rows at once.
 
     Agents ``agent_0`` … each observe float32 [6 N]: own velocity (2) and position (2), landmarks (2 N) and other
     agents (2 N − 2) relative to themselves, and as many zeros (2 N − 2) for messages that nobody sends; lengths in
@@ -38,12 +38,15 @@ class SimpleSpread(VectorEnv):
 
     Args:
         num_envs: rows. N: agents and landmarks. local_ratio: 0 … 1. max_cycles: env steps of an episode.
+        state: observations are Dicts of ``observation`` and ``state``, all agents' observations one behind the other.
 
     Raises:
         ConfigError: an argument outside its range.
     """
 
-    def __init__(self, num_envs: int = 1, N: int = 3, local_ratio: float = 0.5, max_cycles: int = 25):
+    def __init__(
+        self, num_envs: int = 1, N: int = 3, local_ratio: float = 0.5, max_cycles: int = 25, state: bool = False
+    ):
         for name, value, good, range_ in (
             ("N", N, N >= 1, "at least 1"),
             ("local_ratio", local_ratio, 0 <= local_ratio <= 1, "in 0 … 1"),
@@ -53,7 +56,10 @@ class SimpleSpread(VectorEnv):
                 raise ConfigError(f"SimpleSpread's {name} must be {range_}; got {value}")
         self.metadata = {"autoreset_mode": AutoresetMode.DISABLED, "render_modes": []}
         self.num_envs, self.max_episode_steps, self._local_ratio = num_envs, max_cycles, local_ratio
-        seen = spaces.Box(-np.inf, np.inf, (6 * N,), np.float32)
+        self._with_state = state
+        seen: spaces.Space = spaces.Box(-np.inf, np.inf, (6 * N,), np.float32)
+        if state:
+            seen = spaces.Dict({"observation": seen, "state": spaces.Box(-np.inf, np.inf, (6 * N * N,), np.float32)})
         self.agent_specs = tuple(AgentSpec(f"agent_{k}", seen, spaces.Discrete(5)) for k in range(N))
         layout = JointLayout(self.agent_specs)
         self.single_observation_space, self.single_action_space = layout.observation_space, layout.action_space
@@ -119,8 +125,12 @@ class SimpleSpread(VectorEnv):
         seen[..., 4 + 2 * number : 2 + 4 * number] = others.reshape(rows, number, -1)
         over = (self._steps >= self.max_episode_steps)[:, None]
         flags = np.zeros((rows, number), np.uint8)
+        group = {"array": seen}
+        if self._with_state:
+            together = np.broadcast_to(seen.reshape(rows, 1, -1), (rows, number, 6 * number * number))
+            group = {"observation": seen, "state": together.copy()}
         return {
-            "0": {"array": seen},
+            "0": group,
             FINISHED: flags + finished,
             REWARD: rewards.astype(np.float32),
             ENDED: flags + over * np.uint8(TRUNCATED),

@@ -101,7 +101,7 @@ def test_our_ids_are_gymnasium_ids_without_importing_their_modules():
 
 def test_listing():
     listing = {entry.id: entry for entry in list_envs()}
-    assert set(listing) == set(distrl.envs.REGISTRY)
+    assert set(listing) == set(distrl.envs.REGISTRY) | set(distrl.envs.MULTI_AGENT)
     for entry in listing.values():
         assert entry.problem is None or "install" in entry.problem  # another solver, which need not be here
         assert entry.description

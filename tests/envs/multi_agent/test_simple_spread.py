@@ -12,10 +12,11 @@ from distrl.core.seeds import TrainingSeeds
 from distrl.core.types import EnvRecipe
 from distrl.envs.describe import try_environment
 from distrl.envs.multi_agent.simple_spread import SimpleSpread
+from distrl.envs.resolve import make
 from tests.actors.test_agent_rows import Numbering, OneVersion, PolicyPart
 from tests.actors.test_fragment_builder import Recorded
 
-ID = "distrl.envs.multi_agent.simple_spread:SimpleSpread"
+ID = "distrl/SimpleSpread-v0"
 
 
 @pytest.mark.parametrize(("number", "local_ratio"), [(3, 0.5), (2, 0.0), (5, 1.0)])
@@ -81,3 +82,13 @@ def test_one_row_of_it_in_a_process_counts_every_agents_step(tmp_path):
     pool.halt()
     assert pool.stats().transitions == 3 * pool.stats().produced
     pool.close()
+
+
+def test_the_state_is_what_all_agents_see():
+    env = SimpleSpread(2, state=True)
+    group = env.reset(seed=0)[0]["0"]
+    assert group["state"].shape == (2, 3, 54)
+    assert (group["state"][:, 1] == group["observation"].reshape(2, 54)).all()
+    recipe = EnvRecipe(ID, agents={"state": "joint"})
+    with pytest.raises(ConfigError, match=r"SimpleSpread-v0 steps many rows at once, in its own form; leave it out"):
+        make(recipe)
