@@ -24,8 +24,8 @@ REGISTRY: dict[str, str] = {
 }
 #: … and those that also compute many rows at once by themselves.
 VECTORISED: dict[str, str] = {"distrl/Atari-v0": "distrl.envs.atari:AtariVector"}
-#: Those of several agents, which Gymnasium does not know: id → ``"module:Class"`` of PettingZoo's parallel environments,
-#: and of one that steps many rows at once.
+#: Those of several agents, which Gymnasium does not know: id → ``"module:Class"``. All are PettingZoo's parallel
+#: environments but one, which steps many rows at once.
 MULTI_AGENT: dict[str, str] = {
     "distrl/RayleighBenardAgents-v0": "distrl.envs.multi_agent.rayleigh_benard:RayleighBenardAgents",
     "distrl/ShkadovAgents-v0": "distrl.envs.multi_agent.shkadov_film:ShkadovAgents",
