@@ -173,12 +173,12 @@ class League:
     def _equilibrium(self, policy: str, pool: Pool) -> Table:
         """PSRO's meta-strategy over the opponents (Lanctot et al. 2017, arXiv 1711.00832): of the game in which each
         side chooses a snapshot and a win pays 1, a loss −1. Anybody, as long as no snapshots have met."""
-        known = (self.payoffs.num_matches, len(self.players.snapshots))
+        known = (self.payoffs.num_settled, len(self.players.snapshots))
         if policy in self._solved and self._solved[policy][0] == known:
             return self._solved[policy][1]
         side = [name for name, rivals in self._rivals.items() if rivals == self._rivals[policy]]
         own, others = list(self.players.pool(side).snapshots), list(pool.snapshots)
-        wins, draws, losses = self.payoffs.counts(own or [policy], others)
+        wins, draws, losses = self.payoffs.counts(own, others)
         matches = wins + draws + losses
         if not matches.any():
             return matchmaking.fictitious(others)

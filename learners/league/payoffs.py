@@ -103,7 +103,10 @@ class Payoffs:
         payoffs.win_rates("main", ["main:000100", "main:000200"])
 
     Of two snapshots every match counts the same. Where a policy learns, the past is another player's: each match of
-    the pair first scales what was counted by 1 − 1/``window`` (FightLadder and AlphaStar's pseudocode: 0.99).
+    the pair first scales what was counted by 1 − 1/``window`` (FightLadder's payoffs: 0.99).
+
+    Attributes:
+        num_matches: read so far. num_settled: pairs of snapshots in them, whose results nothing makes obsolete.
     """
 
     def __init__(self, directory: Path, window: int = 100):
@@ -114,7 +117,7 @@ class Payoffs:
         self._directory, self._keep = directory, 1.0 - 1.0 / window
         self._offsets: dict[Path, int] = {}  # bytes of each file that are read
         self._pairs: dict[tuple[str, str], np.ndarray] = {}  # seats in order → wins, draws, losses, score of the first
-        self.num_matches = 0  # read so far
+        self.num_matches = self.num_settled = 0
 
     def read(self) -> int:
         """Take in what is new in all files; returns how many matches that were.
@@ -183,7 +186,9 @@ class Payoffs:
             for j in range(i + 1, len(match.players)):
                 other, others = match.players[j], match.scores[j]
                 pair = self._pairs.setdefault((one, other), np.zeros(5))
-                if not (is_snapshot(one) and is_snapshot(other)):
+                if is_snapshot(one) and is_snapshot(other):
+                    self.num_settled += 1
+                else:
                     pair *= self._keep
                     reverse = self._pairs.get((other, one))
                     if reverse is not None and reverse is not pair:

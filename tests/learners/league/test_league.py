@@ -7,6 +7,7 @@ from distrl.core.errors import ConfigError
 from distrl.core.types import PolicySpec
 from distrl.learners.league.config import LeagueConfig
 from distrl.learners.league.league import League
+from distrl.learners.league.meta_solver import exploitability
 from distrl.learners.league.payoffs import Match
 
 
@@ -80,6 +81,34 @@ def test_psro_meets_the_equilibrium_of_what_snapshots_did_among_each_other(tmp_p
     assert [table[name] for name in (rock, paper, scissors)] == pytest.approx([1 / 3] * 3, abs=1e-3)
     assert table.get(loser, 0.0) < 1e-3
     assert league.report()["gap"] < 1e-3
+
+
+def test_psro_finds_the_equilibrium_of_a_game_by_answering_itself(tmp_path):
+    """Double oracle (McMahan et al. 2003): a policy is one of 12 pure strategies, each update makes it the best answer
+    to its table, and all snapshots meet. At the end nobody gains against the table in the whole game."""
+    rng = np.random.default_rng(0)
+    game = rng.integers(-1, 2, (12, 12))
+    game = np.triu(game, 1) - np.triu(game, 1).T
+    league = League(
+        tmp_path, LeagueConfig(matchmaking="psro", self_play_share=0.0, snapshot_period=1), ["main"], writer="evaluator"
+    )
+    kept: dict[str, int] = {}  # snapshot → its strategy
+    strategy = 0
+    for version in range(1, 20):
+        name = league.after_update("main", version, weights, spec).snapshot.name
+        for other, its in kept.items():
+            score = float(game[strategy, its])
+            for _ in range(200):
+                league.record(Match((name, other), (score, -score), env_steps=1, end_s=0.0))
+        kept[name] = strategy
+        mixture = np.zeros(12)
+        for other, probability in league.tables()["main"].items():
+            mixture[kept[other]] += probability
+        strategy = int((game @ mixture).argmax())
+        if exploitability(game, mixture) < 0.01:
+            break
+    assert exploitability(game, mixture) < 0.01
+    assert exploitability(game, np.full(12, 1 / 12)) > 0.1
 
 
 def test_a_snapshot_waits_for_the_win_rate(tmp_path):

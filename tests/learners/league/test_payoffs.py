@@ -125,6 +125,28 @@ def test_processes_write_side_by_side(tmp_path):
     assert payoffs.counts([OLD], [NEW])[0].item() == 1000
 
 
+def write_until_killed(directory, written):
+    lines = MatchWriter(directory, "a")
+    while True:
+        lines.add(match(OLD, NEW, 1))
+        written.value += 1
+
+
+def test_what_was_added_survives_a_kill(tmp_path):
+    context = multiprocessing.get_context("fork")
+    written = context.Value("i", 0, lock=False)  # whoever is killed must not hold one
+    for _ in range(3):
+        process = context.Process(target=write_until_killed, args=(tmp_path, written))
+        before = written.value
+        process.start()
+        while written.value < before + 100:
+            pass
+        process.kill()
+        process.join()
+    payoffs = Payoffs(tmp_path)
+    assert written.value <= payoffs.read() <= written.value + 3, "at most one each that was not counted yet"
+
+
 @pytest.mark.parametrize("line", ["nonsense", '{"players": ["a"], "scores": [1], "env_steps": 1, "end_s": 0}', "[]"])
 def test_a_line_that_is_no_match_is_named(tmp_path, line):
     (tmp_path / "matches-a.jsonl").write_text(line + "\n")
