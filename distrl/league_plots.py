@@ -14,17 +14,17 @@ _COLOURS = ("#1f5fa8", "#c2571a", "#3a8f5c", "#7d4fa0", "#777777")
 _MAX_PLAYERS = 40  # shown; of more, as many from the first to the last
 
 
-def league(directory: Path) -> Path | None:
+def league(directory: Path, window: int = 100) -> Path | None:
     """``league.png``, from ``directory/league``: the matrix of win rates of all players that have met somebody, and
     their Elo ratings against the updates of their policies. None where nobody has played.
 
     Args:
-        directory: of a run.
+        directory: of a run. window: ``league.window``.
 
     Raises:
         StorageError: the matches cannot be read.
     """
-    payoffs = Payoffs(directory / "league")
+    payoffs = Payoffs(directory / "league", window)
     payoffs.read()
     names = _order(payoffs.players())
     if not names:

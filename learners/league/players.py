@@ -44,7 +44,7 @@ class Snapshot:
 
 
 class Players:
-    """Everybody in a league, oldest snapshot first.
+    """Everybody in a league, oldest snapshot first. One process adds and resets; others may look.
 
     Args:
         directory: ``RUN/league``. policies: those that learn.
@@ -56,7 +56,6 @@ class Players:
 
     Raises:
         ConfigError: a role of an unknown policy, or no main player.
-        StorageError: the folder cannot be written.
     """
 
     def __init__(self, directory: Path, policies: Sequence[str], roles: Mapping[str, Role] | None = None):
@@ -70,15 +69,11 @@ class Players:
             raise ConfigError(
                 f"a league needs a main player, but league.roles makes exploiters of all of {', '.join(policies)}"
             )
-        self._folder = directory / "players"
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(f"the league's folder {self._folder} cannot be written: {error.strerror}") from error
+        self._folder, self._journal = directory / "players", directory / "players.jsonl"
+        self._lines: JsonLines | None = None  # opened by who writes: that cuts a torn line off
         self.snapshots: list[Snapshot] = []
         self.began = dict.fromkeys(policies, 0)
-        self._lines = JsonLines(directory / "players.jsonl")
-        for record in read_json_lines(self._lines.path):
+        for record in read_json_lines(self._journal):
             self._note(record)
 
     def pool(self, policies: Sequence[str]) -> Pool:
@@ -127,9 +122,12 @@ class Players:
 
     def close(self) -> None:
         """Harmless when repeated."""
-        self._lines.close()
+        if self._lines is not None:
+            self._lines.close()
 
     def _enter(self, record: dict[str, Any]) -> None:
+        if self._lines is None:
+            self._lines = JsonLines(self._journal)
         self._lines.write(record)
         self._note(record)
 
@@ -141,6 +139,7 @@ class Players:
     def _write(self, name: str, content: bytes) -> None:
         path, temporary = self._folder / name, self._folder / f".tmp-{name}"
         try:
+            self._folder.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
                 file.write(content)
                 file.flush()

@@ -57,7 +57,16 @@ def test_a_snapshot_that_a_death_interrupts_was_never_there(tmp_path, monkeypatc
     assert players.snapshots == Players(tmp_path, ["main"]).snapshots == []
     with (tmp_path / "players.jsonl").open("a") as file:
         file.write('{"kind": "snap')
-    assert Players(tmp_path, ["main"]).snapshots == []
+    again = Players(tmp_path, ["main"])
+    assert again.snapshots == []
+    monkeypatch.undo()
+    again.add("main", 6, WEIGHTS, SPEC)
+    assert Players(tmp_path, ["main"]).snapshots == [Snapshot("main", 6)]
+
+
+def test_whoever_looks_changes_nothing(tmp_path):
+    assert Players(tmp_path / "league", ["main"]).snapshots == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_snapshot_that_is_not_there_is_named(tmp_path):
