@@ -42,6 +42,7 @@ class PolicyPart:
         agents: whose policy it is, by index; of equal spaces.
         admission: of an on-policy learner; see ``PolicyStream``.
         server: chooses the actions; None: the policy itself does.
+        frozen: it does not learn: what it does becomes no fragments.
     """
 
     policy: Policy
@@ -49,6 +50,7 @@ class PolicyPart:
     agents: Sequence[int] = (0,)
     admission: Admission | None = None
     server: ServerLink | None = None
+    frozen: bool = False
 
 
 class EnvWorker:
@@ -64,7 +66,7 @@ class EnvWorker:
 
     Args:
         rows: of the pool's environments. parts: by policy, in the order of ``rows.policies``.
-        builders: of the policies' fragments, in the same order.
+        builders: of the policies' fragments, in the same order; None where there are none.
         spool: of this worker's life, or None (``durability`` "off", or a sink that secures at once).
         durability: ``always`` commits each transition, ``auto`` decides by the measured mean step: each transition
             above 100 ms, whole fragments above 1 ms, nothing below.
@@ -78,7 +80,7 @@ class EnvWorker:
         pool: EnvPool,
         rows: AgentRows,
         parts: Sequence[PolicyPart],
-        builders: Sequence[FragmentBuilder],
+        builders: Sequence[FragmentBuilder | None],
         sink: FragmentSink,
         spool: Spool | None = None,
         durability: str = "auto",
@@ -91,6 +93,7 @@ class EnvWorker:
         self._faults: list[dict[str, Any]] = []
         self._notice = WaitNotice("an env worker")
         self._newer = threading.Event()  # weights have been pulled
+        self._builders = [builder for builder in builders if builder is not None]
         self.streams: list[PolicyStream] = []
         for number, (its_rows, part, builder) in enumerate(zip(rows.policies, parts, builders, strict=True)):
             local = LocalInference(part.policy, part.source)
@@ -128,11 +131,11 @@ class EnvWorker:
                 if len(requests.rows):
                     stream.act(requests)
         if self.waits:
-            for stream in self.streams:
-                stream.builder.flush()  # the learner may need what is open for the weights that we wait for
+            for builder in self._builders:
+                builder.flush()  # the learner may need what is open for the weights that we wait for
         now = time.monotonic()
-        for stream in self.streams:
-            stream.builder.close_aged(now)
+        for builder in self._builders:
+            builder.close_aged(now)
         self._deliver()
         return num_steps
 
@@ -164,7 +167,7 @@ class EnvWorker:
 
     def _deliver(self) -> None:
         """Commit what has finished, then publish the fragments that have closed."""
-        builders = [stream.builder for stream in self.streams]
+        builders = self._builders
         closed = [item for builder in builders for item in builder.take()]
         spool = self._spool
         if spool is not None:
@@ -254,8 +257,8 @@ class EnvWorker:
         for stream, (its_outcomes, _) in zip(self.streams, split, strict=True):
             stream.finished(its_outcomes, time.monotonic())
         self._show([its_requests for _, its_requests in split])
-        for stream in self.streams:
-            stream.builder.flush()
+        for builder in self._builders:
+            builder.flush()
         self._deliver()
 
     def _show(self, ready: Sequence[Requests]) -> None:
@@ -270,8 +273,8 @@ class EnvWorker:
         """
         if self._pool.spec.agents:
             return {}
-        (stream,) = self.streams
-        return stream.builder.cursors()
+        (builder,) = self._builders
+        return builder.cursors()
 
     def progress(self, env_steps: int) -> None:
         """See the pool's."""
@@ -281,9 +284,9 @@ class EnvWorker:
         """What happened since the last report (episodes, faults), and totals of the pool."""
         levels = self._pool.spec.fidelities
         found = []
-        for stream in self.streams:
-            found += stream.builder.episodes
-            stream.builder.episodes = []
+        for builder in self._builders:
+            found += builder.episodes
+            builder.episodes = []
         episodes = self._rows.take_episodes(found)
         episodes = [episode | {"fidelity": levels[episode["fidelity"]]} for episode in episodes]
         faults, self._faults = self._faults, []
@@ -295,6 +298,7 @@ class EnvWorker:
             "inference_s": sum(stream.inference.seconds for stream in self.streams),
             "env_steps": stats.produced,
             "produced": stats.transitions,
+            "frozen": sum(stream.num_frozen for stream in self.streams),
             "resets": stats.resets,
             "step_s": stats.step_s,
             "reset_s": stats.reset_s,
@@ -339,8 +343,11 @@ def build_env_worker(
     """An env worker over a pool, with the builders that suit the pool's hosting; ``parts``: by policy id."""
     origin = {"worker": worker, "incarnation": incarnation}
     rows = agent_rows(pool.spec, pool.num_envs, {name: part.agents for name, part in parts.items()}, origin)
-    builders = []
+    builders: list[FragmentBuilder | None] = []
     for number, (its_rows, part) in enumerate(zip(rows.policies, parts.values(), strict=True)):
+        if part.frozen:
+            builders.append(None)
+            continue
         leaves = observation_leaves(its_rows.spec.observation_space)
         action = action_leaf(its_rows.spec.action_space)
         builders.append(

@@ -27,19 +27,20 @@ class PolicyStream:
 
     Args:
         rows: of the policy. inference: what chooses the actions, here or on a server.
-        builder: of the fragments, over the same rows.
+        builder: of the fragments, over the same rows; None: the policy is frozen, and what it does is counted only.
         send: takes actions [N, …] as the environment is given them, and their rows.
         admission: of an on-policy learner. Rows that it does not admit wait for newer weights, and then act with those.
 
     Attributes:
         num_held: rows that wait for newer weights. asks: whether rows wait for an inference server.
+        num_frozen: steps of a frozen policy that have finished.
     """
 
     def __init__(
         self,
         rows: PolicyRows,
         inference: Inference,
-        builder: FragmentBuilder,
+        builder: FragmentBuilder | None,
         send: Callable[[np.ndarray, np.ndarray], None],
         admission: Admission | None = None,
     ):
@@ -54,7 +55,7 @@ class PolicyStream:
         self._tickets = itertools.count()
         self._asked: dict[int, tuple[Requests, Columns]] = {}  # by ticket; of these, rows may want another action now
         self._held: list[Requests] = []  # of rows that are not admitted
-        self.num_held = 0
+        self.num_held = self.num_frozen = 0
 
     @property
     def asks(self) -> bool:
@@ -96,15 +97,21 @@ class PolicyStream:
 
     def finished(self, outcomes: Outcomes, now: float) -> None:
         """What became of its rows' actions."""
-        self.builder.finished(outcomes, now)
+        if self.builder is None:
+            self.num_frozen += len(outcomes.rows)
+        else:
+            self.builder.finished(outcomes, now)
 
     def failed(self, faults: Sequence[Fault]) -> None:
         """Of its rows: episodes that are cut, and requests that nobody has any more."""
-        self.builder.failed(faults)
+        if self.builder is not None:
+            self.builder.failed(faults)
         self._let_go({fault.row for fault in faults if fault.cut})
 
     def show(self, requests: Requests) -> None:
         """No action is known yet, but what has finished can bootstrap from the observations."""
+        if self.builder is None:
+            return
         action, log_prob = (array[: len(requests.rows)] for array in self._no_action)
         version = max(self.inference.version, 0)
         self.builder.requested(requests, action, log_prob, version, self._state_before(requests))
@@ -149,7 +156,8 @@ class PolicyStream:
         self._send_actions(self.inference.policy.env_action(answer.action), requests.rows)
         for path, array in answer.state.items():
             self._state[path][requests.rows] = array
-        self.builder.requested(requests, answer.action, answer.log_prob, answer.version, state)
+        if self.builder is not None:
+            self.builder.requested(requests, answer.action, answer.log_prob, answer.version, state)
 
     def _state_before(self, requests: Requests) -> Columns:
         """The policy's, path → [N, …]: a copy."""

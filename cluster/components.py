@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from distrl.cluster.policies import PolicyPlan, plan_policies
+from distrl.cluster.policies import PolicyPlan, plan_policies, read_frozen
 from distrl.core.checkpoint import save_checkpoint
 from distrl.core.config import RunConfig
 from distrl.core.config_input import explain
@@ -259,12 +259,14 @@ def build_worker(
     seeds = TrainingSeeds(config.run.seed, worker, incarnation)
     parts = {}
     for number, plan in enumerate(plan_policies(config, pool.spec)):
-        options = algorithm_model(plan.config)
-        admission = None
+        policy, source = policies[plan.policy_id].build(seed=seeds.seed(2**20, number)), source_of(plan.policy_id)
+        if plan.frozen is not None:
+            parts[plan.policy_id] = PolicyPart(policy, source, plan.agents, frozen=True)
+            continue
+        options, admission = algorithm_model(plan.config), None
         if options.on_policy:
             admission = Admission(options.batch_size // config.actors.env_workers, options.max_staleness)
-        policy = policies[plan.policy_id].build(seed=seeds.seed(2**20, number))
-        parts[plan.policy_id] = PolicyPart(policy, source_of(plan.policy_id), plan.agents, admission, server)
+        parts[plan.policy_id] = PolicyPart(policy, source, plan.agents, admission, server)
     return build_env_worker(
         pool,
         parts,
@@ -322,7 +324,9 @@ def policy_specs(config: RunConfig, spec: EnvSpec) -> dict[str, PolicySpec]:
         ConfigError: agents and policies do not fit, or an algorithm cannot handle a policy's spaces or rows.
     """
     plans = plan_policies(config, spec)
-    kinds = {plan.policy_id: algorithm_model(plan.config) for plan in plans}
+    kinds = {plan.policy_id: algorithm_model(plan.config) for plan in plans if plan.frozen is None}
+    if not kinds:
+        raise ConfigError("a run needs a policy that learns, but all of its policies are frozen")
     on_policy = [name for name, options in kinds.items() if options.on_policy]
     if 0 < len(on_policy) < len(kinds):
         other = next(name for name in kinds if name not in on_policy)
@@ -331,12 +335,17 @@ def policy_specs(config: RunConfig, spec: EnvSpec) -> dict[str, PolicySpec]:
             f"{other!r} is not: choose the same for both"
         )
     for plan in plans:
-        _check_rows(plan, kinds[plan.policy_id])
+        if plan.frozen is None:
+            _check_rows(plan, kinds[plan.policy_id])
     if len(plans) > 1 and config.actors.inference == "server":
         raise ConfigError(
-            f'actors.inference = "server" serves one policy, but the run has {", ".join(kinds)}: use local'
+            'actors.inference = "server" serves one policy, but the run has '
+            f"{', '.join(plan.policy_id for plan in plans)}: use local"
         )
-    return {plan.policy_id: kinds[plan.policy_id].policy_spec(plan.spec) for plan in plans}
+    return {
+        plan.policy_id: read_frozen(plan)[0] if plan.frozen else kinds[plan.policy_id].policy_spec(plan.spec)
+        for plan in plans
+    }
 
 
 def _check_rows(plan: PolicyPlan, options: Any) -> None:
@@ -357,13 +366,16 @@ def build_learner(config: RunConfig, spec: EnvSpec, run_directory: Path, publish
     from distrl.core.limiter import SamplesPerInsert
     from distrl.learners.learner import Learner, LearnerSettings
     from distrl.learners.queue import Queue
-    from distrl.learners.trainer import PolicyTrainer, TrainerSettings
+    from distrl.learners.trainer import FrozenPolicy, PolicyTrainer, TrainerSettings
 
     device = pick_device(config.learner.device)
     replay = config.replay
     run = RunDirectory.open(run_directory)
-    trainers, on_policy = [], False
+    trainers, on_policy, frozen = [], False, {}
     for number, plan in enumerate(plan_policies(config, spec)):
+        if plan.frozen is not None:
+            frozen[plan.policy_id] = FrozenPolicy(*read_frozen(plan), partial(publish, policy_id=plan.policy_id))
+            continue
         seed = config.run.seed + number * _POLICY_SEEDS
         algorithm, store, options = build_algorithm(plan.config, plan.spec, device, seed)
         on_policy = options.on_policy
@@ -384,7 +396,8 @@ def build_learner(config: RunConfig, spec: EnvSpec, run_directory: Path, publish
         warm_start=replay.warm_start,
         logged=run.facts.get("logged", True),
     )
-    return Learner(trainers, run_directory, learner_settings, device, log_facts(config, spec, run.id))
+    facts = log_facts(config, spec, run.id)
+    return Learner(trainers, run_directory, learner_settings, device, facts, frozen)
 
 
 def log_facts(config: RunConfig, spec: EnvSpec, run_id: str) -> LogFacts:

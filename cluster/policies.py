@@ -5,11 +5,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from fnmatch import fnmatchcase
+from pathlib import Path
 
+import numpy as np
+
+from distrl.core.checkpoint import load_best
 from distrl.core.config import AlgorithmSection, RunConfig
 from distrl.core.errors import ConfigError
 from distrl.core.joint import equal_spaces
-from distrl.core.types import DEFAULT_POLICY, AgentSpec, EnvSpec, import_path
+from distrl.core.policy_file import policies_in, read_parts
+from distrl.core.run_directory import RunDirectory
+from distrl.core.spaces import action_leaf, empty_observation, leaves
+from distrl.core.types import DEFAULT_POLICY, AgentSpec, EnvSpec, PolicySpec, Weights, import_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,12 +26,14 @@ class PolicyPlan:
     Attributes:
         policy_id: its name. agents: whom it acts for, by index.
         spec: of one of them, as if it were alone. config: the run's, with this policy's algorithm.
+        frozen: (run directory, policy's name there or None) of one that does not learn; else None.
     """
 
     policy_id: str
     agents: tuple[int, ...]
     spec: EnvSpec
     config: RunConfig
+    frozen: tuple[Path, str | None] | None = None
 
 
 def plan_policies(config: RunConfig, spec: EnvSpec) -> list[PolicyPlan]:
@@ -102,4 +111,47 @@ def _plan(config: RunConfig, spec: EnvSpec, name: str, agents: list[int]) -> Pol
     options = config.policies[name].algorithm if name in config.policies else {}
     same = options.get("name", config.algorithm.name) == config.algorithm.name
     merged = AlgorithmSection.model_validate((config.algorithm.model_dump() if same else {}) | options)
-    return PolicyPlan(name, tuple(agents), alone, config.model_copy(update={"algorithm": merged}))
+    path = config.policies[name].frozen if name in config.policies else None
+    return PolicyPlan(name, tuple(agents), alone, config.model_copy(update={"algorithm": merged}), _where_frozen(path))
+
+
+def _where_frozen(path: str | None) -> tuple[Path, str | None] | None:
+    if path is None:
+        return None
+    directory, colon, name = path.rpartition(":")
+    return (Path(directory), name) if colon and not Path(path).exists() else (Path(path), None)
+
+
+def read_frozen(plan: PolicyPlan) -> tuple[PolicySpec, Weights]:
+    """The recipe and the weights of a policy that does not learn.
+
+    Raises:
+        ConfigError: its run has no such policy, or one for other spaces. StorageError: it cannot be read.
+    """
+    assert plan.frozen is not None
+    directory, name = plan.frozen
+    files = load_best(RunDirectory.open(directory).path)
+    names = policies_in(files)
+    if name is None and len(names) > 1:
+        raise ConfigError(
+            f"policies.{plan.policy_id}.frozen must name one of the policies {', '.join(names)} of {directory}, as "
+            f"{directory}:{names[0]}"
+        )
+    recipe, weights = read_parts(files, name or names[0])
+    policy = recipe.build(seed=0)
+    policy.load(weights)
+    seen = empty_observation(leaves(plan.spec.observation_space), 1)
+    for array in seen.values():
+        array[...] = 0
+    try:
+        action = policy.env_action(policy.step(seen, policy.initial_state(1), np.ones(1, bool))[0])
+    except (ValueError, KeyError, IndexError) as error:  # what numpy says of arrays that do not fit
+        action, why = None, f": {error}"
+    else:
+        why = f": it acts with {action.dtype} {action.shape[1:]}"
+    if action is None or action.shape[1:] != action_leaf(plan.spec.action_space).shape:
+        raise ConfigError(
+            f"policies.{plan.policy_id}.frozen = {directory} needs its agents' spaces, {plan.spec.observation_space} → "
+            f"{plan.spec.action_space}, but it was trained for others{why}"
+        )
+    return recipe, weights

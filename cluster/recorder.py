@@ -208,7 +208,8 @@ class Recorder:
         """Every transition in exactly one state."""
         learner = self._learner
         ledger = Ledger.from_state({name: learner[name] for name in ("secured", "duplicates", "rejected", "warm")})
-        return ledger.balance(self.produced, self._live, learner["unsampled"], learner["evicted"])
+        frozen = {life: report.get("frozen", 0) for life, report in self._workers.items()}
+        return ledger.balance(self.produced, self._live, learner["unsampled"], learner["evicted"], frozen)
 
     def totals(self) -> dict[str, Any]:
         """The measured totals over all sessions."""

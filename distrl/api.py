@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from distrl.core.checkpoint import list_checkpoints, load_checkpoint
+from distrl.core.checkpoint import load_best
 from distrl.core.config import RunConfig
 from distrl.core.contracts import Policy
-from distrl.core.errors import ConfigError, RunFailed, StorageError
+from distrl.core.errors import ConfigError, RunFailed
 from distrl.core.metrics import write_json
 from distrl.core.policy_file import policies_in, read_policy
 from distrl.core.run_directory import RunDirectory
@@ -76,21 +76,8 @@ def load_policy(run_dir: Path | str, policy_id: str | None = None) -> LoadedPoli
 
 def load_policies(run_dir: Path | str) -> dict[str, Policy]:
     """All policies of a run, by name; see ``load_policy``."""
-    run = RunDirectory.open(Path(run_dir))
-    checkpoints = run.path / "checkpoints"
-    candidates = [checkpoints / "best", *reversed(list_checkpoints(checkpoints))]
-    complaints = []
-    for path in candidates:
-        if path.exists():
-            try:
-                files = load_checkpoint(path)[0]
-                return {name: read_policy(files, policy_id=name) for name in policies_in(files)}
-            except StorageError as error:
-                complaints.append(str(error))
-    raise StorageError(
-        f"{run.path} holds no policy that can be read"
-        + (f": {'; '.join(complaints)}" if complaints else " yet: it has no checkpoint")
-    )
+    files = load_best(RunDirectory.open(Path(run_dir)).path)
+    return {name: read_policy(files, policy_id=name) for name in policies_in(files)}
 
 
 def train(

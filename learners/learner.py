@@ -14,7 +14,7 @@ import itertools
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,14 @@ from distrl.core.deduplication import SeenSteps
 from distrl.core.errors import RunFailed, StorageError
 from distrl.core.experience_log import ExperienceLog, read_log
 from distrl.core.log_facts import LogFacts
+from distrl.core.policy_file import policy_files
 from distrl.core.published_version import PublishedVersion
 from distrl.core.staleness import StalenessHistogram
 from distrl.core.types import DEFAULT_POLICY, Fragment
 from distrl.core.warm_start import warm_fragments
 from distrl.learners.queue import Queue, Unlogged
 from distrl.learners.replay import Replay
-from distrl.learners.trainer import PolicyTrainer
+from distrl.learners.trainer import FrozenPolicy, PolicyTrainer
 
 _LOOK_S = 0.002  # between two looks at several limiters
 
@@ -73,17 +74,19 @@ class Learner:
         settings: LearnerSettings,
         device: str = "cpu",
         facts: LogFacts | None = None,
+        frozen: Mapping[str, FrozenPolicy] | None = None,
     ):
         """
         Args:
             facts: what the log says about itself, for whoever reads it without the run.
+            frozen: policies that act and do not learn, by name.
 
         Raises:
             StorageError: the run directory cannot be written, or a resume finds only damaged checkpoints or other
             spaces.
         """
         self.trainers = {trainer.policy_id: trainer for trainer in trainers}
-        self._turns = itertools.cycle(trainers)
+        self._turns, self._frozen = itertools.cycle(trainers), frozen or {}
         self._settings, self._device = settings, torch.device(device)
         self._directory = run_directory
         self._insert_lock = threading.Lock()  # log, replay and ledger change together
@@ -190,6 +193,8 @@ class Learner:
         """Offer all policies' weights to the parameter server."""
         for trainer in self.trainers.values():
             trainer.publish()
+        for policy in self._frozen.values():
+            policy.publish(0, policy.weights)
 
     # -- what outlives the process -------------------------------------------------------------------------------------
 
@@ -211,6 +216,8 @@ class Learner:
             }
             states = {name: trainer.state() for name, trainer in self.trainers.items()}
         files = {name: content for trainer in self.trainers.values() for name, content in trainer.files().items()}
+        for name, policy in self._frozen.items():
+            files |= policy_files(policy.weights, policy.spec, name)
         files["learner.pt"] = _to_bytes(states)
         directory = self._directory / "checkpoints"
         path = save_checkpoint(directory, f"{self.num_updates:010d}", files, meta)

@@ -47,6 +47,15 @@ def train_on(algorithm: Any, drawn: Any, seed: int, update: int, device: str | t
 
 
 @dataclass(frozen=True)
+class FrozenPolicy:
+    """One that acts and does not learn. Attributes: spec: its recipe. publish: see ``PolicyTrainer``."""
+
+    spec: PolicySpec
+    weights: Weights
+    publish: Publish
+
+
+@dataclass(frozen=True)
 class TrainerSettings:
     """Attributes: batch_size: transitions an update samples. publish_period: in updates. seed: of what is sampled."""
 

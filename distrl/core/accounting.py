@@ -69,7 +69,14 @@ class Ledger:
         secured = Counter({int(key): value for key, value in state["secured"].items()})
         return Ledger(secured, state["duplicates"], Counter(state["rejected"]), state["warm"])
 
-    def balance(self, produced: dict[int, int], live: set[int], unsampled: int, evicted: int) -> Accounts:
+    def balance(
+        self,
+        produced: dict[int, int],
+        live: set[int],
+        unsampled: int,
+        evicted: int,
+        frozen: dict[int, int] | None = None,
+    ) -> Accounts:
         """The statement, given what each worker's environments produced.
 
         Args:
@@ -78,6 +85,7 @@ class Ledger:
             delivered
                 is lost with it, as ``rejected["worker_died"]``.
             unsampled: stored and not yet sampled. evicted: overwritten unsampled.
+            frozen: incarnation → steps of policies that do not learn, as far as is known: ``rejected["frozen"]``.
         """
         rejected = Counter(self.rejected)
         under_way = 0
@@ -85,8 +93,11 @@ class Ledger:
         for incarnation in set(produced) | set(self.secured):
             secured = self.secured[incarnation]
             # a counter read a moment before its fragments were secured may lag behind them
-            finished = max(produced.get(incarnation, 0), secured)
-            total += finished
+            aside = (frozen or {}).get(incarnation, 0)
+            finished = max(produced.get(incarnation, 0) - aside, secured)
+            total += finished + aside
+            if aside:
+                rejected["frozen"] += aside
             if incarnation in live:
                 under_way += finished - secured
             elif finished > secured:

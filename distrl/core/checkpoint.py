@@ -54,6 +54,26 @@ def save_checkpoint(directory: Path, name: str, files: Mapping[str, bytes], meta
     return final
 
 
+def load_best(run: Path) -> dict[str, bytes]:
+    """The files of a run's best policies by its evaluations; of the newest checkpoint where none was evaluated.
+
+    Raises:
+        StorageError: no policy in it can be read.
+    """
+    checkpoints = run / "checkpoints"
+    complaints = []
+    for path in [checkpoints / "best", *reversed(list_checkpoints(checkpoints))]:
+        if path.exists():
+            try:
+                return load_checkpoint(path)[0]
+            except StorageError as error:
+                complaints.append(str(error))
+    raise StorageError(
+        f"{run} holds no policy that can be read"
+        + (f": {'; '.join(complaints)}" if complaints else " yet: it has no checkpoint")
+    )
+
+
 def load_checkpoint(path: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
     """(files, meta) of one checkpoint.
 

@@ -282,6 +282,22 @@ class PolicySection(_Section):
     algorithm: dict[str, Any] = Field(
         default_factory=dict, description="Options of [algorithm] that are others for this policy."
     )
+    frozen: str | None = Field(
+        None,
+        description="A finished run whose best policy acts for these agents, and does not learn: its directory, and "
+        "DIRECTORY:NAME where it has several.",
+    )
+
+    @field_validator("frozen")
+    @classmethod
+    def _absolute(cls, frozen: str | None) -> str | None:
+        return None if frozen is None else str(Path(frozen).absolute())  # actors may have another working directory
+
+    @model_validator(mode="after")
+    def _does_not_learn(self) -> PolicySection:
+        if self.frozen is not None and self.algorithm:
+            raise ValueError(f"a frozen policy ({self.frozen}) does not learn: leave out its algorithm")
+        return self
 
 
 class ReplaySection(_Section):

@@ -25,10 +25,8 @@ def policy_files(weights: Weights, spec: PolicySpec, policy_id: str = DEFAULT_PO
     return {_of(policy_id, _WEIGHTS): buffer.getvalue(), _of(policy_id, _RECIPE): json.dumps(recipe).encode()}
 
 
-def read_policy(
-    files: dict[str, bytes], seed: int = 0, deterministic: bool = True, policy_id: str = DEFAULT_POLICY
-) -> Any:
-    """The policy behind a checkpoint's files, ready to ``step``.
+def read_parts(files: dict[str, bytes], policy_id: str = DEFAULT_POLICY) -> tuple[PolicySpec, Weights]:
+    """The recipe and the weights of a policy in a checkpoint's files.
 
     Raises:
         ConfigError: they hold no policy of that name.
@@ -40,7 +38,15 @@ def read_policy(
     recipe = json.loads(files[_of(policy_id, _RECIPE)])
     with np.load(io.BytesIO(files[_of(policy_id, _WEIGHTS)])) as archive:
         weights = {name.replace("|", "/"): archive[name] for name in archive.files}
-    policy = PolicySpec(recipe["factory"], recipe["kwargs"]).build(seed=seed, deterministic=deterministic)
+    return PolicySpec(recipe["factory"], recipe["kwargs"]), weights
+
+
+def read_policy(
+    files: dict[str, bytes], seed: int = 0, deterministic: bool = True, policy_id: str = DEFAULT_POLICY
+) -> Any:
+    """The policy behind a checkpoint's files, ready to ``step``; see ``read_parts``."""
+    recipe, weights = read_parts(files, policy_id)
+    policy = recipe.build(seed=seed, deterministic=deterministic)
     policy.load(weights)
     return policy
 

@@ -82,6 +82,19 @@ def test_a_run_continues_with_all_its_policies(tmp_path):
         train(small(tmp_path / "run", *others), local=True, resume=run.directory)
 
 
+def test_a_frozen_policy_acts_and_does_not_learn(tmp_path, finished):
+    hunter = f"policies.hunter.frozen='{finished.directory}:hunter'"
+    result = train(small(tmp_path / "run", *TWO, hunter, "run.steps=600"), local=True)
+    summary = result.summary
+    assert balanced(summary, agents=3)
+    assert summary["transitions_rejected"] == {"frozen": summary["env_steps"]}
+    assert {fragment.policy_id for _, fragment in read_log(result.directory / "log")} == {"prey"}
+    before, after = (load_policies(run.directory)["hunter"] for run in (finished, result))
+    seen = {"array": np.random.default_rng(0).normal(size=(64, 8)).astype(np.float32)}
+    actions = [policy.step(seen, {}, np.ones(64, bool))[0] for policy in (before, after)]
+    assert (actions[0] == actions[1]).all()
+
+
 def plans(*overrides, env=ADVERSARY):
     data = {
         "env": {"id": env},
@@ -126,11 +139,15 @@ def test_a_function_may_say_whose_policy_is_whose():
             r"policy_mapping must name a function .* 'nowhere:f' came",
         ),
         ([*TWO, "policies.prey.algorithm={name='sac'}"], ADVERSARY, r"of one kind, but that of 'hunter' is on-policy"),
+        ([*TWO, "policies.prey.frozen='{run}'"], ADVERSARY, r"prey.frozen must name one of the policies hunter, prey"),
+        ([*TWO, "policies.prey.frozen='{run}:fox'"], ADVERSARY, r"there is no policy 'fox' here, but hunter, prey"),
+        ([*TWO, "policies.prey.frozen='{run}:hunter'"], ADVERSARY, r"needs its agents' spaces, .* trained for others"),
+        (["policies.p.frozen='{run}:prey'"], "mpe2.simple_spread_v3", r"needs a policy that learns, but all"),
         ([*TWO, "actors.envs_per_worker=2"], ADVERSARY, r"'prey' acts for 2 agents .* at least 256, one fragment"),
         ([*TWO, "actors.inference=server"], ADVERSARY, r"serves one policy, but the run has hunter, prey"),
     ],
 )
-def test_what_cannot_work_is_refused_naming_the_agent(overrides, env, sentence):
-    config, spec = plans(*overrides, env=env)
+def test_what_cannot_work_is_refused_naming_the_agent(overrides, env, sentence, finished):
+    config, spec = plans(*(override.replace("{run}", str(finished.directory)) for override in overrides), env=env)
     with pytest.raises(ConfigError, match=sentence):
         policy_specs(config, spec)
