@@ -11,7 +11,6 @@ there once its files are complete, so that one that a death interrupts was never
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ import numpy as np
 
 from distrl.core.errors import ConfigError, StorageError
 from distrl.core.metrics import JsonLines, read_json_lines
-from distrl.core.policy_file import policy_files, read_policy
+from distrl.core.policy_file import policy_files, read_parts
 from distrl.core.types import PolicySpec, Weights
 from distrl.learners.league.config import LeagueConfig, Role
 from distrl.learners.league.matchmaking import Pool
@@ -103,22 +102,13 @@ class Players:
         """
         self._enter({"kind": "reset", "policy_id": policy_id, "version": version})
 
-    def policy(self, name: str, seed: int = 0, deterministic: bool = False) -> Any:
-        """A snapshot's policy, ready to ``step``.
+    def parts(self, name: str) -> tuple[PolicySpec, Weights]:
+        """A snapshot's recipe, and what the policy built of it loads.
 
         Raises:
             StorageError: there is no such snapshot.
         """
-        return read_policy(self._read(name), seed=seed, deterministic=deterministic)
-
-    def weights(self, name: str) -> Weights:
-        """What such a policy loads.
-
-        Raises:
-            StorageError: there is no such snapshot.
-        """
-        with np.load(io.BytesIO(self._read(name)["policy.npz"])) as archive:
-            return {member.replace("|", "/"): archive[member] for member in archive.files}
+        return read_parts(self._read(name))
 
     def close(self) -> None:
         """Harmless when repeated."""

@@ -32,8 +32,10 @@ def test_a_snapshot_acts_with_the_weights_of_its_time(tmp_path):
     again = Players(tmp_path, ["main"])
     (name,) = again.pool(["main"]).snapshots
     assert name == "main:000123"
-    np.testing.assert_array_equal(again.weights(name)["head/bias"], WEIGHTS["head/bias"])
-    action, _, _ = again.policy(name).step({"array": np.zeros((1, 2))}, {}, np.ones(1, bool))
+    recipe, weights = again.parts(name)
+    policy = recipe.build(seed=0)
+    policy.load(weights)
+    action, _, _ = policy.step({"array": np.zeros((1, 2))}, {}, np.ones(1, bool))
     np.testing.assert_array_equal(action, [[0.0, 2.0, 4.0]])
 
 
@@ -71,7 +73,7 @@ def test_whoever_looks_changes_nothing(tmp_path):
 
 def test_a_snapshot_that_is_not_there_is_named(tmp_path):
     with pytest.raises(StorageError, match="'main:000007' cannot be read"):
-        Players(tmp_path, ["main"]).weights("main:000007")
+        Players(tmp_path, ["main"]).parts("main:000007")
 
 
 def test_roles_are_of_policies_and_one_is_a_main_player(tmp_path):
