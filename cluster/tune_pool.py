@@ -125,6 +125,11 @@ def tune(
     device = components.pick_device(config.learner.device)
     show("trying the environment")
     trial = components.try_environment(config)
+    if trial.spec.agents:
+        raise ConfigError(
+            f"tune-pool measures environments of one agent, and {config.env.id} has {len(trial.spec.agents)}: choose "
+            "actors.env_workers and actors.envs_per_worker by trying"
+        )
     options.policy_spec(trial.spec)  # refuses spaces that the algorithm cannot handle
     learner = _LearnerTrial(config, trial.spec, device)
     memory_bytes, num_cores = _available_bytes(), cores or len(os.sched_getaffinity(0))

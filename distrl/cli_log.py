@@ -35,8 +35,11 @@ def ls(run: RunArgument) -> None:
     if log.facts is not None:
         table.add_row("run", log.facts.run_id)
         table.add_row("environment", log.facts.env_id)
-        table.add_row("observations", str(log.facts.observation_space))
-        table.add_row("actions", str(log.facts.action_space))
+        for agent in log.facts.agents:
+            table.add_row(f"agent {agent.name}", f"{agent.observation_space} → {agent.action_space}")
+        if not log.facts.agents:
+            table.add_row("observations", str(log.facts.observation_space))
+            table.add_row("actions", str(log.facts.action_space))
     low, high = found.versions
     for name, value in {
         "segments": f"{found.num_segments}",
@@ -83,7 +86,9 @@ def export(
     run: RunArgument,
     to: Annotated[
         Form,
-        typer.Option(help="parquet: one file, one row per transition; minari: a dataset of whole episodes."),
+        typer.Option(
+            help="parquet: one file for each policy, one row per transition; minari: a dataset of whole episodes."
+        ),
     ] = Form.PARQUET,
     out: Annotated[
         Path | None,
@@ -99,9 +104,9 @@ def export(
     log = open_log(run)
     out = out or run / "export" / ("experience.parquet" if to is Form.PARQUET else "minari")
     written = to_parquet(log, out) if to is Form.PARQUET else to_minari(log, out)
-    _say([*log.damaged, f"{written.what}: {written.path}"])
+    _say([*log.damaged, f"{written.what}: {', '.join(map(str, written.paths))}"])
     if to is Form.MINARI:
-        name = written.path.relative_to(out.absolute())
+        name = written.paths[0].relative_to(out.absolute())
         _say([f"read it with MINARI_DATASETS_PATH={out.absolute()} and minari.load_dataset('{name}')"])
 
 

@@ -129,7 +129,7 @@ def survey(log: OpenLog) -> Survey:
                 found.fidelities[names[level] if level < len(names) else str(level)] += int(count)
             rows = columns["agent_index"] == 0  # what the agents of an environment share is counted once
             found.env_s += float((columns["end_s"] - columns["start_s"])[:, rows].sum())
-            found.core_s += float(columns["core_s"][:, rows].sum(dtype=np.float64))
+            found.core_s += float(columns["core_s"].sum(dtype=np.float64))  # agents have a share of it each
             for key, row, start, stop in _keyed(piece):
                 episode = episodes[key]
                 episode.steps += stop - start

@@ -18,7 +18,7 @@ from distrl.core.errors import ConfigError, StorageError
 from distrl.core.experience_log import read_log
 from distrl.core.log_facts import FILE
 from distrl.core.spaces import leaves
-from distrl.core.types import COLUMNS, OBSERVATION, Fragment, Observation
+from distrl.core.types import COLUMNS, DEFAULT_POLICY, OBSERVATION, Fragment, Observation
 from distrl.experience import OpenLog, next_observation, trajectories
 
 _ROW_GROUP_BYTES = 32 << 20
@@ -40,58 +40,84 @@ INFOS = (
 
 @dataclass(frozen=True)
 class Exported:
-    """Attributes: path: what was written, the file or the dataset's folder. what: it in one phrase."""
+    """Attributes: paths: what was written, files or the dataset's folder. what: it in one phrase."""
 
-    path: Path
+    paths: list[Path]
     what: str
 
 
-def to_parquet(log: OpenLog, out: Path) -> Exported:
-    """One row per transition of the log, in order of arrival; the schema is in docs/experience.md.
+class _File:
+    """A Parquet file of one policy's transitions, which appears whole or not at all."""
 
-    The log is streamed: a row group of at least 32 MB is in memory, never the whole.
+    def __init__(self, path: Path, table: Any, metadata: dict[str, str]):
+        import pyarrow.parquet as pq
+
+        if path.exists():
+            raise ConfigError(f"the export needs a file that does not exist yet, and {path} does: choose another --out")
+        self.path, self._temporary = path, path.with_name(f".{path.name}.tmp-{os.getpid()}")
+        self._schema = table.schema.with_metadata(metadata)
+        self._plain = table.schema
+        self._writer = pq.ParquetWriter(self._temporary, self._schema, compression="zstd")
+        self._waiting: list[Any] = []
+        self._bytes = 0
+
+    def add(self, number: int, table: Any) -> None:
+        if not table.schema.equals(self._plain):
+            raise StorageError(
+                f"a Parquet file needs fragments of one kind: fragment {number} has the columns {table.schema}, "
+                f"those before it {self._plain}"
+            )
+        self._waiting.append(table)
+        self._bytes += table.nbytes
+        if self._bytes >= _ROW_GROUP_BYTES:
+            self._write()
+
+    def _write(self) -> None:
+        import pyarrow as pa
+
+        if self._waiting:
+            self._writer.write_table(pa.concat_tables(self._waiting).replace_schema_metadata(self._schema.metadata))
+        self._waiting, self._bytes = [], 0
+
+    def finish(self) -> None:
+        self._write()
+        self._writer.close()
+        os.replace(self._temporary, self.path)
+
+    def drop(self) -> None:
+        self._temporary.unlink(missing_ok=True)
+
+
+def to_parquet(log: OpenLog, out: Path) -> Exported:
+    """One row per transition of the log, in order of arrival; the schema is in docs/experience.md. What policies other
+    than ``default`` did is in files of their own, whose names end in the policy's.
+
+    The log is streamed: for each policy a row group of at least 32 MB is in memory, never the whole.
 
     Raises:
-        ConfigError: ``out`` exists. StorageError: it cannot be written, or the log holds fragments of several shapes.
+        ConfigError: a file exists. StorageError: it cannot be written, or a policy's fragments have several shapes.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if out.exists():
-        raise ConfigError(f"the export needs a file that does not exist yet, and {out} does: choose another --out")
-    temporary = out.with_name(f".{out.name}.tmp-{os.getpid()}")
-    writer = None
-    waiting: list[Any] = []
-    num_rows = waiting_bytes = 0
+    files: dict[str, _File] = {}
+    num_rows = 0
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         for number, fragment in read_log(log.directory, damaged=log.damaged):
-            table = _table(number, fragment)
-            if writer is None:
-                schema = table.schema.with_metadata(_file_metadata(log))
-                writer = pq.ParquetWriter(temporary, schema, compression="zstd")
-            elif not table.schema.equals(schema):
-                raise StorageError(
-                    f"a Parquet file needs fragments of one kind: fragment {number} has the columns {table.schema}, "
-                    f"those before it {schema}"
-                )
-            waiting.append(table)
+            table, policy = _table(number, fragment), fragment.policy_id
+            if policy not in files:
+                path = out if policy == DEFAULT_POLICY else out.with_stem(f"{out.stem}-{policy}")
+                files[policy] = _File(path, table, _file_metadata(log))
+            files[policy].add(number, table)
             num_rows += table.num_rows
-            waiting_bytes += table.nbytes
-            if waiting_bytes >= _ROW_GROUP_BYTES:
-                writer.write_table(pa.concat_tables(waiting).replace_schema_metadata(schema.metadata))
-                waiting, waiting_bytes = [], 0
-        if writer is None:
+        if not files:
             raise StorageError(f"{log.directory} holds no fragment that can be read: {'; '.join(log.damaged)}")
-        if waiting:
-            writer.write_table(pa.concat_tables(waiting).replace_schema_metadata(schema.metadata))
-        writer.close()
-        os.replace(temporary, out)
+        for file in files.values():
+            file.finish()
     except OSError as error:
         raise StorageError(f"{out} cannot be written: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
-    return Exported(out, f"{num_rows} transitions")
+        for file in files.values():
+            file.drop()
+    return Exported([file.path for file in files.values()], f"{num_rows} transitions")
 
 
 def _file_metadata(log: OpenLog) -> dict[str, str]:
@@ -149,6 +175,11 @@ def to_minari(log: OpenLog, out: Path) -> Exported:
     facts = log.facts
     if facts is None:
         raise ConfigError(f"a Minari dataset needs the spaces, and {log.directory} has no {FILE} that can be read")
+    if facts.agents:
+        raise ConfigError(
+            f"a Minari dataset has the episodes of one agent, and {facts.env_id} has {len(facts.agents)}: export to "
+            "Parquet, whose column agent_index tells them apart"
+        )
     name = f"distrl/{re.sub(r'[^A-Za-z0-9_-]+', '-', facts.env_id)}-{facts.run_id}-v0"
     target = out.absolute() / name
     if target.exists():
@@ -178,7 +209,7 @@ def to_minari(log: OpenLog, out: Path) -> Exported:
         if not whole:
             shutil.rmtree(target, ignore_errors=True)
     return Exported(
-        target, f"{dataset.total_steps} steps in {dataset.total_episodes} episodes, as the Minari dataset {name}"
+        [target], f"{dataset.total_steps} steps in {dataset.total_episodes} episodes, as the Minari dataset {name}"
     )
 
 

@@ -76,7 +76,7 @@ def test_episodes_are_put_together_and_cut_at_holes(run):
 
 def test_parquet_holds_every_transition_in_order_of_arrival(run, tmp_path):
     written = to_parquet(open_log(run.path), tmp_path / "out" / "log.parquet")
-    table = pq.read_table(written.path)
+    table = pq.read_table(written.paths[0])
     assert table.num_rows == 29
     assert table["fragment"].to_pylist() == [0] * 4 + [1] * 2 + [2] * 10 + [3] * 4 + [4] * 4 + [5] * 3 + [6] * 2
     assert table["episode_uid"].to_pylist()[4:10] == [1, 1, 2, 3, 2, 3]  # time-major within a fragment
@@ -90,12 +90,12 @@ def test_parquet_holds_every_transition_in_order_of_arrival(run, tmp_path):
     np.testing.assert_array_equal(following[~over], observation[~over] + 1)
     assert set(following[over].ravel()) == {-1.0, -2.0}  # the final observation, not the next episode's first
     with pytest.raises(ConfigError, match="does not exist yet"):
-        to_parquet(open_log(run.path), written.path)
+        to_parquet(open_log(run.path), written.paths[0])
 
 
 def test_parquet_is_written_in_row_groups(run, tmp_path, monkeypatch):
     monkeypatch.setattr("distrl.export._ROW_GROUP_BYTES", 1)
-    file = pq.ParquetFile(to_parquet(open_log(run.path), tmp_path / "log.parquet").path)
+    file = pq.ParquetFile(to_parquet(open_log(run.path), tmp_path / "log.parquet").paths[0])
     assert file.num_row_groups == 7
     assert file.read().num_rows == 29
 
@@ -108,7 +108,7 @@ def test_minari_reads_the_episodes_back(run, tmp_path, monkeypatch):
     name = f"distrl/Pendulum-v1-{run.id}-v0"
     assert name in minari.list_local_datasets()
     dataset = minari.load_dataset(name)
-    assert written.path == tmp_path / "datasets" / name
+    assert written.paths[0] == tmp_path / "datasets" / name
     assert (dataset.total_episodes, dataset.total_steps) == (5, 25)
     assert dataset.observation_space.shape == (3,)
     assert dataset.env_spec.id == "Pendulum-v1"
@@ -144,11 +144,11 @@ def test_minari_gets_dicts_and_tuples_as_the_space_has_them(tmp_path):
         "final_observation/valves/0": np.zeros(0, np.int64),
     }
     run = logged(tmp_path / "run", [item], observations=space)
-    path = to_minari(open_log(run.path), tmp_path / "datasets").path
+    path = to_minari(open_log(run.path), tmp_path / "datasets").paths[0]
     (episode,) = minari.MinariDataset(path / "data").iterate_episodes()
     assert episode.observations["flow"].tolist() == [[0, 1], [2, 3], [4, 5], [6, 7]]
     assert episode.observations["valves"][0].tolist() == [0, 1, 2, 3]
-    table = pq.read_table(to_parquet(open_log(run.path), tmp_path / "log.parquet").path)
+    table = pq.read_table(to_parquet(open_log(run.path), tmp_path / "log.parquet").paths[0])
     assert table["next_observation/valves/0"].to_pylist() == [1, 2, 3]
 
 

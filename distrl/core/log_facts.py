@@ -9,6 +9,7 @@ the run that wrote it.
     env.max_episode_steps               the time limit set by the user, or null
     fidelities                          names that the column ``fidelity`` points into
     observation_space, action_space     ``text`` for reading, ``form`` to rebuild the Gymnasium space from
+    agents                              of an environment of several, by agent_index: name, and the forms of its spaces
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from gymnasium import spaces
 
 from distrl.core.errors import ConfigError, StorageError
 from distrl.core.metrics import plain
-from distrl.core.types import EnvRecipe, EnvSpec
+from distrl.core.types import AgentSpec, EnvRecipe, EnvSpec
 
 FORMAT = 1
 FILE = "log.json"
@@ -41,8 +42,9 @@ class LogFacts:
         env_id, env_kwargs: the reward definition: two logs have the same reward where these are equal as JSON.
         fidelity, max_episode_steps: as in the recipe.
         fidelities: names that the column ``fidelity`` points into.
-        observation_space, action_space: Gymnasium spaces of one agent.
+        observation_space, action_space: Gymnasium spaces of the environment.
         scheduled: levels that the run's schedule names.
+        agents: of an environment of several, by ``agent_index``, with spaces of their own; else empty.
     """
 
     run_id: str
@@ -54,6 +56,7 @@ class LogFacts:
     observation_space: Any
     action_space: Any
     scheduled: tuple[str, ...] = ()
+    agents: tuple[AgentSpec, ...] = ()
 
     @staticmethod
     def of(run_id: str, recipe: EnvRecipe, spec: EnvSpec, scheduled: tuple[str, ...] = ()) -> LogFacts:
@@ -68,6 +71,7 @@ class LogFacts:
             spec.observation_space,
             spec.action_space,
             scheduled,
+            spec.agents,
         )
 
     @property
@@ -118,6 +122,14 @@ def write_facts(directory: Path, facts: LogFacts) -> None:
         "fidelities": list(facts.fidelities),
         "observation_space": {"text": str(facts.observation_space), "form": space_form(facts.observation_space)},
         "action_space": {"text": str(facts.action_space), "form": space_form(facts.action_space)},
+        "agents": [
+            {
+                "name": agent.name,
+                "observation_space": space_form(agent.observation_space),
+                "action_space": space_form(agent.action_space),
+            }
+            for agent in facts.agents
+        ],
     }
     temporary = directory / f".{FILE}.tmp-{os.getpid()}"
     with temporary.open("w") as file:
@@ -172,6 +184,10 @@ def read_facts(directory: Path) -> LogFacts | None:
             space_of(document["observation_space"]["form"]),
             space_of(document["action_space"]["form"]),
             tuple(env.get("scheduled", ())),
+            tuple(
+                AgentSpec(agent["name"], space_of(agent["observation_space"]), space_of(agent["action_space"]))
+                for agent in document.get("agents", ())
+            ),
         )
     except (KeyError, TypeError, ValueError, ConfigError) as error:
         raise StorageError(

@@ -1,6 +1,7 @@
 """Runs with several agents: the same dataflow, each policy with a stream, a trainer and versions of its own."""
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from distrl.api import load_policies, load_policy, train
@@ -13,6 +14,8 @@ from distrl.core.experience_log import read_log
 from distrl.core.metrics import read_json_lines
 from distrl.core.types import EnvRecipe
 from distrl.envs.resolve import make, spec_of
+from distrl.experience import open_log
+from distrl.export import to_minari, to_parquet
 from tests.cluster.test_local import balanced
 
 ADVERSARY = "mpe2.simple_adversary_v3"  # adversary_0 sees 8 numbers, agent_0 and agent_1 see 10
@@ -93,6 +96,20 @@ def test_a_frozen_policy_acts_and_does_not_learn(tmp_path, finished):
     seen = {"array": np.random.default_rng(0).normal(size=(64, 8)).astype(np.float32)}
     actions = [policy.step(seen, {}, np.ones(64, bool))[0] for policy in (before, after)]
     assert (actions[0] == actions[1]).all()
+
+
+def test_the_log_of_several_policies_is_exported_with_agent_ids(tmp_path, finished):
+    log = open_log(finished.directory)
+    assert [agent.name for agent in log.facts.agents] == ["adversary_0", "agent_0", "agent_1"]
+    written = to_parquet(log, tmp_path / "log.parquet")
+    tables = {path.name: pq.read_table(path).to_pydict() for path in written.paths}
+    assert set(tables) == {"log-hunter.parquet", "log-prey.parquet"}
+    hunter, prey = (tables[f"log-{policy}.parquet"] for policy in ("hunter", "prey"))
+    assert (set(hunter["agent_index"]), set(prey["agent_index"])) == ({0}, {1, 2})
+    assert len(prey["reward"]) == 2 * len(hunter["reward"])
+    assert set(hunter["episode_uid"]) == set(prey["episode_uid"])
+    with pytest.raises(ConfigError, match=r"a Minari dataset has the episodes of one agent, and .* has 3"):
+        to_minari(log, tmp_path)
 
 
 def plans(*overrides, env=ADVERSARY):
