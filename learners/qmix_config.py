@@ -52,7 +52,7 @@ class VDN(AlgorithmConfig):
         "same do the same.",
     )
     batch_size: int = Field(
-        default=128, ge=1, le=1 << 20, description="Steps of a team in one update; larger is steadier and slower."
+        default=512, ge=1, le=1 << 20, description="Steps of a team in one update; larger is steadier and slower."
     )
     gamma: float = Field(
         default=0.99, ge=0.0, le=1.0, description="Discount per env step; about 1 / (1 − gamma) steps are looked ahead."

@@ -10,8 +10,6 @@ import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 from pydantic import ValidationError
 
-from distrl.api import load_policy, train
-from distrl.core.config import RunConfig
 from distrl.core.errors import ConfigError
 from distrl.core.types import EnvSpec
 from distrl.learners.mixing import monotonic_mix
@@ -304,32 +302,3 @@ def test_registry_and_config():
             QMIX(**wrong)
     light = "import sys, distrl.learners.qmix_config; assert not {'torch', 'ray'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", light], check=True)
-
-
-def test_a_team_is_trained_and_evaluated_like_any_other_row(tmp_path):
-    config = RunConfig.validated(
-        {
-            "run": {"out": str(tmp_path / "run"), "steps": 1000},
-            "env": {
-                "id": "tests.fakes.teams:TwoSteps",
-                "hosting": "inline",
-                "agents": {"team": True, "state": "env"},
-            },
-            "actors": {"envs_per_worker": 4, "fragment_steps": 8},
-            "algorithm": {
-                "name": "qmix",
-                "hidden": [32],
-                "learning_rate": 5e-3,
-                "tau": 0.05,
-                "batch_size": 64,
-                "final_epsilon": 1.0,  # as in the paper: random actions until the end
-            },
-            "replay": {"min_size": 100, "samples_per_insert": 32.0},
-            "evaluation": {"period": 1000, "episodes": 2, "final_episodes": 2},
-        }
-    )
-    summary = train(config, local=True).summary
-    assert summary["final_return_mean"] == 8.0
-    start = np.eye(3, dtype="f4")[0]
-    action = load_policy(tmp_path / "run").act({"observation": np.stack([start, start]), "alive": np.ones(2)})
-    assert action[0] == 1

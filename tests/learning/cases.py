@@ -75,6 +75,16 @@ _RECALL = {
     "steps": 40_000,
     "sections": {"actors": {"envs_per_worker": 64, "fragment_steps": 16}},
 }
+_TWO_STEPS: dict[str, Any] = {
+    "problem": "two-step game",
+    "env": {"id": "tests.fakes.teams:TwoSteps", "agents": {"team": True, "state": "env"}},
+    "steps": 1_200,
+    "options": {"batch_size": 64, "hidden": [32], "learning_rate": 5e-3, "tau": 0.05, "final_epsilon": 1.0},
+    "sections": {
+        "actors": {"envs_per_worker": 4, "fragment_steps": 8},
+        "replay": {"min_size": 100, "samples_per_insert": 32.0},
+    },
+}
 _MEMORY = {"batch_size": 1024, "epochs": 3, "minibatches": 4, "learning_rate": 3e-3, "hidden": [32]}
 _ONE_CUE_IN_FOUR = "1/4 is the most without memory: the last observation says nothing of the cue"
 
@@ -167,6 +177,25 @@ _LOCAL = [
         source=_KNOWN.format(1),
         options=_MEMORY | {"memory_size": 32, "memory": "lstm"},
         **_RECALL | {"steps": 80_000},
+    ),
+    Case("qmix", goal=8.0, source=_KNOWN.format(8) + "; Rashid et al. 2018, section 5", quick=True, **_TWO_STEPS),
+    Case("vdn", goal=7.0, source="what a sum of values leads to; 8 by an evaluation's luck", **_TWO_STEPS),
+    Case(
+        "ppo, central critic",
+        "SimpleSpread",
+        {"id": "distrl/SimpleSpread-v0", "kwargs": {"state": True}, "hosting": "vector"},
+        -55.0,
+        "own runs; random actions get −81",
+        240_000,
+        {
+            "central_critic": True,
+            "batch_size": 4800,
+            "minibatches": 4,
+            "gamma": 0.95,
+            "learning_rate": 1e-3,
+            "entropy_cost": 3e-3,
+        },
+        {"actors": {"envs_per_worker": 32, "fragment_steps": 25}},
     ),
     Case("appo", "memory", goal=0.6, source=_ONE_CUE_IN_FOUR, options=_MEMORY, unsolvable=True, **_RECALL),
 ]
