@@ -108,7 +108,9 @@ class VDN(AlgorithmConfig):
             ConfigError: no team, or actions that are not discrete.
         """
         observed, actions = env_spec.observation_space, env_spec.action_space
-        if not isinstance(observed, spaces.Dict) or not {OBSERVATION, ALIVE} <= set(observed.spaces):
+        entries = observed.spaces if isinstance(observed, spaces.Dict) else {}
+        shape = entries[OBSERVATION].shape if OBSERVATION in entries else None
+        if ALIVE not in entries or shape is None or len(shape) != 2:
             raise ConfigError(
                 f"{type(self).__name__} needs a whole team as one row, but {env_spec.id} observes {observed}: set "
                 "env.agents.team = true"
@@ -118,11 +120,10 @@ class VDN(AlgorithmConfig):
                 f"{type(self).__name__} needs agents with discrete actions; the team's are {actions}: take PPO with "
                 "env.agents.team = false"
             )
-        num_agents, size = observed[OBSERVATION].shape or (0, 0)
-        state = observed.spaces.get(STATE)
+        state = entries.get(STATE)
         return Team(
-            num_agents=num_agents,
-            size=size,
+            num_agents=shape[0],
+            size=shape[1],
             num_choices=int(actions.nvec[0]),
             lowest=tuple(int(low) for low in actions.start),
             dtype=str(actions.dtype),

@@ -285,6 +285,11 @@ def test_gradients_change_nothing_and_published_weights_are_left_alone():
     ("config", "spec", "words"),
     [
         (VDN(), EnvSpec("one", Box(-1, 1, (3,)), Discrete(2)), r"VDN needs a whole team .* env\.agents\.team = true"),
+        (
+            VDN(),
+            EnvSpec("one", Dict({"observation": Box(-1, 1, (3,)), "alive": MultiBinary(1)}), Discrete(2)),
+            "needs a whole team",
+        ),
         (QMIX(), spaces_of(state=0), r'QMIX needs a global state .* set env\.agents\.state to "env"'),
         (VDN(), EnvSpec("t", spaces_of().observation_space, Box(-1, 1, (3, 2))), "agents with discrete actions"),
     ],
