@@ -73,7 +73,7 @@ def test_memory_and_start(tmp_path):
     pool = ProcessPool(recipe, 16, TrainingSeeds(0), scratch_dir=str(tmp_path))
     try:
         driver = Driver(pool)
-        driver.until(lambda: len(driver.requested) + len(driver.streams) >= 16)
+        driver.until(lambda: len(driver.requested) + len(driver.streams) >= 16 and (pool.pids() > 0).all())
         assert time.monotonic() - begin < 5.0  # 0.25 s on an idle machine; others may use this one
         driver.run(32)
         for pid in pool.pids():
