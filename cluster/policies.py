@@ -45,9 +45,10 @@ def plan_policies(config: RunConfig, spec: EnvSpec) -> list[PolicyPlan]:
     """
     if not spec.agents:
         if config.policies:
+            what = "is one row as a team (env.agents.team)" if config.env.agents.team else "has one"
             raise ConfigError(
                 f"[policies.{next(iter(config.policies))}] needs an environment of several agents, but {config.env.id} "
-                "has one: leave out all [policies.…], [algorithm] is its policy's"
+                f"{what}: leave out all [policies.…], [algorithm] is its policy's"
             )
         return [PolicyPlan(DEFAULT_POLICY, (0,), spec, config)]
     names = list(config.policies) or [DEFAULT_POLICY]

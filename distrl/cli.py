@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 from distrl.cli_log import log_app
@@ -323,7 +324,7 @@ def main() -> None:
         if code := app(standalone_mode=False):  # click returns the code of an Exit here, and raises none
             sys.exit(code)
     except DistrlError as error:
-        console.print(f"[red]distrl:[/red] {error}", soft_wrap=True, highlight=False)
+        console.print(f"[red]distrl:[/red] {escape(str(error))}", soft_wrap=True, highlight=False)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

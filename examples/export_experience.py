@@ -15,7 +15,7 @@ found = survey(log)
 print(f"{found.num_transitions} transitions of {found.num_episodes} episodes, {found.core_s:.1f} core-seconds")
 
 written = to_parquet(log, Path("experience.parquet"))  # the same as: distrl log export RUN --to parquet --out …
-steps = pq.read_table(written.path, columns=["policy_version", "reward"])
+steps = pq.read_table(written.paths[0], columns=["policy_version", "reward"])
 by_version = steps.group_by("policy_version").aggregate([("reward", "mean"), ("reward", "count")])
 for row in by_version.sort_by("policy_version").to_pylist():
     print(f"version {row['policy_version']}: reward {row['reward_mean']:.3f} over {row['reward_count']} steps")

@@ -1,7 +1,7 @@
 """Two policies for an environment of several agents: one hunts, the other's two agents flee together.
 
-    pip install 'distrl[multi-agent]'
-    python examples/many_agents.py [--steps 60000]
+pip install 'distrl[multi-agent]'
+python examples/many_agents.py [--steps 60000]
 """
 
 import argparse

@@ -100,6 +100,10 @@ WRONG = {
         "train sac --local --set env.id=CartPole-v1",
         "SAC needs a continuous action space",
     ),
+    "a policy for an agent that is not there": (
+        "train cartpole --local --set policies.hunter={}",
+        "[policies.hunter] needs an environment of several agents",
+    ),
     "a folder that cannot be made": ("train sac --local --out broken.toml/run", "cannot be written: Not a directory"),
     "a layout for no preset": ("tune-pool sacc", "no preset 'sacc'; did you mean 'sac'"),
     "a layout measured in no time": ("tune-pool sac --seconds 0", "greater than or equal to 0.5"),

@@ -25,6 +25,17 @@ PRESETS: dict[str, tuple[str, list[str]]] = {  # preset, and what the case adds 
     "cartpole": ("cartpole", ["algorithm.epochs=1", "algorithm.minibatches=4", "algorithm.batch_size=8192"]),
     "halfcheetah": ("halfcheetah", []),
     "pong": ("pong", []),
+    # in agent steps; benchmarks/multi_agent.py also runs it over mpe2's own environment
+    "simple_spread": (
+        "spread-ippo",
+        [
+            "env.id=distrl/SimpleSpread-v0",
+            "env.hosting=vector",
+            "actors.env_workers=1",
+            "actors.envs_per_worker=64",
+            "run.wall_limit_s=1e9",
+        ],
+    ),
     "slow": (
         "cartpole",
         [

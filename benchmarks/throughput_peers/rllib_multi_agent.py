@@ -41,7 +41,7 @@ def configuration(options: argparse.Namespace, seed: int) -> Any:
             train_batch_size_per_learner=options.batch_size,
             minibatch_size=options.minibatch_size,
             num_epochs=options.epochs,
-            lr=5e-4,
+            lr=7e-4,
             vf_loss_coeff=0.5,
             entropy_coeff=0.01,
         )
