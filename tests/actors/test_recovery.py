@@ -243,15 +243,18 @@ def test_random_kills_cut_no_episode_that_has_a_snapshot(seed, make):
     random = np.random.default_rng(seed)
     driver = make(num_envs=4)
     driver.run(40)
-    killed = set()
+    killed, steps_at_kill = set(), {}
     end = time.monotonic() + 3.0
     while time.monotonic() < end:
         for _ in range(int(random.integers(1, 60))):
             driver.turn()
-        pid = int(random.choice(driver.pool.pids()))
-        if pid and alive(pid):
+        row = int(random.integers(4))
+        pid, steps = int(driver.pool.pids()[row]), len(driver.streams[row])
+        # who dies again and again without finishing a step is not continued for ever
+        if pid and alive(pid) and steps_at_kill.get(row) != steps:
             os.kill(pid, signal.SIGKILL)
             killed.add(pid)
+            steps_at_kill[row] = steps
     driver.until(lambda: driver.pool.pids().all())
     driver.until(lambda: len(driver.faults) >= len(killed))
     driver.settle()
