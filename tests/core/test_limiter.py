@@ -34,7 +34,7 @@ def test_256_samples_per_insert_at_batch_256_are_one_update_a_step():
     assert "transitions ahead" in limiter.waits_for()
 
 
-@settings(deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.floats(0.5, 2000), st.integers(1, 512), st.integers(1, 50), st.lists(st.integers(0, 40), max_size=40))
 def test_the_ratio_is_never_exceeded_by_more_than_a_batch(ratio, batch, minimum, inserts):
     limiter = SamplesPerInsert(ratio, minimum, batch)
