@@ -1,6 +1,7 @@
 """Runs whose actions come from inference servers; each comes to an end once."""
 
 import os
+import re
 import signal
 
 import pytest
@@ -63,7 +64,8 @@ def test_servers_choose_every_action_and_the_run_survives_the_end_of_each(tmp_pa
     summary = result.summary
     assert summary["restarts"] == {"inference_server": 2}
     restarts = [event for event in read_json_lines(tmp_path / "run" / "events.jsonl") if event["kind"] == "restart"]
-    assert "stood still for 100 s" in next(event["cause"] for event in restarts if event["server"] == 1)
+    (cause,) = [event["cause"] for event in restarts if event["server"] == 1]
+    assert re.search(r"stood still for 1\d\d s", cause), cause
     assert balanced(summary)
     assert summary["env_steps"] >= 1500
     assert summary["transitions_lost"] == 0
