@@ -51,6 +51,8 @@ bench: install-dev peers  ## every benchmark of this machine, one JSON line each
 	@$(BIN)/python benchmarks/pool.py
 	@$(BIN)/python -m benchmarks.inline_pool
 	@$(BIN)/python -m benchmarks.inference
+	@$(BIN)/python benchmarks/multi_agent.py --case population
+	@$(BIN)/python benchmarks/multi_agent.py --case slow
 	@$(BIN)/python benchmarks/fluids.py --fidelities smoke coarse default
 	@$(BIN)/python -m benchmarks.gpu
 	@$(BIN)/python benchmarks/slow_envs.py
