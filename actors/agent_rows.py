@@ -206,6 +206,7 @@ class SeveralAgents:
         goes_on[outcomes.ended] = False
         order = np.argsort(requests.rows)
         at = order[np.searchsorted(requests.rows, outcomes.rows[goes_on], sorter=order)]
+        assert (requests.rows[at] == outcomes.rows[goes_on]).all(), "whose step is over and not the last asks"
         joined = {}
         for path, array in requests.observation.items():
             joined[path] = np.empty((len(outcomes.rows), *array.shape[1:]), array.dtype)
