@@ -6,7 +6,6 @@ game, any others of whatever lies between.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -50,6 +49,9 @@ class AgentsEnv(Protocol):
         state_space: of ``state()``, a Box; None where the environment has no global state.
         metadata, render_mode: as Gymnasium's.
         max_episode_steps: the time limit in env steps where one is known.
+
+    One whose state can be left in a directory also has ``snapshot(directory)``, and ``restore(directory)``, which
+    returns the observations of those that act next.
     """
 
     agents: tuple[str, ...]
@@ -69,12 +71,3 @@ class AgentsEnv(Protocol):
     def render(self) -> Any: ...
 
     def close(self) -> None: ...
-
-
-class Restorable(Protocol):
-    """What an environment offers beside, whose state can be left in a directory."""
-
-    def snapshot(self, directory: str | os.PathLike[str]) -> None: ...
-
-    def restore(self, directory: str | os.PathLike[str]) -> Mapping[str, Any]:
-        """The observations of those that act next."""
