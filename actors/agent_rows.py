@@ -34,6 +34,21 @@ class PolicyRows:
     agent_index: np.ndarray
 
 
+class Seats(Protocol):
+    """Who acts for which agent, where that is not the same in every episode; see ``distrl.actors.seating``.
+
+    Attributes: stream: int [environments, agents], the number of whoever's row the agent's is.
+    """
+
+    stream: np.ndarray
+
+    def begin(self, requests: Requests) -> None: ...
+
+    def players(self, env: int) -> tuple[str, ...]: ...
+
+    def scores(self, returns: np.ndarray) -> tuple[float, ...]: ...
+
+
 class AgentRows(Protocol):
     """Between a pool and the policies.
 
@@ -91,15 +106,25 @@ class SeveralAgents:
 
     Args:
         spec: with ``agents``. num_envs: environments of the pool.
-        policies: policy → its agents' indices, of equal spaces; every agent has one.
+        policies: policy → its agents' indices, of equal spaces; every agent has one, or several to choose from.
         origin: what every episode's record says of the env worker.
+        seats: who acts in an episode; None: each agent's one policy. With it ``self.policies`` has each policy twice:
+            behind all of them, again for the rows in which its opponents act.
     """
 
-    def __init__(self, spec: EnvSpec, num_envs: int, policies: Mapping[str, Sequence[int]], origin: Mapping[str, Any]):
+    def __init__(
+        self,
+        spec: EnvSpec,
+        num_envs: int,
+        policies: Mapping[str, Sequence[int]],
+        origin: Mapping[str, Any],
+        seats: Seats | None = None,
+    ):
         layout = JointLayout(spec.agents)
         num_agents = len(spec.agents)
-        self._origin = dict(origin)
-        self._agents = [np.array(agents, np.int64) for agents in policies.values()]
+        self._origin, self._seats = dict(origin), seats
+        names = list(policies) * (1 if seats is None else 2)
+        self._agents = [np.array(policies[name], np.int64) for name in names]
         self._positions = [np.array([layout.places[agent].position for agent in agents]) for agents in self._agents]
         self._whole = [
             agents.tolist() == layout.groups[layout.places[agents[0]].group] for agents in self._agents
@@ -121,8 +146,9 @@ class SeveralAgents:
                 np.repeat(np.arange(num_envs, dtype=np.int32), len(agents)),
                 np.tile(agents.astype(np.int32), num_envs),
             )
-            for name, agents in zip(policies, self._agents, strict=True)
+            for name, agents in zip(names, self._agents, strict=True)
         ]
+        self._num_learning = len(policies)
         self.in_flight = np.zeros(num_envs, bool)
         self._actions = np.zeros((num_envs, layout.action_size))
         self._unanswered = np.zeros(num_envs, np.int64)  # agents that act next and whose action has not come
@@ -145,13 +171,17 @@ class SeveralAgents:
         self._core_s[envs] = np.where(num_finished, 0.0, core_s)
         last: dict[int, dict[str, Any]] = dict(zip(envs[outcomes.ended].tolist(), outcomes.info, strict=True))
         self._end_episodes(outcomes)
+        seated = None if self._seats is None else self._seats.stream[envs]  # before others sit down
+        if self._seats is not None:
+            self._seats.begin(requests)
         asks = requests.observation[ASKS].astype(bool)
         self._unanswered[requests.rows] = asks.sum(1)
         self._seed[requests.rows], self._fidelity[requests.rows] = requests.seed, requests.fidelity
         self._steps[requests.rows] = requests.step
         found = []
         for policy, agents in enumerate(self._agents):
-            at, agent = np.nonzero(finished[:, agents])
+            its = finished[:, agents] if seated is None else finished[:, agents] & (seated[:, agents] == policy)
+            at, agent = np.nonzero(its)
             which = agents[agent]
             how = ended[at, which]
             over = np.flatnonzero(how)
@@ -224,6 +254,8 @@ class SeveralAgents:
     def _requests(self, policy: int, requests: Requests, asks: np.ndarray) -> Requests:
         agents, prefix = self._agents[policy], self._prefix[policy]
         its_asks = asks[:, agents]
+        if self._seats is not None:
+            its_asks &= self._seats.stream[requests.rows[:, None], agents] == policy
         at, agent = np.nonzero(its_asks)
         which = agents[agent]
         if self._whole[policy] and len(at) == its_asks.size:
@@ -252,25 +284,41 @@ class SeveralAgents:
             self._episodes.append(
                 {
                     "return": float(returns.sum()),
-                    "returns": {
-                        rows.policy_id: float(returns[agents].mean())
-                        for rows, agents in zip(self.policies, self._agents, strict=True)
-                    },
+                    "returns": self._returns(env, returns),
                     "length": int(self._steps[env]) + 1,
                     "seed": int(self._seed[env]),
                     "fidelity": int(self._fidelity[env]),
                     "env_index": env,
                     **self._origin,
+                    **self._match(env, returns),
                     "info": outcomes.info[k],
                 }
             )
 
+    def _returns(self, env: int, returns: np.ndarray) -> dict[str, float]:
+        """Policy → mean over its agents that learn in this episode."""
+        found = {}
+        for number, agents in enumerate(self._agents[: self._num_learning]):
+            its = agents if self._seats is None else agents[self._seats.stream[env, agents] == number]
+            if len(its):
+                found[self.policies[number].policy_id] = float(returns[its].mean())
+        return found
+
+    def _match(self, env: int, returns: np.ndarray) -> dict[str, Any]:
+        if self._seats is None:
+            return {}
+        return {"players": self._seats.players(env), "scores": self._seats.scores(returns)}
+
 
 def agent_rows(
-    spec: EnvSpec, num_envs: int, policies: Mapping[str, Sequence[int]] | None, origin: Mapping[str, Any]
+    spec: EnvSpec,
+    num_envs: int,
+    policies: Mapping[str, Sequence[int]] | None,
+    origin: Mapping[str, Any],
+    seats: Seats | None = None,
 ) -> AgentRows:
-    """What suits an environment; ``policies`` as ``SeveralAgents`` takes them."""
+    """What suits an environment; ``policies`` and ``seats`` as ``SeveralAgents`` takes them."""
     if not spec.agents:
         return OneAgent(spec, num_envs)
     assert policies is not None
-    return SeveralAgents(spec, num_envs, policies, origin)
+    return SeveralAgents(spec, num_envs, policies, origin, seats)

@@ -2,6 +2,8 @@
 the node's spool, become fragments and are published.
 
 pool → rows of agents → each policy's stream: actions back into the pool, fragments → spool → sink
+
+In a league each policy has a second stream, without fragments, of the rows in which its weights act as an opponent.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from distrl.actors.agent_rows import AgentRows, agent_rows
 from distrl.actors.fragment_builder import FragmentBuilder
 from distrl.actors.inference import Inference, LocalInference, ServerInference, ServerLink, ThreadInference
 from distrl.actors.policy_stream import PolicyStream
+from distrl.actors.seating import OpponentStream, Seating
 from distrl.core.contracts import EnvPool, FragmentSink, Policy, Requests, WeightsSource
 from distrl.core.limiter import Admission, WaitNotice
 from distrl.core.spaces import action_leaf, observation_leaves
@@ -70,9 +73,10 @@ class EnvWorker:
         spool: of this worker's life, or None (``durability`` "off", or a sink that secures at once).
         durability: ``always`` commits each transition, ``auto`` decides by the measured mean step: each transition
             above 100 ms, whole fragments above 1 ms, nothing below.
+        seating: who acts for which agents, in a league.
 
     Attributes:
-        streams: of the policies.
+        streams: of the policies; in a league, behind them those of opponents.
     """
 
     def __init__(
@@ -84,6 +88,7 @@ class EnvWorker:
         sink: FragmentSink,
         spool: Spool | None = None,
         durability: str = "auto",
+        seating: Seating | None = None,
     ):
         self._pool, self._rows, self._sink = pool, rows, sink
         self._spool, self._durability = spool, durability
@@ -94,8 +99,9 @@ class EnvWorker:
         self._notice = WaitNotice("an env worker")
         self._newer = threading.Event()  # weights have been pulled
         self._builders = [builder for builder in builders if builder is not None]
+        self._seating = seating
         self.streams: list[PolicyStream] = []
-        for number, (its_rows, part, builder) in enumerate(zip(rows.policies, parts, builders, strict=True)):
+        for number, (its_rows, part, builder) in enumerate(zip(rows.policies, parts, builders, strict=False)):
             local = LocalInference(part.policy, part.source)
             inference: Inference = local
             if part.server is not None:
@@ -104,16 +110,22 @@ class EnvWorker:
                 inference = ThreadInference(local)
             send = partial(self._send, number)
             self.streams.append(PolicyStream(its_rows, inference, builder, send, part.admission))
+        self._policies = list(self.streams)
+        if seating is not None:
+            for number in range(len(parts), len(rows.policies)):
+                self.streams.append(OpponentStream(rows.policies[number], seating, partial(self._send, number)))
 
     def pull(self, wait_s: float = 0.0) -> bool:
         """Take newer weights where there are any, or come within the time (for each policy); returns whether there
         were."""
-        return sum(stream.inference.pull(wait_s) for stream in self.streams) > 0
+        if self._seating is not None:
+            self._seating.pull()
+        return sum(stream.inference.pull(wait_s) for stream in self._policies) > 0
 
     @property
     def version(self) -> int:
         """Of the weights that act now, the oldest policy's; −1 before the first pull."""
-        return min(stream.inference.version for stream in self.streams)
+        return min(stream.inference.version for stream in self._policies)
 
     def run_once(self, timeout_s: float) -> int:
         """One round; returns the number of steps that finished."""
@@ -213,7 +225,7 @@ class EnvWorker:
         ``grace_s``: asked after ``stop``: seconds that steps under way may take to finish.
         """
         self.pull()
-        while self.version < 0 and (wait_for_weights or not self._ready):
+        while not self._may_begin(wait_for_weights):
             if stop.wait(0.02):
                 return
             self.pull()
@@ -221,8 +233,14 @@ class EnvWorker:
             threading.Thread(
                 target=stream.pull_for_ever, args=(stop, pull_period_s, self._newer), name="pull", daemon=True
             )
-            for stream in self.streams
+            for stream in self._policies
         ]
+        if self._seating is not None:
+            pullers.append(
+                threading.Thread(
+                    target=self._seating.pull_for_ever, args=(stop, pull_period_s), name="pull", daemon=True
+                )
+            )
         for puller in pullers:
             puller.start()
         while not stop.is_set():
@@ -241,9 +259,11 @@ class EnvWorker:
         for puller in pullers:
             puller.join()
 
-    @property
-    def _ready(self) -> bool:
-        return all(stream.inference.ready for stream in self.streams)
+    def _may_begin(self, wait_for_weights: bool) -> bool:
+        if self._seating is not None and not self._seating.ready:
+            return False
+        ready = all(stream.inference.ready for stream in self._policies)
+        return self.version >= 0 or (ready and not wait_for_weights)
 
     def finish(self, grace_s: float = 0.0) -> None:
         """Publish every step that has finished within the grace; those still under way are abandoned (they were never
@@ -339,12 +359,13 @@ def build_env_worker(
     incarnation: int = 0,
     spool: Spool | None = None,
     durability: str = "auto",
+    seating: Seating | None = None,
 ) -> EnvWorker:
     """An env worker over a pool, with the builders that suit the pool's hosting; ``parts``: by policy id."""
     origin = {"worker": worker, "incarnation": incarnation}
-    rows = agent_rows(pool.spec, pool.num_envs, {name: part.agents for name, part in parts.items()}, origin)
+    rows = agent_rows(pool.spec, pool.num_envs, {name: part.agents for name, part in parts.items()}, origin, seating)
     builders: list[FragmentBuilder | None] = []
-    for number, (its_rows, part) in enumerate(zip(rows.policies, parts.values(), strict=True)):
+    for number, (its_rows, part) in enumerate(zip(rows.policies, parts.values(), strict=False)):
         if part.frozen:
             builders.append(None)
             continue
@@ -366,7 +387,7 @@ def build_env_worker(
                 numbers=(number, len(parts)),
             )
         )
-    return EnvWorker(pool, rows, list(parts.values()), builders, sink, spool, durability)
+    return EnvWorker(pool, rows, list(parts.values()), builders, sink, spool, durability, seating)
 
 
 def one_policy(

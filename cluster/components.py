@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from distrl.cluster.policies import PolicyPlan, plan_policies, read_frozen
+from distrl.cluster.policies import PolicyPlan, plan_policies, plan_sides, read_frozen
 from distrl.core.checkpoint import save_checkpoint
 from distrl.core.config import RunConfig
 from distrl.core.config_input import explain
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from distrl.actors.inference_server import InferenceServer
     from distrl.core.spool import Spool
     from distrl.envs.describe import Trial
+    from distrl.learners.league.config import LeagueConfig
     from distrl.learners.learner import Learner
     from distrl.learners.queue import Queue
     from distrl.learners.replay import Replay
@@ -109,6 +110,22 @@ def keeps_log(config: RunConfig) -> bool:
     if config.run.experience_log == "auto":
         return config.env.hosting == "process" or not algorithm_model(config).on_policy
     return config.run.experience_log == "on"
+
+
+def league_model(config: RunConfig) -> LeagueConfig | None:
+    """The league's validated options; None where there is none.
+
+    Raises:
+        ConfigError: unknown option or wrong value.
+    """
+    from distrl.learners.league.config import LeagueConfig
+
+    if config.league is None:
+        return None
+    try:
+        return LeagueConfig.model_validate(config.league.options)
+    except ValidationError as error:
+        raise ConfigError(explain(error, LeagueConfig, "league")) from None
 
 
 def try_environment(config: RunConfig) -> Trial:
@@ -254,11 +271,12 @@ def build_worker(
     """The loop over a pool. ``source_of`` gives a policy's weights; ``timed=False`` leaves out everything that a clock
     decides; ``server`` chooses actions."""
     from distrl.actors.env_worker import PolicyPart, build_env_worker
+    from distrl.actors.seating import Seating
     from distrl.core.limiter import Admission
 
     seeds = TrainingSeeds(config.run.seed, worker, incarnation)
-    parts = {}
-    for number, plan in enumerate(plan_policies(config, pool.spec)):
+    parts, plans = {}, plan_policies(config, pool.spec)
+    for number, plan in enumerate(plans):
         policy, source = policies[plan.policy_id].build(seed=seeds.seed(2**20, number)), source_of(plan.policy_id)
         if plan.frozen is not None:
             parts[plan.policy_id] = PolicyPart(policy, source, plan.agents, frozen=True)
@@ -267,6 +285,16 @@ def build_worker(
         if options.on_policy:
             admission = Admission(options.batch_size // config.actors.env_workers, options.max_staleness)
         parts[plan.policy_id] = PolicyPart(policy, source, plan.agents, admission, server)
+    seating, league = None, league_model(config)
+    if league is not None:
+        seating = Seating(
+            plan_sides(config, pool.spec, plans, league.sides)[0],
+            {plan.policy_id: plan.agents for plan in plans},
+            lambda policy_id: policies[policy_id].build(seed=seeds.seed(2**20, len(plans))),
+            source_of,
+            pool.num_envs,
+            seeds.seed(2**20, len(plans) + 1),
+        )
     return build_env_worker(
         pool,
         parts,
@@ -277,6 +305,7 @@ def build_worker(
         incarnation=incarnation,
         spool=spool,
         durability=config.run.durability,
+        seating=seating,
     )
 
 
@@ -323,6 +352,8 @@ def policy_specs(config: RunConfig, spec: EnvSpec) -> dict[str, PolicySpec]:
     Raises:
         ConfigError: agents and policies do not fit, or an algorithm cannot handle a policy's spaces or rows.
     """
+    from distrl.learners.league.config import roles_of
+
     plans = plan_policies(config, spec)
     kinds = {plan.policy_id: algorithm_model(plan.config) for plan in plans if plan.frozen is None}
     if not kinds:
@@ -337,6 +368,10 @@ def policy_specs(config: RunConfig, spec: EnvSpec) -> dict[str, PolicySpec]:
     for plan in plans:
         if plan.frozen is None:
             _check_rows(plan, kinds[plan.policy_id])
+    if (league := league_model(config)) is not None:
+        if config.actors.inference == "server":
+            raise ConfigError('actors.inference = "server" serves one policy, and a league has many: use local')
+        roles_of(league, plan_sides(config, spec, plans, league.sides)[1])
     if len(plans) > 1 and config.actors.inference == "server":
         raise ConfigError(
             'actors.inference = "server" serves one policy, but the run has '
@@ -364,6 +399,7 @@ def build_learner(config: RunConfig, spec: EnvSpec, run_directory: Path, publish
     """The learner with what it draws from, restored from the run directory where that holds a checkpoint; ``publish``
     takes (version, weights, policy)."""
     from distrl.core.limiter import SamplesPerInsert
+    from distrl.learners.league.league import League
     from distrl.learners.learner import Learner, LearnerSettings
     from distrl.learners.queue import Queue
     from distrl.learners.trainer import FrozenPolicy, PolicyTrainer, TrainerSettings
@@ -371,8 +407,8 @@ def build_learner(config: RunConfig, spec: EnvSpec, run_directory: Path, publish
     device = pick_device(config.learner.device)
     replay = config.replay
     run = RunDirectory.open(run_directory)
-    trainers, on_policy, frozen = [], False, {}
-    for number, plan in enumerate(plan_policies(config, spec)):
+    trainers, on_policy, frozen, plans = [], False, {}, plan_policies(config, spec)
+    for number, plan in enumerate(plans):
         if plan.frozen is not None:
             frozen[plan.policy_id] = FrozenPolicy(*read_frozen(plan), partial(publish, policy_id=plan.policy_id))
             continue
@@ -397,7 +433,12 @@ def build_learner(config: RunConfig, spec: EnvSpec, run_directory: Path, publish
         logged=run.facts.get("logged", True),
     )
     facts = log_facts(config, spec, run.id)
-    return Learner(trainers, run_directory, learner_settings, device, facts, frozen)
+    league, options = None, league_model(config)
+    if options is not None:
+        names = [plan.policy_id for plan in plans]
+        rivals = plan_sides(config, spec, plans, options.sides)[1]
+        league = League(run_directory / "league", options, names, seed=config.run.seed, rivals=rivals, publish=publish)
+    return Learner(trainers, run_directory, learner_settings, device, facts, frozen, league)
 
 
 def log_facts(config: RunConfig, spec: EnvSpec, run_id: str) -> LogFacts:
@@ -462,7 +503,7 @@ def evaluation_act(config: RunConfig, spec: EnvSpec, policies: Mapping[str, Poli
     """What acts in ``num_envs`` environments, each agent by its policy."""
     from distrl.actors.evaluator import act_together
 
-    agents = {plan.policy_id: plan.agents for plan in plan_policies(config, spec)}
+    agents = {plan.policy_id: plan.evaluated for plan in plan_policies(config, spec) if plan.evaluated}
     return act_together(spec, num_envs, agents, policies)
 
 

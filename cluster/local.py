@@ -84,7 +84,9 @@ def run_local(
     check_local(config)
     server = ParameterServer()
     learner = components.build_learner(config, spec, run.path, server.publish)
-    recorder = Recorder(run.path, max(config.evaluation.period // 10, 1), config.env.fidelity)
+    recorder = Recorder(
+        run.path, max(config.evaluation.period // 10, 1), config.env.fidelity, config.league is not None
+    )
     recorder.began(learner.report(), {}, {})
     sink, scratch = _DirectSink(learner.receive), run.scratch()
     workers = {}
@@ -117,7 +119,7 @@ def run_local(
         recorder.learner_reported(report)
 
     def evaluate() -> None:
-        pulled = server.pull_all()
+        pulled = server.pull_all(evaluated)
         for name, (_, weights) in pulled.items():
             evaluated[name].load(weights)
         results = runner.run(components.evaluation_act(config, spec, evaluated, config.evaluation.envs))

@@ -25,6 +25,7 @@ from distrl.cluster.components import PolicySpecs, save_best
 from distrl.cluster.inference_choice import choose
 from distrl.cluster.policies import plan_policies
 from distrl.cluster.ray_links import pull_all
+from distrl.cluster.recorder import is_best
 from distrl.core.config import RunConfig
 from distrl.core.contracts import Receipt
 from distrl.core.errors import DistrlError, StorageError
@@ -153,7 +154,7 @@ class LearnerActor(LoopActor):
         self._server.publish.remote(version, weights, policy_id)
 
     def _choose_inference(self, spec: EnvSpec) -> str:
-        if len(self._learner.trainers) > 1:  # a server serves one policy
+        if len(self._learner.trainers) > 1 or self._config.league is not None:  # a server serves one policy
             return "local"
         (trainer,) = self._learner.trainers.values()
         (plan,) = plan_policies(self._config, spec)
@@ -263,7 +264,7 @@ class EvaluatorActor:
         """One episode on each seed; keeps the policy if it is the best. None before the first publication."""
         from distrl.actors.evaluator import mean_return
 
-        pulled = pull_all(self._server)
+        pulled = pull_all(self._server, self._policies)
         if set(pulled) != set(self._policies):
             return None
         for name, (_, weights) in pulled.items():
@@ -271,7 +272,7 @@ class EvaluatorActor:
         act = components.evaluation_act(self._config, self._runner.spec, self._policies, self._num_envs)
         results = self._runner.run(act)
         mean = mean_return(results)
-        if math.isfinite(mean) and (self._best is None or mean > self._best):
+        if math.isfinite(mean) and is_best(mean, self._best, self._config.league is not None):
             self._best = mean
             save_best(self._directory, pulled, self._specs, mean)
         return {

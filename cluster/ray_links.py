@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -52,10 +52,10 @@ class RaySource:
             return None  # the supervisor starts a new one and tells us; until then the old weights act
 
 
-def pull_all(server: Any) -> dict[str, tuple[int, Weights]]:
+def pull_all(server: Any, policy_ids: Collection[str]) -> dict[str, tuple[int, Weights]]:
     """policy → (version, weights); none where the parameter server is away."""
     try:
-        return ray.get(server.pull_all.remote(), timeout=30)
+        return ray.get(server.pull_all.remote(list(policy_ids)), timeout=30)
     except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError, ray.exceptions.GetTimeoutError):
         return {}
 

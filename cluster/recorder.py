@@ -14,6 +14,7 @@ import numpy as np
 from distrl.core.accounting import Accounts, Ledger
 from distrl.core.metrics import JsonLines, read_json_lines
 from distrl.core.staleness import StalenessHistogram
+from distrl.learners.league.payoffs import Match, MatchWriter
 
 _POOL_TOTALS = ("step_s", "reset_s", "core_s", "lifetime_s", "cpu_s")
 _LEVEL_TOTALS = ("env_steps_by_fidelity", "core_s_by_fidelity")
@@ -28,13 +29,16 @@ class Recorder:
         best_return: of the evaluations, or None.
     """
 
-    def __init__(self, directory: Path, record_period: int, target: str | None = None):
+    def __init__(self, directory: Path, record_period: int, target: str | None = None, league: bool = False):
         """
         Args:
             record_period: env steps between two records of the learner's metrics.
             target: the fidelity whose training returns are the run's; None where all episodes have the same.
+            league: episodes are matches, whose results the learner reads; and the newest policy is taken for the best:
+                a return against an equal says nothing.
         """
         self._target = target
+        self._matches = MatchWriter(directory / "league", "supervisor") if league else None
         self._metrics = JsonLines(directory / "metrics.jsonl")
         self._timing = JsonLines(directory / "timing.jsonl")
         self._events = JsonLines(directory / "events.jsonl")
@@ -94,6 +98,9 @@ class Recorder:
         for episode in report["episodes"]:
             self._returns.setdefault(episode["fidelity"], deque(maxlen=_RECENT)).append(episode["return"])
             self._metrics.write({"kind": "episode", "env_steps": self.env_steps, **episode})
+            if self._matches is not None:
+                players, scores = episode["players"], episode["scores"]
+                self._matches.add(Match(players, scores, episode["length"], time.time()))
         for fault in report["faults"]:
             self.faults[fault["fault"]] += 1
             self.event("fault", incarnation=incarnation, **fault)
@@ -141,7 +148,7 @@ class Recorder:
         """An evaluation; returns whether it is the best so far."""
         finite = [value for value in returns if np.isfinite(value)]
         mean = float(np.mean(finite)) if finite else None
-        best = mean is not None and (self.best_return is None or mean > self.best_return)
+        best = mean is not None and is_best(mean, self.best_return, self._matches is not None)
         if best:
             self.best_return = mean
         record = {
@@ -329,3 +336,10 @@ class Recorder:
         self.tick()
         for file in (self._metrics, self._timing, self._events):
             file.close()
+        if self._matches is not None:
+            self._matches.close()
+
+
+def is_best(mean: float, best: float | None, league: bool) -> bool:
+    """Whether an evaluation's policies take the place of the best ones so far; see ``Recorder``."""
+    return league or best is None or mean > best

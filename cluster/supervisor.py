@@ -45,7 +45,10 @@ class Supervisor:
         self._config = RunConfig.validated(config)
         self._run = RunDirectory.open(Path(directory))
         self._recorder = Recorder(
-            self._run.path, max(self._config.evaluation.period // 10, 1), self._config.env.fidelity
+            self._run.path,
+            max(self._config.evaluation.period // 10, 1),
+            self._config.env.fidelity,
+            self._config.league is not None,
         )
         self._crew = Crew(
             self._config,

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from distrl.learners.league.payoffs import Payoffs, is_snapshot
+from distrl.core.matchups import is_snapshot
+from distrl.learners.league.payoffs import Payoffs
 from distrl.learners.league.ratings import Ratings, elo
 
 _COLOURS = ("#1f5fa8", "#c2571a", "#3a8f5c", "#7d4fa0", "#777777")

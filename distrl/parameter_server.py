@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Collection
 
 from distrl.core.types import DEFAULT_POLICY, Weights
 
@@ -42,10 +43,10 @@ class ParameterServer:
         with self._changed:
             return self._changed.wait_for(newer, wait_s) or None
 
-    def pull_all(self) -> dict[str, tuple[int, Weights]]:
-        """policy → (version, weights), of all that have been published."""
+    def pull_all(self, policy_ids: Collection[str]) -> dict[str, tuple[int, Weights]]:
+        """policy → (version, weights), of those that have been published."""
         with self._changed:
-            return dict(self._held)
+            return {name: self._held[name] for name in policy_ids if name in self._held}
 
 
 class PolicySource:

@@ -52,9 +52,9 @@ def reproduce(run: RunDirectory, show: Callable[[int, int], None] = lambda updat
     from distrl.learners.trainer import train_on
 
     config = run.config()
-    if config.policies:
+    if config.policies or config.league is not None:
         raise ConfigError(
-            f"{run.path} trained several policies; only the updates of a run with one can be repeated by now"
+            f"{run.path} trained several policies or a league; only updates of runs with one can be repeated by now"
         )
     checkpoints = {int(path.name): path for path in list_checkpoints(run.path / "checkpoints")}
     if not checkpoints:

@@ -9,7 +9,6 @@ run can be repeated.
 from __future__ import annotations
 
 import dataclasses
-import io
 import itertools
 import threading
 import time
@@ -34,9 +33,10 @@ from distrl.core.published_version import PublishedVersion
 from distrl.core.staleness import StalenessHistogram
 from distrl.core.types import DEFAULT_POLICY, Fragment
 from distrl.core.warm_start import warm_fragments
+from distrl.learners.league.league import League
 from distrl.learners.queue import Queue, Unlogged
 from distrl.learners.replay import Replay
-from distrl.learners.trainer import FrozenPolicy, PolicyTrainer
+from distrl.learners.trainer import FrozenPolicy, PolicyTrainer, from_bytes, to_bytes
 
 _LOOK_S = 0.002  # between two looks at several limiters
 
@@ -75,18 +75,20 @@ class Learner:
         device: str = "cpu",
         facts: LogFacts | None = None,
         frozen: Mapping[str, FrozenPolicy] | None = None,
+        league: League | None = None,
     ):
         """
         Args:
             facts: what the log says about itself, for whoever reads it without the run.
             frozen: policies that act and do not learn, by name.
+            league: of the trainers' policies.
 
         Raises:
             StorageError: the run directory cannot be written, or a resume finds only damaged checkpoints or other
             spaces.
         """
         self.trainers = {trainer.policy_id: trainer for trainer in trainers}
-        self._turns, self._frozen = itertools.cycle(trainers), frozen or {}
+        self._turns, self._frozen, self._league = itertools.cycle(trainers), frozen or {}, league
         self._settings, self._device = settings, torch.device(device)
         self._directory = run_directory
         self._insert_lock = threading.Lock()  # log, replay and ledger change together
@@ -183,11 +185,23 @@ class Learner:
     def update(self) -> bool:
         """One update of the next policy whose limiter allows it; returns whether there was one."""
         for _ in self.trainers:
-            if next(self._turns).update():
+            trainer = next(self._turns)
+            if trainer.update():
+                self._play_on(trainer)
                 if self.num_updates % self._settings.checkpoint_period == 0:
                     self.checkpoint()
                 return True
         return False
+
+    def _play_on(self, trainer: PolicyTrainer) -> None:
+        """The league's part of an update."""
+        if self._league is None:
+            return
+        change = self._league.after_update(
+            trainer.policy_id, trainer.version, trainer.policy_weights, trainer.policy_spec
+        )
+        if change.reset:
+            trainer.begin_again()  # published with the next update, which has a version of its own
 
     def publish(self) -> None:
         """Offer all policies' weights to the parameter server."""
@@ -195,6 +209,8 @@ class Learner:
             trainer.publish()
         for policy in self._frozen.values():
             policy.publish(0, policy.weights)
+        if self._league is not None:
+            self._league.publish()
 
     # -- what outlives the process -------------------------------------------------------------------------------------
 
@@ -218,7 +234,7 @@ class Learner:
         files = {name: content for trainer in self.trainers.values() for name, content in trainer.files().items()}
         for name, policy in self._frozen.items():
             files |= policy_files(policy.weights, policy.spec, name)
-        files["learner.pt"] = _to_bytes(states)
+        files["learner.pt"] = to_bytes(states)
         directory = self._directory / "checkpoints"
         path = save_checkpoint(directory, f"{self.num_updates:010d}", files, meta)
         prune_checkpoints(directory, self._settings.keep)
@@ -241,6 +257,9 @@ class Learner:
                 "was cut off"
             )
         records, states = 0, {}
+        if self._league is not None:
+            for trainer in self.trainers.values():
+                trainer.keep_first()
         if found:
             path, files, meta, complaints = found
             notes += [f"{complaint}; continuing from {path.name}" for complaint in complaints]
@@ -255,9 +274,11 @@ class Learner:
                     f"only {self._log.num_records}: "
                     "restore the log from a copy, or remove the checkpoint to continue from an older one"
                 )
-            states = torch.load(io.BytesIO(files["learner.pt"]), map_location=self._device, weights_only=False)
+            states = from_bytes(files["learner.pt"], self._device)
             for name, trainer in self.trainers.items():
                 trainer.restore(meta["policies"][name], states[name], str(path))
+                if self._league is not None and self._league.players.resets[name] > trainer.version:
+                    trainer.begin_again()  # it had, after the checkpoint
             records = meta["log_records"]
         self._warm_up(meta["warm_fragments"] if found else None, notes)
         newest = {name: trainer.keep_published(self._published(name)) for name, trainer in self.trainers.items()}
@@ -316,6 +337,8 @@ class Learner:
             for policy, report in reports.items()
             for name, value in report["metrics"].items()
         }
+        if self._league is not None:
+            metrics |= {f"league/{name}": value for name, value in self._league.report().items()}
         counts = ("updates", "updates_undone", "version", "update_s", "sampled", "unsampled", "evicted", "replay_size")
         return {
             **{name: sum(report[name] for report in reports.values()) for name in (*counts, "metrics_updates")},
@@ -351,6 +374,8 @@ class Learner:
         """Close the log; harmless when repeated."""
         self._log.close()
         self._arrivals.close()
+        if self._league is not None:
+            self._league.close()
         for trainer in self.trainers.values():
             trainer.close()
 
@@ -365,9 +390,3 @@ def add_warm(
             stores[fragment.policy_id].add(fragment)
         counts[index] += 1
     return counts
-
-
-def _to_bytes(state: Any) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    return buffer.getvalue()

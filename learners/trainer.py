@@ -5,6 +5,7 @@ Inserting may happen in another thread than updating: a fragment is in before or
 
 from __future__ import annotations
 
+import io
 import threading
 import time
 from collections.abc import Callable
@@ -99,6 +100,7 @@ class PolicyTrainer:
         self._spaces = f"{env_spec.observation_space} → {env_spec.action_space}"
         self._draw_lock = threading.Lock()
         self._published: PublishedVersion | None = None
+        self._first: bytes | None = None
         self.staleness = StalenessHistogram()
         self.num_updates = self.num_drawn = self.updates_undone = 0
         self.metrics: tuple[int, dict[str, float]] = (0, {})
@@ -185,6 +187,15 @@ class PolicyTrainer:
         policy.load(self.policy_weights())
         return policy
 
+    def keep_first(self) -> None:
+        """Remember the models and optimizers as they are now, before anything is restored, for ``begin_again``."""
+        self._first = to_bytes(self._algorithm.state())
+
+    def begin_again(self) -> None:
+        """Go back to what ``keep_first`` kept. Experience and counters stay."""
+        assert self._first is not None
+        self._algorithm.load_state(from_bytes(self._first, self._device))
+
     # -- what outlives the process -------------------------------------------------------------------------------------
 
     def keep_published(self, published: PublishedVersion) -> int:
@@ -256,3 +267,15 @@ class PolicyTrainer:
         """Close the file of ``keep_published``."""
         if self._published is not None:
             self._published.close()
+
+
+def to_bytes(state: Any) -> bytes:
+    """Tensors and plain data, as ``from_bytes`` reads them."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def from_bytes(content: bytes, device: torch.device) -> Any:
+    """What ``to_bytes`` wrote, with its tensors on a device."""
+    return torch.load(io.BytesIO(content), map_location=device, weights_only=False)

@@ -300,6 +300,17 @@ class PolicySection(_Section):
         return self
 
 
+class LeagueSection(BaseModel):
+    """Policies that meet each other and their own past; the keys belong to the league's own model."""
+
+    model_config = ConfigDict(extra="allow")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """All keys."""
+        return dict(self.model_extra or {})
+
+
 class ReplaySection(_Section):
     """Where transitions wait for the learner."""
 
@@ -398,6 +409,9 @@ class RunConfig(_Section):
     algorithm: AlgorithmSection = Field(default_factory=AlgorithmSection)
     policies: dict[str, PolicySection] = Field(
         default_factory=dict, description="By name; none: one policy acts for all agents."
+    )
+    league: LeagueSection | None = Field(
+        None, description="Policies of an environment of several agents that meet each other and their own past."
     )
     replay: ReplaySection = Field(default_factory=ReplaySection)
     learner: LearnerSection = Field(default_factory=LearnerSection)

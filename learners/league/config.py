@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from distrl.core.errors import ConfigError
 
 Role = Literal["main", "main_exploiter", "league_exploiter"]
 Matchmaking = Literal["self_play", "fictitious", "delta_uniform", "pfsp", "psro", "alphastar"]
@@ -16,6 +19,11 @@ class LeagueConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    sides: list[list[str]] = Field(
+        default_factory=list,
+        description="Names of agents, or patterns of them (* and ?), of each side of the game; one player sits on a "
+        "side. Empty: each agent is a side.",
+    )
     matchmaking: Matchmaking = Field(
         "pfsp",
         description="Whom main players meet. self_play: themselves; fictitious: any snapshot; delta_uniform: any of "
@@ -69,6 +77,13 @@ class LeagueConfig(BaseModel):
         description="Matches of a pair that its win rate remembers where one of them learns: each match scales what "
         "was counted before by 1 − 1/window. Between snapshots every match counts.",
     )
+    payoff_share: float = Field(
+        0.1,
+        gt=0.0,
+        lt=1.0,
+        description="Of psro: share of the episodes in which two snapshots meet and nobody learns, for the results "
+        "that the equilibrium is of.",
+    )
     meta_solver: Literal["nash", "risk_averse"] = Field(
         "nash", description="Of psro: the equilibrium that the probabilities of opponents are taken from."
     )
@@ -85,3 +100,25 @@ class LeagueConfig(BaseModel):
         description="Of risk_averse: probability that is spread evenly over all opponents, so that what is never "
         "played is reckoned with.",
     )
+
+
+def roles_of(config: LeagueConfig, rivals: Mapping[str, Sequence[str]]) -> dict[str, Role]:
+    """Each policy's role.
+
+    Args:
+        rivals: policy → the policies that can sit opposite.
+
+    Raises:
+        ConfigError: a role of an unknown policy, or a policy without a main player to meet.
+    """
+    unknown = sorted(set(config.roles) - set(rivals))
+    if unknown:
+        raise ConfigError(f"league.roles needs names of policies, {', '.join(rivals)}, but {', '.join(unknown)} came")
+    roles: dict[str, Role] = {policy: config.roles.get(policy, "main") for policy in rivals}
+    for policy, its in rivals.items():
+        if not any(roles.get(rival) == "main" for rival in its):
+            raise ConfigError(
+                f"policy {policy!r} needs a main player to meet, but its rivals are "
+                f"{', '.join(its) or 'none'}, with the roles {', '.join(roles[one] for one in its) or 'none'}"
+            )
+    return roles

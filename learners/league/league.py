@@ -1,4 +1,4 @@
-"""Matches and updates in; snapshots, resets and each policy's table of opponents out: all that a learner calls."""
+"""Matches and updates in; snapshots, resets and who meets whom out: all that a learner calls."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from distrl.core.errors import ConfigError
+from distrl.core.matchups import MATCHUPS, Matchups, Table, policy_of
 from distrl.core.types import PolicySpec, Weights
 from distrl.learners.league import matchmaking
-from distrl.learners.league.config import LeagueConfig
-from distrl.learners.league.matchmaking import Pool, Table, mixed
+from distrl.learners.league.config import LeagueConfig, roles_of
+from distrl.learners.league.matchmaking import Pool, least_played, mixed
 from distrl.learners.league.meta_solver import nash, risk_averse
-from distrl.learners.league.payoffs import Match, MatchWriter, Payoffs
+from distrl.learners.league.payoffs import MatchWriter, Payoffs
 from distrl.learners.league.players import Players, Snapshot, begins_again, is_due
 
 _PRIOR = 2.0  # draws that every pair of snapshots is taken to have played, in the empirical game
@@ -27,7 +27,7 @@ class Change:
     """What an update has led to.
 
     Attributes:
-        snapshot: a new player, whose weights the parameter server needs too; or None.
+        snapshot: a new player, or None.
         reset: the policy begins again: its trainer takes the first weights and forgets the optimizers' state.
     """
 
@@ -38,17 +38,18 @@ class Change:
 class League:
     """The learner's side of a league.
 
-        league.record(match)                                        # whenever an env worker reports one
-        change = league.after_update("main", version, weights, spec)  # after each update
-        tables = league.tables()                                    # for env workers, as often as weights are published
+        league.publish()                                                  # when there is a new parameter server
+        change = league.after_update("main", version, weights, spec)      # after each update
 
-    Env workers draw opponents from ``tables`` (``matchmaking.draw``) when episodes begin. ``record`` may be called from
-    another thread than the rest. All that it knows is in the directory: after a death it goes on from there.
+    Published are snapshots, each as a policy of its name, and the ``Matchups`` from which env workers draw. Finished
+    matches come back through the files of ``MatchWriter``. All that it knows is in the directory: after a death it goes
+    on from there.
 
     Args:
         directory: ``RUN/league``. policies: those that learn.
-        seed: of resets. writer: of this process's matches.
+        seed: of resets. writer: of this process's lines in the ledger of matches.
         rivals: policy → the policies that can sit opposite; without it everybody can, itself too.
+        publish: takes (version, weights, player).
 
     Attributes:
         players, payoffs: for reports. gap: of the last equilibrium (``Equilibrium.gap``); 0 where there was none.
@@ -66,34 +67,33 @@ class League:
         seed: int = 0,
         writer: str = "learner",
         rivals: Mapping[str, Sequence[str]] | None = None,
+        publish: Callable[[int, Weights, str], Any] = lambda version, weights, player: None,
     ):
-        self.players = Players(directory, policies, config.roles)
+        self._rivals = {policy: list(policies if rivals is None else rivals.get(policy, ())) for policy in policies}
+        self.players = Players(directory, roles_of(config, self._rivals))
         self.payoffs = Payoffs(directory, config.window)
         self._writer = MatchWriter(directory, writer)
-        self._config, self._seed = config, seed
-        self._rivals = {policy: list(policies if rivals is None else rivals.get(policy, ())) for policy in policies}
-        for policy, its in self._rivals.items():
-            if not any(self.players.roles.get(rival) == "main" for rival in its):
-                raise ConfigError(
-                    f"policy {policy!r} needs a main player to meet, but its rivals are {', '.join(its) or 'none'}"
-                )
+        self._config, self._seed, self._publish = config, seed, publish
         self._solved: dict[str, tuple[tuple[int, int], Table]] = {}  # policy → (what was known, its equilibrium)
+        self._period = max(1, config.snapshot_period // 10)  # of matchups, in updates of all policies
+        self._updates = 0
         self.gap = 0.0
         self.payoffs.read()
 
-    def record(self, match: Match) -> None:
-        """A game is over. One of a player against itself says nothing, and is not written.
+    def publish(self) -> None:
+        """Offer all snapshots and who meets whom.
 
         Raises:
-            StorageError: it cannot be written.
+            StorageError: they cannot be read.
         """
-        if len(set(match.players)) > 1:
-            self._writer.add(match)
+        for snapshot in self.players.snapshots:
+            self._publish(snapshot.version, self.players.parts(snapshot.name)[1], snapshot.name)
+        self._publish_matchups()
 
     def after_update(
         self, policy_id: str, version: int, weights: Callable[[], Weights], spec: Callable[[], PolicySpec]
     ) -> Change:
-        """Keep a snapshot where one is due.
+        """Keep a snapshot where one is due, and publish who meets whom now and then.
 
         Args:
             version: of the policy after the update. weights, spec: what a snapshot is made of; called where it is.
@@ -101,6 +101,15 @@ class League:
         Raises:
             StorageError: it cannot be written.
         """
+        change = self._change(policy_id, version, weights, spec)
+        self._updates += 1
+        if change.snapshot is not None or self._updates % self._period == 0:
+            self._publish_matchups()
+        return change
+
+    def _change(
+        self, policy_id: str, version: int, weights: Callable[[], Weights], spec: Callable[[], PolicySpec]
+    ) -> Change:
         updates = version - self.players.began[policy_id]
         if updates < self._config.snapshot_period:
             return Change()
@@ -109,7 +118,9 @@ class League:
         opponents = pool.learning("main") if role == "main_exploiter" else list(pool.snapshots)
         if not is_due(updates, self.payoffs.win_rates(policy_id, opponents), self._config):
             return Change()
-        snapshot = self.players.add(policy_id, version, weights(), spec())
+        kept = weights()
+        snapshot = self.players.add(policy_id, version, kept, spec())
+        self._publish(version, kept, snapshot.name)
         rng = np.random.default_rng([self._seed, list(self.players.roles).index(policy_id), version])
         reset = begins_again(role, self._config, rng)
         if reset:
@@ -117,17 +128,37 @@ class League:
             self._writer.forget(policy_id, time.time())
         return Change(snapshot, reset)
 
-    def tables(self) -> dict[str, Table]:
-        """policy → opponent → probability, from all matches that have been written.
+    def matchups(self) -> Matchups:
+        """Of all matches that have been written: each policy has its turn as often as any other.
 
         Raises:
             StorageError: they cannot be read.
         """
         self.payoffs.read()
-        return {policy: self._table(policy) for policy in self.players.roles}
+        opponents = {policy: self._table(policy) for policy in self.players.roles}
+        pair = self._to_measure() if self._config.matchmaking == "psro" else None
+        share = 0.0 if pair is None else self._config.payoff_share
+        players = dict.fromkeys(self.players.roles, (1.0 - share) / len(self.players.roles))
+        if pair is not None:
+            players[pair[0]], opponents[pair[0]] = share, {pair[1]: 1.0}
+        return Matchups(players, opponents)
+
+    def _publish_matchups(self) -> None:
+        matchups = self.matchups()
+        # what they follow from only grows, also over restarts
+        self._publish(self.payoffs.num_lines + len(self.players.snapshots), matchups.weights(), MATCHUPS)
+
+    def _to_measure(self) -> tuple[str, str] | None:
+        """The snapshots that have met least often."""
+        names = [snapshot.name for snapshot in self.players.snapshots]
+        wins, draws, losses = self.payoffs.counts(names, names)
+        matches = wins + draws + losses
+        may_meet = [[policy_of(other) in self._rivals[policy_of(one)] for other in names] for one in names]
+        pair = least_played(np.where(np.array(may_meet, bool).reshape(matches.shape), matches, np.inf))
+        return None if pair is None else (names[pair[1]], names[pair[0]])
 
     def report(self) -> dict[str, Any]:
-        """Counters, and how each policy does against its rivals' snapshots."""
+        """Counters, and how each policy does against its rivals' snapshots. Any thread."""
         found: dict[str, Any] = {"matches": self.payoffs.num_matches, "snapshots": len(self.players.snapshots)}
         for policy in self.players.roles:
             opponents = list(self.players.pool(self._rivals[policy]).snapshots)

@@ -1,7 +1,7 @@
 """Win rates in, probabilities of opponents out: pure functions, each with its source (numpy only).
 
 A policy's *table* is opponent → probability: a policy's name stands for its newest weights, a snapshot's for its own.
-Whoever begins an episode draws from it.
+Whoever begins an episode draws from it (``distrl.core.matchups``).
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from distrl.core.matchups import Table
 from distrl.learners.league.config import Role, Weighting
 
-Table = dict[str, float]
 WinRates = Callable[[str, Sequence[str]], np.ndarray]  # a player and opponents → P(it beats each), [n]
 
 #: AlphaStar's main players (Vinyals et al. 2019): half of the matches by PFSP against all snapshots; these against what
@@ -42,11 +42,6 @@ class Pool:
     def snapshots_of(self, policies: Sequence[str]) -> list[str]:
         """Oldest first."""
         return [name for name, policy in self.snapshots.items() if policy in policies]
-
-
-def draw(table: Mapping[str, float], rng: np.random.Generator) -> str:
-    """One opponent."""
-    return list(table)[rng.choice(len(table), p=list(table.values()))]
 
 
 def mixed(parts: Sequence[tuple[float, Mapping[str, float]]]) -> Table:
@@ -141,14 +136,13 @@ def without_monotonic_suffix(win_rates: np.ndarray, names: Sequence[str]) -> tup
 
 
 def least_played(matches: np.ndarray) -> tuple[int, int] | None:
-    """The pair (i < j) with the fewest matches, the newest player's first: what an evaluation of a population plays
-    next. None where there are no two.
+    """The pair (i < j) with the fewest matches, the newest player's first. None where nobody can meet.
 
     Args:
-        matches: [n, n], symmetric, players from oldest to newest.
+        matches: [n, n], symmetric, players from oldest to newest; infinite where two cannot meet.
     """
     count = len(matches)
-    pairs = [(matches[i, j], -j, -i) for j in range(count) for i in range(j)]
+    pairs = [(matches[i, j], -j, -i) for j in range(count) for i in range(j) if np.isfinite(matches[i, j])]
     if not pairs:
         return None
     _, second, first = min(pairs)

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from distrl.core.errors import StorageError
+from distrl.core.matchups import is_snapshot
 from distrl.core.metrics import JsonLines
 
 _WIN, _DRAW, _LOSS, _SCORE = range(4)
@@ -47,15 +48,10 @@ class Match:
             raise ValueError(f"a match needs scores that are numbers; {self.players} got {self.scores}")
 
 
-def is_snapshot(player: str) -> bool:
-    """Whether the name is a snapshot's, whose weights never change."""
-    return ":" in player
-
-
 class MatchWriter:
     """Appends to one writer's file. May be used from several threads.
 
-        writer = MatchWriter(run / "league", "learner-0")
+        writer = MatchWriter(run / "league", "supervisor")
         writer.add(Match(("main", "main:000123"), (1.0, -1.0), env_steps=7, end_s=time.time()))
 
     Args:
@@ -74,10 +70,13 @@ class MatchWriter:
         self._lock = threading.Lock()
 
     def add(self, match: Match) -> None:
-        """
+        """A game is over. One of a player against itself says nothing, and is not written.
+
         Raises:
             StorageError: the disk is full, or gone.
         """
+        if len(set(match.players)) == 1:
+            return
         with self._lock:
             self._lines.write(vars(match))
 
@@ -106,7 +105,8 @@ class Payoffs:
     the pair first scales what was counted by 1 − 1/``window`` (FightLadder's payoffs: 0.99).
 
     Attributes:
-        num_matches: read so far. num_settled: pairs of snapshots in them, whose results nothing makes obsolete.
+        num_matches: read so far, those forgotten included. num_lines: of all files, read so far.
+        num_settled: pairs of snapshots in them, whose results nothing makes obsolete.
     """
 
     def __init__(self, directory: Path, window: int = 100):
@@ -117,7 +117,7 @@ class Payoffs:
         self._directory, self._keep = directory, 1.0 - 1.0 / window
         self._offsets: dict[Path, int] = {}  # bytes of each file that are read
         self._pairs: dict[tuple[str, str], np.ndarray] = {}  # seats in order → wins, draws, losses, score of the first
-        self.num_matches = self.num_settled = 0
+        self.num_matches = self.num_lines = self.num_settled = 0
 
     def read(self) -> int:
         """Take in what is new in all files; returns how many matches that were.
@@ -132,6 +132,7 @@ class Payoffs:
                 latest = max(latest, end_s)
                 found.append((latest, what))
         before = self.num_matches
+        self.num_lines += len(found)
         for _, what in sorted(found, key=lambda one: one[0]):
             if isinstance(what, Match):
                 self._count(what)

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from distrl.core.errors import ConfigError, StorageError
+from distrl.core.errors import StorageError
 from distrl.core.metrics import JsonLines, read_json_lines
 from distrl.core.policy_file import policy_files, read_parts
 from distrl.core.types import PolicySpec, Weights
@@ -46,32 +46,20 @@ class Players:
     """Everybody in a league, oldest snapshot first. One process adds and resets; others may look.
 
     Args:
-        directory: ``RUN/league``. policies: those that learn.
-        roles: by policy; main where not named.
+        directory: ``RUN/league``. roles: of all policies, which learn.
 
     Attributes:
-        roles: of all policies. snapshots: in the order in which they were added.
+        snapshots: in the order in which they were added.
         began: policy → its version at its newest snapshot or reset; 0 before.
-
-    Raises:
-        ConfigError: a role of an unknown policy, or no main player.
+        resets: policy → its version when it last began again; 0: never.
     """
 
-    def __init__(self, directory: Path, policies: Sequence[str], roles: Mapping[str, Role] | None = None):
-        unknown = sorted(set(roles or {}) - set(policies))
-        if unknown:
-            raise ConfigError(
-                f"league.roles needs names of policies, {', '.join(policies)}, but {', '.join(unknown)} came"
-            )
-        self.roles: dict[str, Role] = {policy: (roles or {}).get(policy, "main") for policy in policies}
-        if "main" not in self.roles.values():
-            raise ConfigError(
-                f"a league needs a main player, but league.roles makes exploiters of all of {', '.join(policies)}"
-            )
+    def __init__(self, directory: Path, roles: Mapping[str, Role]):
+        self.roles = dict(roles)
         self._folder, self._journal = directory / "players", directory / "players.jsonl"
         self._lines: JsonLines | None = None  # opened by who writes: that cuts a torn line off
         self.snapshots: list[Snapshot] = []
-        self.began = dict.fromkeys(policies, 0)
+        self.began, self.resets = dict.fromkeys(roles, 0), dict.fromkeys(roles, 0)
         for record in read_json_lines(self._journal):
             self._note(record)
 
@@ -124,6 +112,8 @@ class Players:
     def _note(self, record: dict[str, Any]) -> None:
         if record["kind"] == "snapshot":
             self.snapshots.append(Snapshot(record["policy_id"], record["version"]))
+        else:
+            self.resets[record["policy_id"]] = record["version"]
         self.began[record["policy_id"]] = record["version"]
 
     def _write(self, name: str, content: bytes) -> None:

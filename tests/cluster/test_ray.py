@@ -133,8 +133,8 @@ def test_a_full_disk_stops_the_run_with_its_cause(tmp_path):
         path.rename(tmp_path / "run" / "away")
         path.write_text("")
 
+    steps = ["run.steps=100000", "evaluation.period=100000"]  # an evaluation writes its best policy there too
     with pytest.raises(RunFailed, match=r"the learner: checkpoint .* cannot be written: Not a directory"):
-        steps = ["run.steps=100000", "evaluation.period=100000"]  # an evaluation writes its best policy there too
         run(slow(tmp_path / "run", *steps, "checkpoint.period=50"), Watcher(200, fill))
 
 

@@ -4,10 +4,10 @@ match by match."""
 import numpy as np
 import pytest
 
+from distrl.core.matchups import draw
 from distrl.learners.league.matchmaking import (
     Pool,
     delta_uniform,
-    draw,
     fictitious,
     league_exploiter,
     least_played,

@@ -5,7 +5,7 @@ import pytest
 
 from distrl.core.errors import ConfigError, StorageError
 from distrl.core.types import PolicySpec
-from distrl.learners.league.config import LeagueConfig
+from distrl.learners.league.config import LeagueConfig, roles_of
 from distrl.learners.league.players import Players, Snapshot, begins_again, is_due
 
 
@@ -23,13 +23,14 @@ class BiasPolicy:
 
 
 SPEC = PolicySpec(f"{__name__}:BiasPolicy", {"scale": 2.0})
+ROLES = {"main": "main"}
 WEIGHTS = {"head/bias": np.arange(3.0)}
 
 
 def test_a_snapshot_acts_with_the_weights_of_its_time(tmp_path):
-    players = Players(tmp_path, ["main"])
+    players = Players(tmp_path, ROLES)
     assert players.add("main", 123, WEIGHTS, SPEC) == Snapshot("main", 123)
-    again = Players(tmp_path, ["main"])
+    again = Players(tmp_path, ROLES)
     (name,) = again.pool(["main"]).snapshots
     assert name == "main:000123"
     recipe, weights = again.parts(name)
@@ -40,11 +41,11 @@ def test_a_snapshot_acts_with_the_weights_of_its_time(tmp_path):
 
 
 def test_snapshots_stay_in_order_and_by_their_policy(tmp_path):
-    players = Players(tmp_path, ["main", "hunter"], {"hunter": "main_exploiter"})
+    players = Players(tmp_path, {"main": "main", "hunter": "main_exploiter"})
     for policy, version in (("main", 1000), ("hunter", 400), ("main", 1_000_000)):
         players.add(policy, version, WEIGHTS, SPEC)
     players.reset("hunter", 450)
-    again = Players(tmp_path, ["main", "hunter"], {"hunter": "main_exploiter"})
+    again = Players(tmp_path, {"main": "main", "hunter": "main_exploiter"})
     assert list(again.pool(["main", "hunter"]).snapshots) == ["main:001000", "hunter:000400", "main:1000000"]
     assert list(again.pool(["hunter"]).snapshots) == ["hunter:000400"]
     assert again.pool(["main"]).roles == {"main": "main"}
@@ -52,35 +53,37 @@ def test_snapshots_stay_in_order_and_by_their_policy(tmp_path):
 
 
 def test_a_snapshot_that_a_death_interrupts_was_never_there(tmp_path, monkeypatch):
-    players = Players(tmp_path, ["main"])
+    players = Players(tmp_path, ROLES)
     monkeypatch.setattr("os.replace", lambda source, target: (_ for _ in ()).throw(OSError(28, "no space left")))
     with pytest.raises(StorageError, match=r"main:000005\.npz cannot be written: no space left"):
         players.add("main", 5, WEIGHTS, SPEC)
-    assert players.snapshots == Players(tmp_path, ["main"]).snapshots == []
+    assert players.snapshots == Players(tmp_path, ROLES).snapshots == []
     with (tmp_path / "players.jsonl").open("a") as file:
         file.write('{"kind": "snap')
-    again = Players(tmp_path, ["main"])
+    again = Players(tmp_path, ROLES)
     assert again.snapshots == []
     monkeypatch.undo()
     again.add("main", 6, WEIGHTS, SPEC)
-    assert Players(tmp_path, ["main"]).snapshots == [Snapshot("main", 6)]
+    assert Players(tmp_path, ROLES).snapshots == [Snapshot("main", 6)]
 
 
 def test_whoever_looks_changes_nothing(tmp_path):
-    assert Players(tmp_path / "league", ["main"]).snapshots == []
+    assert Players(tmp_path / "league", ROLES).snapshots == []
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_snapshot_that_is_not_there_is_named(tmp_path):
     with pytest.raises(StorageError, match="'main:000007' cannot be read"):
-        Players(tmp_path, ["main"]).parts("main:000007")
+        Players(tmp_path, ROLES).parts("main:000007")
 
 
-def test_roles_are_of_policies_and_one_is_a_main_player(tmp_path):
+def test_roles_are_of_policies_and_each_has_a_main_player_to_meet():
     with pytest.raises(ConfigError, match="names of policies, main, but hunter came"):
-        Players(tmp_path, ["main"], {"hunter": "main_exploiter"})
-    with pytest.raises(ConfigError, match="needs a main player"):
-        Players(tmp_path, ["main"], {"main": "main_exploiter"})
+        roles_of(LeagueConfig(roles={"hunter": "main_exploiter"}), {"main": ["main"]})
+    with pytest.raises(
+        ConfigError, match="'main' needs a main player to meet, but its rivals are main, with the roles"
+    ):
+        roles_of(LeagueConfig(roles={"main": "main_exploiter"}), {"main": ["main"]})
 
 
 @pytest.mark.parametrize(
