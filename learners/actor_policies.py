@@ -104,6 +104,14 @@ class ActorPolicy:
         action, log_prob = self._head.act(head, outputs, observation, self._rng)
         return action, log_prob, state
 
+    def probabilities(self, observation: Observation) -> np.ndarray:
+        """Of each action of a Discrete space, float32 [N, n], at the first step of an episode."""
+        assert self._loaded is not None
+        assert isinstance(self._head, Choices)
+        some = next(iter(observation.values()))
+        outputs, _ = self._network.outputs(self._loaded[0], observation, self.initial_state(len(some)))
+        return self._head.probabilities(outputs, observation)
+
     def env_action(self, action: np.ndarray) -> np.ndarray:
         """The action within the Box where there is one, else itself."""
         return self._head.env_action(action)
@@ -259,11 +267,7 @@ class Choices:
         self, prepared: None, outputs: np.ndarray, observation: Observation, rng: np.random.Generator | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """See ``Head``; in the space's own numbering and dtype."""
-        if MASK in observation:
-            allowed = observation[MASK].reshape(outputs.shape).astype(bool, copy=False)
-            if not np.logical_or.reduceat(allowed, self._ends[:-1], axis=1).all():
-                raise EnvironmentFault(f"the observation's {MASK!r} allows a row no action at all", kind="protocol")
-            outputs = np.where(allowed, outputs, np.float32(LOWEST))
+        outputs = self._allowed(outputs, observation)
         logits = np.ascontiguousarray(outputs.T)  # [A, N]: sums over few choices are sums of rows
         num_rows = logits.shape[1]
         action = np.empty((num_rows, len(self._lowest)), np.int64)
@@ -274,6 +278,22 @@ class Choices:
             log_prob += its
         action += self._lowest
         return action.astype(self._dtype, copy=False).reshape(num_rows, *self._shape), log_prob
+
+    def probabilities(self, outputs: np.ndarray, observation: Observation) -> np.ndarray:
+        """float32 [N, n], for one component."""
+        assert len(self._lowest) == 1
+        logits = self._allowed(outputs, observation)
+        chances = np.exp(logits - logits.max(1, keepdims=True))
+        return chances / chances.sum(1, keepdims=True)
+
+    def _allowed(self, outputs: np.ndarray, observation: Observation) -> np.ndarray:
+        """Logits [N, A], the lowest number for what the mask forbids."""
+        if MASK not in observation:
+            return outputs
+        allowed = observation[MASK].reshape(outputs.shape).astype(bool, copy=False)
+        if not np.logical_or.reduceat(allowed, self._ends[:-1], axis=1).all():
+            raise EnvironmentFault(f"the observation's {MASK!r} allows a row no action at all", kind="protocol")
+        return np.where(allowed, outputs, np.float32(LOWEST))
 
     def env_action(self, action: np.ndarray) -> np.ndarray:
         """The action itself."""

@@ -123,12 +123,19 @@ def perfect(observation: np.ndarray, action_mask: np.ndarray) -> np.ndarray:
     return best[at] / best[at].sum(1, keepdims=True)
 
 
-def acting(policy: Any) -> Policy:
-    """A ``distrl.core.contracts.Policy`` without memory, built deterministic: what it does has probability 1."""
+def acting(policy: Any, deterministic: bool = True) -> Policy:
+    """A ``distrl.core.contracts.Policy`` without memory.
+
+    Args:
+        deterministic: it was built so, and what it does has probability 1; else it tells its ``probabilities``
+            (``distrl.learners.actor_policies.ActorPolicy``).
+    """
 
     def chances(observation: np.ndarray, action_mask: np.ndarray) -> np.ndarray:
         rows = len(observation)
         seen = {"observation": observation, "action_mask": action_mask}
+        if not deterministic:
+            return policy.probabilities(seen)
         action, _, _ = policy.step(seen, policy.initial_state(rows), np.ones(rows, bool))
         return np.eye(9)[policy.env_action(action).reshape(rows)]
 
