@@ -143,8 +143,8 @@ class EnvWorker:
                 if len(requests.rows):
                     stream.act(requests)
         if self.waits:
-            for builder in self._builders:
-                builder.flush()  # the learner may need what is open for the weights that we wait for
+            for stream in self._policies:
+                stream.rest()
         now = time.monotonic()
         for builder in self._builders:
             builder.close_aged(now)

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from distrl.actors.env_worker import build_env_worker, one_policy
+from distrl.actors.env_worker import PolicyPart, build_env_worker, one_policy
 from distrl.actors.inline_pool import InlinePool
 from distrl.core.limiter import Admission
 from distrl.core.seeds import TrainingSeeds
 from distrl.core.types import EnvRecipe
 from tests.actors.test_fragment_builder import Counting, Recorded, transitions
+from tests.actors.test_seating import Marked
 
 
 class Versions:
@@ -17,7 +18,7 @@ class Versions:
     version = 0
 
     def pull_if_newer(self, version, wait_s=0.0):
-        return (self.version, {}) if version < self.version else None
+        return (self.version, {"mark": self.version}) if version < self.version else None
 
 
 def begin(max_staleness: int, share: int = 12, num_envs: int = 3, fragment_steps: int = 4, lockstep: bool = True):
@@ -104,4 +105,22 @@ def test_a_row_that_fails_while_others_wait_is_not_acted_on_twice():
     worker.finish()
     assert worker.report()["faults"]
     assert len(transitions(sink.fragments)) == pool.stats().produced
+    worker.close()
+
+
+def test_agents_that_take_turns_finish_a_rollout_too():
+    """What a player of tic-tac-toe has begun finishes with the other's move, which must be admitted for it."""
+    pool, sink, source = (
+        InlinePool(EnvRecipe("pettingzoo.classic.tictactoe_v3"), 3, TrainingSeeds(0)),
+        Recorded(),
+        Versions(),
+    )
+    parts = {"default": PolicyPart(Marked(), source, agents=(0, 1), admission=Admission(12, 0))}
+    worker = build_env_worker(pool, parts, sink, fragment_steps=4, fragment_max_age_s=None)
+    for version in range(4):
+        source.version = version
+        rounds(worker)
+        assert worker.waits
+        finished = sum(fragment.num_transitions for fragment in sink.fragments)
+        assert (version + 1) * 12 <= finished <= (version + 1) * 12 + 2 * 3
     worker.close()
