@@ -142,13 +142,18 @@ class EnvWorker:
             for stream, requests in zip(self.streams, ready, strict=True):
                 if len(requests.rows):
                     stream.act(requests)
-        if self.waits:
-            for stream in self._policies:
-                stream.rest()
+        waits = self.waits
+        if waits:
+            for builder in self._builders:
+                builder.flush()  # the learner may need what is open for the weights that we wait for
         now = time.monotonic()
         for builder in self._builders:
             builder.close_aged(now)
         self._deliver()
+        if waits and self._pool.spec.agents:
+            lacking = self._sink.lacking()
+            for stream in self._policies:
+                stream.lend(*lacking.get(stream.policy_id, (0, 0)))
         return num_steps
 
     @property

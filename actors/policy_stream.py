@@ -116,13 +116,11 @@ class PolicyStream:
         version = max(self.inference.version, 0)
         self.builder.requested(requests, action, log_prob, version, self._state_before(requests))
 
-    def rest(self) -> None:
-        """No environment goes on before newer weights come: the learner may need what is open to make them."""
-        if self.builder is None:
-            return
-        self.builder.flush()
-        if self.admission is not None:
-            self.admission.unfinished(self.builder.num_in_flight - self.num_held)
+    def lend(self, version: int, missing: int) -> None:
+        """The learner of this version waits for so many transitions: rows that wait for a newer one must make them."""
+        if self.num_held and self.inference.version >= version:
+            assert self.admission is not None
+            self.admission.lend(min(missing, self.num_held))
 
     def pull_for_ever(self, stop: threading.Event, period_s: float, newer: threading.Event) -> None:
         """By the clock, or, where producers wait for them, as soon as there are newer weights: then ``newer`` is

@@ -71,6 +71,9 @@ class Discard:
 
     def flush(self, timeout_s: float) -> None: ...
 
+    def lacking(self) -> dict[str, tuple[int, int]]:
+        return {}
+
     def pull_if_newer(self, version: int, wait_s: float = 0.0) -> None: ...
 
 

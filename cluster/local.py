@@ -9,15 +9,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distrl.cluster import components
 from distrl.cluster.recorder import Recorder
 from distrl.core.config import RunConfig
 from distrl.core.errors import ConfigError
 from distrl.core.run_directory import RunDirectory
-from distrl.core.types import EnvSpec, Fragment
+from distrl.core.types import EnvSpec
 from distrl.parameter_server import ParameterServer, PolicySource
+
+if TYPE_CHECKING:
+    from distrl.core.types import Fragment
+    from distrl.learners.learner import Learner
 
 
 def check_local(config: RunConfig) -> None:
@@ -56,8 +60,8 @@ def check_local(config: RunConfig) -> None:
 class _DirectSink:
     """Publishing is a call; when it returns, the fragment is in the log."""
 
-    def __init__(self, receive: Callable[[Fragment], Any]):
-        self._receive = receive
+    def __init__(self, learner: Learner):
+        self._receive, self.lacking = learner.receive, learner.lacking
 
     def publish(self, fragment: Fragment, secured: Callable[[], None]) -> None:
         self._receive(fragment)
@@ -88,7 +92,7 @@ def run_local(
         run.path, max(config.evaluation.period // 10, 1), config.env.fidelity, config.league is not None
     )
     recorder.began(learner.report(), {}, {})
-    sink, scratch = _DirectSink(learner.receive), run.scratch()
+    sink, scratch = _DirectSink(learner), run.scratch()
     workers = {}
     policies = components.policy_specs(config, spec)
     for number in range(config.actors.env_workers):

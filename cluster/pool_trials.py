@@ -181,6 +181,9 @@ class _Times:
 
     def flush(self, timeout_s: float) -> None: ...
 
+    def lacking(self) -> dict[str, tuple[int, int]]:
+        return {}
+
     def pull_if_newer(self, version: int, wait_s: float = 0.0) -> tuple[int, Weights] | None:
         return (0, self._weights) if version < 0 else None
 

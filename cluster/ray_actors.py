@@ -193,6 +193,10 @@ class LearnerActor(LoopActor):
         """See ``Learner.receive``."""
         return self._learner.receive(fragment)
 
+    def lacking(self) -> dict[str, tuple[int, int]]:
+        """See ``FragmentSink``."""
+        return self._learner.lacking()
+
     def secure(self) -> int:
         """See ``Learner.secure``."""
         return self._learner.secure()

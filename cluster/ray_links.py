@@ -118,6 +118,13 @@ class RaySink:
         if self._under_way:
             raise RunFailed(f"the learner has not acknowledged {len(self._under_way)} fragments within {timeout_s:g} s")
 
+    def lacking(self) -> dict[str, tuple[int, int]]:
+        """See ``FragmentSink``; nothing of a learner that is away."""
+        try:
+            return ray.get(self._learner.lacking.remote(), timeout=30)
+        except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
+            return {}
+
     def _switch(self) -> None:
         newest = self._newest  # another may come at any moment
         if newest is not self._learner:
@@ -217,6 +224,10 @@ class _AtOnce:
 
     def keep_up(self) -> None:
         """Nothing is under way."""
+
+    def lacking(self) -> dict[str, tuple[int, int]]:
+        """Nobody waits for newer weights here."""
+        return {}
 
     def flush(self, timeout_s: float) -> None:
         ray.get(self._learner.secure.remote(), timeout=timeout_s)

@@ -17,6 +17,7 @@ from distrl.core.checkpoint import load_best
 from distrl.core.config import RunConfig
 from distrl.core.contracts import Policy
 from distrl.core.errors import ConfigError, RunFailed
+from distrl.core.matchups import is_snapshot
 from distrl.core.metrics import write_json
 from distrl.core.policy_file import policies_in, read_policy
 from distrl.core.run_directory import RunDirectory
@@ -60,11 +61,19 @@ def load_policy(run_dir: Path | str, policy_id: str | None = None) -> LoadedPoli
     """The best policy of a run by its evaluations; the newest where none was evaluated.
 
     Args:
-        policy_id: which, of a run with several; it acts for one agent at a time.
+        policy_id: which, of a run with several; it acts for one agent at a time. A snapshot of a league has a name such
+            as ``main:000123`` and acts as it did there, by chance; ``RUN/league/players`` holds them.
 
     Raises:
         ConfigError: not a run directory, or no policy of that name. StorageError: no policy in it can be read.
     """
+    if policy_id is not None and is_snapshot(policy_id):
+        from distrl.learners.league.players import read_snapshot
+
+        recipe, weights = read_snapshot(RunDirectory.open(Path(run_dir)).path / "league", policy_id)
+        policy = recipe.build(seed=0)
+        policy.load(weights)
+        return LoadedPolicy(policy)
     found = load_policies(run_dir)
     if policy_id is None and len(found) == 1:
         return LoadedPolicy(next(iter(found.values())))

@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from distrl.core.config import RunConfig
+from distrl.learners.league.config import LeagueConfig
 from distrl.learners.registry import ALGORITHMS, algorithm_config
 
 PAGE = Path(__file__).with_name("configuration.md")
@@ -35,7 +36,8 @@ Presets are the files in `tune_configs/presets/`. The value of `--set KEY.PATH=V
 A key that does not exist is refused, and the nearest one named. The run directory keeps the whole configuration in
 `config.toml`, which `distrl train` takes like any other file.
 
-This page is generated from the models in `distrl/core/config.py` and `learners/*_config.py`, which refuse what is out
+This page is generated from the models in `distrl/core/config.py`, `learners/*_config.py` and
+`learners/league/config.py`, which refuse what is out
 of bounds: `python docs/make_configuration.py`.
 """
 
@@ -53,6 +55,7 @@ def page() -> str:
     for name, field in RunConfig.model_fields.items():
         model = _section(field.annotation)
         assert model is not None, f"{name} is not a section"
+        model = LeagueConfig if name == "league" else model  # whose keys the section leaves open
         prefix = f"{name}.NAME" if typing.get_origin(field.annotation) is dict else name
         parts.append(_chapter(f"[{prefix}]", prefix, model))
     for name in ALGORITHMS:

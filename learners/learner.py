@@ -363,6 +363,11 @@ class Learner:
             time.sleep(_LOOK_S)
         return allowed
 
+    def lacking(self) -> dict[str, tuple[int, int]]:
+        """See ``FragmentSink``."""
+        found = {name: trainer.lacking() for name, trainer in self.trainers.items()}
+        return {name: (self.trainers[name].version, count) for name, count in found.items() if count}
+
     def waits_for(self) -> str:
         """What the next update waits for, as one sentence."""
         waits = {name: trainer.waits_for() for name, trainer in self.trainers.items()}

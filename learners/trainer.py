@@ -165,6 +165,12 @@ class PolicyTrainer:
         """Whether the next update may start now."""
         return self._limiter.allows_update()
 
+    def lacking(self) -> int:
+        """Transitions that a queue lacks for the next update, where none is under way; 0 of a replay."""
+        if isinstance(self.store, Replay) or self.num_drawn > self.num_updates:
+            return 0
+        return max(0, self.store.batch_size - self.store.num_unsampled)
+
     def waits_for(self) -> str:
         """What the next update waits for, as one sentence."""
         return self._limiter.waits_for()

@@ -254,6 +254,10 @@ class FragmentSink(Protocol):
     def flush(self, timeout_s: float) -> None:
         """Wait until everything published is secured."""
 
+    def lacking(self) -> dict[str, tuple[int, int]]:
+        """Policy → (the learner's version, transitions that it waits for to make the next one), of on-policy learners
+        that do nothing else now, with all that has been published."""
+
 
 class WeightsSource(Protocol):
     """Where weights come from: a parameter server, near or far."""

@@ -76,29 +76,30 @@ class Admission:
     where v is the version of its present weights and ``share`` its part of the transitions that one version trains on
     (the rule of AReaL, arXiv 2505.24298, section 5.1, for each env worker). With 0 every rollout is made by the newest
     weights; with 1 the next one is made while the learner trains. Rows that ask together are admitted together, so
-    where they are not in step, n may end above the bound by their number less one; and so may it where agents take
-    turns (``unfinished``).
+    where they are not in step, n may end above the bound by their number less one; and so may it where several agents
+    act (``lend``).
     """
 
     def __init__(self, share: int, max_staleness: int):
         self._share, self._max_staleness = share, max_staleness
         self._first: int | None = None
-        self._begun = self._unfinished = 0
+        self._begun = self._lent = 0
 
     def admits(self, version: int) -> bool:
         """Whether another transition may be begun with weights of this version."""
         if self._first is None:
             self._first = version
-        return self._begun - self._unfinished < (version - self._first + 1 + self._max_staleness) * self._share
+        return self._begun - self._lent < (version - self._first + 1 + self._max_staleness) * self._share
 
     def begun(self, count: int) -> None:
         """So many transitions have been begun."""
         self._begun += count
 
-    def unfinished(self, count: int) -> None:
-        """While nothing moves, so many of those begun wait for other agents' turns: they count once they have finished,
-        or the learner would wait for them and those turns for the learner."""
-        self._unfinished = count
+    def lend(self, count: int) -> None:
+        """So many more may be begun, because the learner waits for them. An env worker alone cannot know that it must:
+        that another's environments wait for another policy's weights, or that what agents have begun finishes only
+        with the others' turns."""
+        self._lent += count
 
 
 class WaitNotice:

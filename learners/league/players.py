@@ -91,12 +91,8 @@ class Players:
         self._enter({"kind": "reset", "policy_id": policy_id, "version": version})
 
     def parts(self, name: str) -> tuple[PolicySpec, Weights]:
-        """A snapshot's recipe, and what the policy built of it loads.
-
-        Raises:
-            StorageError: there is no such snapshot.
-        """
-        return read_parts(self._read(name))
+        """See ``read_snapshot``."""
+        return read_snapshot(self._folder.parent, name)
 
     def close(self) -> None:
         """Harmless when repeated."""
@@ -130,11 +126,21 @@ class Players:
                 f"the snapshot {path} cannot be written: {error.strerror or error}; make room and use --resume"
             ) from error
 
-    def _read(self, name: str) -> dict[str, bytes]:
-        try:
-            return {kind: (self._folder / form.format(name)).read_bytes() for kind, form in _FILES.items()}
-        except OSError as error:
-            raise StorageError(f"the snapshot {name!r} cannot be read from {self._folder}: {error.strerror}") from error
+
+def read_snapshot(directory: Path, name: str) -> tuple[PolicySpec, Weights]:
+    """A snapshot's recipe, and what the policy built of it loads.
+
+    Args:
+        directory: ``RUN/league``.
+
+    Raises:
+        StorageError: there is no such snapshot.
+    """
+    folder = directory / "players"
+    try:
+        return read_parts({kind: (folder / form.format(name)).read_bytes() for kind, form in _FILES.items()})
+    except OSError as error:
+        raise StorageError(f"the snapshot {name!r} cannot be read from {folder}: {error.strerror}") from error
 
 
 def is_due(updates: int, win_rates: np.ndarray, config: LeagueConfig) -> bool:

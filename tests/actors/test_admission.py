@@ -108,19 +108,41 @@ def test_a_row_that_fails_while_others_wait_is_not_acted_on_twice():
     worker.close()
 
 
+class Counted(Recorded):
+    """A sink before a learner that makes a version of every 12 transitions."""
+
+    version = 0
+
+    def lacking(self):
+        missing = (self.version + 1) * 12 - sum(fragment.num_transitions for fragment in self.fragments)
+        return {"default": (self.version, missing)} if missing > 0 else {}
+
+
 def test_agents_that_take_turns_finish_a_rollout_too():
     """What a player of tic-tac-toe has begun finishes with the other's move, which must be admitted for it."""
-    pool, sink, source = (
-        InlinePool(EnvRecipe("pettingzoo.classic.tictactoe_v3"), 3, TrainingSeeds(0)),
-        Recorded(),
-        Versions(),
-    )
+    pool = InlinePool(EnvRecipe("pettingzoo.classic.tictactoe_v3"), 3, TrainingSeeds(0))
+    sink, source = Counted(), Versions()
     parts = {"default": PolicyPart(Marked(), source, agents=(0, 1), admission=Admission(12, 0))}
     worker = build_env_worker(pool, parts, sink, fragment_steps=4, fragment_max_age_s=None)
     for version in range(4):
-        source.version = version
+        source.version = sink.version = version
         rounds(worker)
         assert worker.waits
         finished = sum(fragment.num_transitions for fragment in sink.fragments)
         assert (version + 1) * 12 <= finished <= (version + 1) * 12 + 2 * 3
+    worker.close()
+
+
+def test_what_another_env_worker_cannot_make_is_made_here():
+    """Its share is made, but the learner lacks the other's, whose environments wait for another policy."""
+    pool = InlinePool(EnvRecipe("pettingzoo.classic.tictactoe_v3"), 3, TrainingSeeds(0))
+    sink, source = Counted(), Versions()
+    parts = {"default": PolicyPart(Marked(), source, agents=(0, 1), admission=Admission(6, 0))}
+    worker = build_env_worker(pool, parts, sink, fragment_steps=4, fragment_max_age_s=None)
+    worker.pull()
+    while not worker.waits:
+        worker.run_once(0.0)
+    assert sum(fragment.num_transitions for fragment in sink.fragments) < 12
+    rounds(worker)
+    assert 12 <= sum(fragment.num_transitions for fragment in sink.fragments) <= 12 + 2 * 3
     worker.close()

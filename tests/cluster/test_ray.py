@@ -14,6 +14,8 @@ from distrl.core.errors import RunFailed
 from distrl.core.experience_log import read_log
 from distrl.core.metrics import read_json_lines
 from tests.cluster.test_fidelity import leveled
+from tests.cluster.test_league import accounted
+from tests.cluster.test_league import small as league
 from tests.cluster.test_local import balanced, small
 from tests.cluster.test_multi_agent import TWO
 from tests.cluster.test_multi_agent import small as several_agents
@@ -180,3 +182,27 @@ def test_two_policies_and_a_killed_env_worker_account_for_every_agents_step(tmp_
     for _, fragment in read_log(result.directory / "log"):
         whose[fragment.policy_id].update(fragment.columns["agent_index"].tolist())
     assert whose == {"hunter": {0}, "prey": {1, 2}}
+
+
+def test_a_league_survives_its_learner_and_its_parameter_server(tmp_path):
+    """Who had been kept is met again, and every agent's step is accounted for."""
+    killed = []
+
+    def kill(status):
+        for role in ("learner", "parameter_server"):
+            os.kill(status["pids"][role], signal.SIGKILL)
+        killed.append(len(list(read_json_lines(tmp_path / "run" / "league" / "players.jsonl"))))
+
+    config = league(tmp_path / "run", "run.steps=5000")
+    result = run(config, Watcher(1500, kill))
+    assert killed[0] >= 1
+    assert result.summary["restarts"] == {"learner": 1, "parameter_server": 1}
+    assert accounted(result.summary)
+    players = list(read_json_lines(tmp_path / "run" / "league" / "players.jsonl"))
+    assert len(players) > killed[0]
+    versions = [player["version"] for player in players]
+    assert versions == sorted(set(versions))
+    episodes = [one for one in read_json_lines(result.directory / "metrics.jsonl") if one["kind"] == "episode"]
+    last = {player for episode in episodes[-300:] for player in episode["players"]}
+    assert f"default:{versions[0]:06d}" in last
+    assert last.intersection(f"default:{version:06d}" for version in versions[killed[0] :])
