@@ -42,7 +42,7 @@ class EnvWorkerActor(LoopActor):
         self._grace_s = 0.0
         self._left = False
         self._sink: RaySink | None = None
-        self._sources: list[RaySource] = []
+        self._server: Any = None
         self._link: RayServerLink | None = None
         self._refusal: DistrlError | None = None
         self._snapshots = Path(run) / "snapshots" / f"worker-{worker}"
@@ -87,9 +87,7 @@ class EnvWorkerActor(LoopActor):
         name = f"env worker {self._identity['worker']}"
         sink = self._sink = RaySink(learner, self._config.actors.max_unacknowledged_mb * 1e6, name)
 
-        def source_of(policy_id: str) -> RaySource:
-            self._sources.append(RaySource(server, policy_id))
-            return self._sources[-1]
+        self._server = server
 
         if self._config.actors.inference != "local":
             self._link = RayServerLink(inference)
@@ -99,7 +97,7 @@ class EnvWorkerActor(LoopActor):
                 self._pool,
                 policies,
                 sink,
-                source_of,
+                lambda policy_id: RaySource(lambda: self._server, policy_id),
                 timed=True,
                 spool=self._spool,
                 server=self._link,
@@ -131,8 +129,7 @@ class EnvWorkerActor(LoopActor):
 
     def use_server(self, server: Any) -> None:
         """A new parameter server has taken the place of the old one."""
-        for source in self._sources:
-            source.server = server
+        self._server = server
 
     def use_learner(self, learner: Any) -> None:
         """A new learner has taken the place of the old one."""

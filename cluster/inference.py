@@ -39,9 +39,10 @@ class InferenceServerActor(LoopActor):
         self._events: asyncio.AbstractEventLoop | None = None  # once somebody waits for news
         self._news = asyncio.Event()
         ((policy_id, policy),) = policies.items()
-        self._source = RaySource(server, policy_id)
+        self._parameter_server = server
+        source = RaySource(lambda: self._parameter_server, policy_id)
         self._server: InferenceServer = components.build_inference_server(
-            RunConfig.validated(config), policy, self._source, number, life, device, self._newer_weights
+            RunConfig.validated(config), policy, source, number, life, device, self._newer_weights
         )
         self._begin(lambda: self._server.run(self._stop, wait_for_weights))
 
@@ -68,7 +69,7 @@ class InferenceServerActor(LoopActor):
 
     def use_server(self, server: Any) -> None:
         """A new parameter server has taken the place of the old one."""
-        self._source.server = server
+        self._parameter_server = server
 
     def report(self) -> dict[str, Any]:
         """See ``InferenceServer.report``; ``failure`` where the loop has ended in one."""

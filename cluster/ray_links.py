@@ -38,15 +38,19 @@ def start_actor(kind: type, *arguments: Any, **options: Any) -> Any:
 
 
 class RaySource:
-    """Pulls one policy's weights from a parameter server that may be away: then nothing is newer."""
+    """Pulls one policy's weights from a parameter server that may be away: then nothing is newer.
 
-    def __init__(self, server: Any, policy_id: str = DEFAULT_POLICY):
-        self.server, self._policy_id = server, policy_id
+    Args:
+        server: tells which one there is now.
+    """
+
+    def __init__(self, server: Callable[[], Any], policy_id: str = DEFAULT_POLICY):
+        self._server, self._policy_id = server, policy_id
 
     def pull_if_newer(self, version: int, wait_s: float = 0.0) -> tuple[int, Weights] | None:
         """See ``ParameterServer.pull_if_newer``."""
         try:  # ray.get would complain in a thread of an asynchronous actor
-            answer = self.server.pull_if_newer.remote(version, wait_s, self._policy_id)
+            answer = self._server().pull_if_newer.remote(version, wait_s, self._policy_id)
             return answer.future().result(timeout=30 + wait_s)
         except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError, TimeoutError):
             return None  # the supervisor starts a new one and tells us; until then the old weights act
