@@ -18,7 +18,14 @@ if __name__ == "__main__":
             env={"id": "pettingzoo.classic.tictactoe_v3"},
             run={"steps": options.steps},
             actors={"env_workers": 1, "envs_per_worker": 32, "fragment_steps": 32},
-            algorithm={"name": "ppo", "batch_size": 2048, "gamma": 1.0, "learning_rate": 1e-3, "entropy_cost": 0.05},
+            algorithm={
+                "name": "ppo",
+                "batch_size": 2048,
+                "gamma": 1.0,
+                "learning_rate": 2e-3,
+                "normalize_advantages": False,
+                "entropy_cost": 0.15,  # in units of a win
+            },
             league={"matchmaking": "fictitious", "snapshot_period": 10},
         ),
         local=True,

@@ -54,6 +54,10 @@ def test_many_agents(tmp_path):
     assert re.search(r"one of the prey does .* [0-4]$", example(tmp_path, "many_agents.py", "--steps", 1500).strip())
 
 
+def test_self_play(tmp_path):
+    assert re.search(r"4 at most: \d\.\d\d$", example(tmp_path, "self_play.py", "--steps", 5000).strip())
+
+
 def test_a_flow_of_your_own(tmp_path):
     output = example(tmp_path, "own_flow.py", 20)
     assert re.search(r"t =  5.0 D/U: tip at [+-]\d\.\d\d D, return \d\.\d\d", output)
