@@ -10,6 +10,7 @@ from distrl.cluster.components import policy_specs
 from distrl.core.config import RunConfig, to_toml
 from distrl.core.errors import ConfigError, StorageError
 from distrl.core.experience_log import read_log
+from distrl.core.matchups import is_snapshot, policy_of
 from distrl.core.metrics import read_json_lines
 from distrl.core.types import EnvRecipe
 from distrl.envs.resolve import make, spec_of
@@ -98,18 +99,44 @@ def test_snapshots_can_be_loaded_and_the_newest_policies_are_the_best(finished):
 
 
 def test_a_league_goes_on_where_it_was(tmp_path):
-    config = small(tmp_path / "run", "run.steps=2000", league={"matchmaking": "pfsp", "self_play_share": 0.2})
-    first = train(config, local=True)
+    """By PSRO, in which snapshots meet each other too."""
+    psro = {"matchmaking": "psro", "meta_solver": "risk_averse", "payoff_share": 0.3, "self_play_share": 0.2}
+    first = train(small(tmp_path / "run", "run.steps=2000", league=psro), local=True)
     players = [one["version"] for one in read_json_lines(first.directory / "league" / "players.jsonl")]
     before = len(records(first, "episode"))
-    longer = small(tmp_path / "run", "run.steps=4000", league={"matchmaking": "pfsp", "self_play_share": 0.2})
-    again = train(longer, local=True, resume=first.directory)
+    again = train(small(tmp_path / "run", "run.steps=4000", league=psro), local=True, resume=first.directory)
     assert accounted(again.summary)
-    since = {player for episode in records(again, "episode")[before + 8 :] for player in episode["players"]}
-    assert f"default:{players[0]:06d}" in since
+    since = [tuple(episode["players"]) for episode in records(again, "episode")[before + 8 :]]
+    oldest = f"default:{players[0]:06d}"
+    assert {("default", oldest), (oldest, "default")} <= set(since)
+    assert any(one != other and is_snapshot(one) and is_snapshot(other) for one, other in since)
+    assert records(again, "learner")[-1]["league/gap"] < 2.0
     later = [one["version"] for one in read_json_lines(again.directory / "league" / "players.jsonl")]
     assert later[: len(players)] == players
     assert (np.diff(later) >= 4).all()
+
+
+def test_a_side_may_have_several_agents(tmp_path):
+    """One hunts two, who are one side with one policy."""
+    two = {"hunter": {"agents": ["adversary_*"]}, "prey": {"agents": ["agent_*"]}}
+    config = small(
+        tmp_path / "run",
+        "run.steps=2000",
+        "league.sides=[['agent_*'], ['adversary_*']]",
+        env={"id": "mpe2.simple_adversary_v3", "hosting": "inline"},
+        policies=two,
+    )
+    result = train(config, local=True)
+    assert accounted(result.summary)
+    agents = {"hunter": {0}, "prey": {1, 2}}
+    for _, fragment in read_log(result.directory / "log"):
+        assert set(fragment.columns["agent_index"].tolist()) <= agents[fragment.policy_id]
+    for episode in records(result, "episode"):
+        prey, hunter = episode["players"]
+        assert (policy_of(prey), policy_of(hunter)) == ("prey", "hunter")
+        learned = [player for player in (prey, hunter) if player in episode["returns"]]
+        assert len(learned) == 1, "they take turns in learning"
+        assert episode["return"] == pytest.approx(2 * episode["scores"][0] + episode["scores"][1])
 
 
 def test_an_exploiter_that_had_begun_again_after_the_checkpoint_does_so_again(tmp_path):
