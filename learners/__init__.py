@@ -12,7 +12,9 @@ shared_network, images       the same with memory, and for images, by autograd; 
 actor_policies, inputs       what env workers act with, in numpy alone; from observations to a network's inputs
 replay                       the ring of transitions, n-step returns, accounting of what was sampled
 rollout, queue               on-policy fragments side by side, each transition handed out once
-learner                      the loop: secure, insert, update, publish, checkpoint, restore
+trainer, learner             one policy's updates; the loop over all: secure, insert, publish, checkpoint, restore
+qmix, mixing, team_policies  VDN and QMIX, for teams as one row
+league                       who meets whom in self-play, and what came of it
 randomness, spaces           generators by update index; the layout of observations and actions
 bench, bench_on_policy       what the learner alone takes: python -m distrl.learners.bench, …bench_on_policy
 """
