@@ -18,7 +18,7 @@ import numpy as np
 
 from distrl.actors.environment_process import cause_of, core_seconds
 from distrl.actors.recovery import MAX_FAILURES
-from distrl.actors.running_episodes import CoreClock, RunningEpisodes
+from distrl.actors.running_episodes import CoreClock, RunningEpisodes, at_most
 from distrl.core.contracts import Fault, Outcomes, PoolStats, Requests
 from distrl.core.errors import ConfigError, EnvironmentFault
 from distrl.core.joint import FINISHED
@@ -317,8 +317,9 @@ class InlinePool:
         seed = self._seeds.seed(row, episode)
         write_observation(unpack_reset(self._envs[row].reset(seed=seed)), self._targets[row], "reset")
         self._episodes.begin(row, self._seeds.episode_uid(row, episode), seed)
-        self._reset_s += time.monotonic() - begin
-        core = core_seconds() - core
+        reset_s = time.monotonic() - begin
+        self._reset_s += reset_s
+        core = at_most(reset_s, core_seconds() - core)
         self._core_s += core
         self._level_core_s[fidelity] += core
         self._resets += 1

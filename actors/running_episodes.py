@@ -5,6 +5,7 @@ running episodes come out, and what the steps have cost.
 from __future__ import annotations
 
 import math
+import os
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,14 @@ from distrl.core.contracts import Requests
 from distrl.core.types import Observation
 
 _CORE_PERIOD_S = 0.05
+_CORE_KEEP, _CORE_PRIOR_S = 0.95, 1e-3  # of the measurements before; one core, as if measured before the first
+_NUM_CORES = os.cpu_count() or 1
+
+
+def at_most(wall_s: float, core_s: float) -> float:
+    """CPU seconds that can have been used within ``wall_s``: with the end of a child that another thread waits for,
+    all that it has ever used is added to those of this process at once."""
+    return min(core_s, wall_s * _NUM_CORES)
 
 
 class CoreClock:
@@ -23,10 +32,14 @@ class CoreClock:
         clock.begin(now)
         …                                     # the steps
         core_s = clock.spent(wall_s, now)
+
+    One measurement means little, as other threads' time arrives in pieces of milliseconds: the share is a mean over the
+    newest ones.
     """
 
     def __init__(self) -> None:
-        self._share, self._read_at = 1.0, -math.inf
+        self._core_sum_s = self._wall_sum_s = _CORE_PRIOR_S
+        self._read_at = -math.inf
         self._core_s: float | None = None  # at the beginning, where these are measured
 
     def begin(self, now: float) -> None:
@@ -36,9 +49,11 @@ class CoreClock:
     def spent(self, wall_s: float, now: float) -> float:
         """CPU seconds of what has taken ``wall_s``; ``now`` on the same clock."""
         if self._core_s is not None:
-            self._share = (core_seconds() - self._core_s) / max(wall_s, 1e-9)
+            core_s = at_most(wall_s, core_seconds() - self._core_s)
+            self._core_sum_s = _CORE_KEEP * self._core_sum_s + core_s
+            self._wall_sum_s = _CORE_KEEP * self._wall_sum_s + wall_s
             self._read_at = now
-        return wall_s * self._share
+        return wall_s * self._core_sum_s / self._wall_sum_s
 
 
 class RunningEpisodes:

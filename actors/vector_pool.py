@@ -28,7 +28,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from distrl.actors.environment_process import cause_of, core_seconds
 from distrl.actors.recovery import MAX_FAILURES
-from distrl.actors.running_episodes import CoreClock, RunningEpisodes
+from distrl.actors.running_episodes import CoreClock, RunningEpisodes, at_most
 from distrl.core.contracts import Fault, Outcomes, PoolStats, Requests
 from distrl.core.errors import ConfigError, EnvironmentFault
 from distrl.core.joint import FINISHED
@@ -209,8 +209,9 @@ class VectorPool:
         if not (isinstance(result, tuple) and len(result) == 2):
             raise EnvironmentFault("reset must return (observations, info dict) of all rows.", "protocol")
         self._observation = self._checked(result[0])
-        self._reset_s += time.monotonic() - begin
-        self._core_s += core_seconds() - core
+        reset_s = time.monotonic() - begin
+        self._reset_s += reset_s
+        self._core_s += at_most(reset_s, core_seconds() - core)
 
     def _begin_episodes(self, rows: np.ndarray) -> None:
         uids = [self._seeds.episode_uid(row, self._episode[row]) for row in rows.tolist()]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from typing import Any
 
 import gymnasium
@@ -10,6 +14,7 @@ import pytest
 from gymnasium import spaces
 
 from distrl.actors.inline_pool import InlinePool
+from distrl.actors.running_episodes import CoreClock
 from distrl.core.seeds import FixedSeeds, TrainingSeeds
 from distrl.core.types import EnvRecipe
 
@@ -124,3 +129,13 @@ def test_a_row_without_an_action_does_not_step():
     assert requests.step.tolist() == [1, 1]
     assert len(pool.recv(0.0)[0].rows) == 0
     pool.close()
+
+
+def test_cpu_time_is_not_that_of_children_that_end_meanwhile():
+    """One was waited for by another thread, say; all its time arrives at once."""
+    clock, now = CoreClock(), time.monotonic()
+    for _ in range(3):
+        clock.begin(now)
+        subprocess.run([sys.executable, "-c", "sum(range(3_000_000))"], check=True)
+        assert clock.spent(1e-4, now) <= 1e-4 * (os.cpu_count() or 1)
+        now += 1.0
