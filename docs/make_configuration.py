@@ -36,9 +36,8 @@ Presets are the files in `tune_configs/presets/`. The value of `--set KEY.PATH=V
 A key that does not exist is refused, and the nearest one named. The run directory keeps the whole configuration in
 `config.toml`, which `distrl train` takes like any other file.
 
-This page is generated from the models in `distrl/core/config.py`, `learners/*_config.py` and
-`learners/league/config.py`, which refuse what is out
-of bounds: `python docs/make_configuration.py`.
+This page is generated from the models in `distrl/core/config.py`, `learners/*_config.py` and `learners/league/config.py`,
+which refuse what is out of bounds: `python docs/make_configuration.py`.
 """
 
 _BOUNDS = {
@@ -115,7 +114,8 @@ def _word(annotation: Any) -> str:
     if origin is typing.Literal:
         return " or ".join(f'`"{value}"`' for value in arguments)
     if origin in (list, tuple):
-        return f"list of {_word(arguments[0])}s"
+        inner = _word(arguments[0])
+        return f"list of lists{inner.removeprefix('list')}" if inner.startswith("list") else f"list of {inner}s"
     if origin is dict:
         return "table"
     return {bool: "boolean", int: "integer", float: "number", str: "string"}[annotation]
