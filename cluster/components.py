@@ -65,6 +65,11 @@ def algorithm_model(config: RunConfig) -> Any:
         raise ConfigError(explain(error, model, "algorithm")) from None
     if options.on_policy:
         _check_on_policy(config, options)
+        if config.offline.data:
+            raise ConfigError(
+                f"{config.algorithm.name} learns from what its own newest policy does, and offline.data is what others "
+                "did: take bc, iql or another algorithm with a replay"
+            )
     elif config.run.experience_log == "off":
         raise ConfigError(
             f'run.experience_log = "off" goes with on-policy algorithms only: {config.algorithm.name} refills its '
@@ -395,13 +400,20 @@ def _check_rows(plan: PolicyPlan, options: Any) -> None:
         )
 
 
-def build_learner(config: RunConfig, spec: EnvSpec, run_directory: Path, publish: Callable[..., Any]) -> Learner:
+def build_learner(
+    config: RunConfig,
+    spec: EnvSpec,
+    run_directory: Path,
+    publish: Callable[..., Any],
+    fill: Callable[[Mapping[str, Replay]], None] | None = None,
+) -> Learner:
     """The learner with what it draws from, restored from the run directory where that holds a checkpoint; ``publish``
-    takes (version, weights, policy)."""
+    takes (version, weights, policy); ``fill`` puts what others did into the policies' replays."""
     from distrl.core.limiter import SamplesPerInsert
     from distrl.learners.league.league import League
     from distrl.learners.learner import Learner, LearnerSettings
     from distrl.learners.queue import Queue
+    from distrl.learners.replay import Replay
     from distrl.learners.trainer import FrozenPolicy, PolicyTrainer, TrainerSettings
 
     device = pick_device(config.learner.device)
@@ -425,6 +437,8 @@ def build_learner(config: RunConfig, spec: EnvSpec, run_directory: Path, publish
         trainers.append(
             PolicyTrainer(algorithm, store, waits, its_publish, settings, plan.spec, device, plan.policy_id)
         )
+    if fill is not None:
+        fill({trainer.policy_id: trainer.store for trainer in trainers if isinstance(trainer.store, Replay)})
     learner_settings = LearnerSettings(
         config.checkpoint.period or (100 if on_policy else 5000),
         config.checkpoint.keep,

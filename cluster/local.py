@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from distrl.cluster import components
+from distrl.cluster.local_evaluation import LocalEvaluation
 from distrl.cluster.recorder import Recorder
 from distrl.core.config import RunConfig
 from distrl.core.errors import ConfigError
@@ -110,10 +111,7 @@ def run_local(
             incarnation=incarnation,
             timed=False,
         )
-    runner = components.evaluation_runner(
-        config, components.SELECTION_SEEDS, config.evaluation.episodes, config.evaluation.envs, scratch, inline=True
-    )
-    evaluated = {name: policy.build(seed=0, deterministic=True) for name, policy in policies.items()}
+    evaluation = LocalEvaluation(config, run, spec, server, recorder)
     started, started_cpu, shown = time.monotonic(), time.process_time(), 0.0
 
     def collect() -> None:
@@ -121,18 +119,6 @@ def run_local(
             recorder.worker_reported(incarnation, worker.report())
         report = learner.report() | {"cpu_s": time.process_time() - started_cpu, "training_s": learner.update_s}
         recorder.learner_reported(report)
-
-    def evaluate() -> None:
-        pulled = server.pull_all(evaluated)
-        for name, (_, weights) in pulled.items():
-            evaluated[name].load(weights)
-        results = runner.run(components.evaluation_act(config, spec, evaluated, config.evaluation.envs))
-        returns = [result.episode_return for result in results]
-        versions = sum(version for version, _ in pulled.values())
-        if recorder.evaluated(
-            recorder.env_steps, versions, [r.seed for r in results], returns, [r.length for r in results]
-        ):
-            components.save_best(run.path, pulled, policies, recorder.best_return)
 
     try:
         for note in learner.notes:
@@ -150,7 +136,7 @@ def run_local(
             if recorder.env_steps >= next_evaluation:
                 next_evaluation += config.evaluation.period
                 learner.publish()
-                evaluate()
+                evaluation.evaluate()
             if time.monotonic() - shown > 0.5:
                 shown = time.monotonic()
                 show(recorder.status())
@@ -161,7 +147,7 @@ def run_local(
             pass
         learner.publish()
         if not stop():
-            evaluate()
+            evaluation.evaluate()
         collect()
         learner.checkpoint()
         for incarnation in workers:
@@ -171,6 +157,6 @@ def run_local(
     finally:
         recorder.close()
         learner.close()
-        runner.close()
+        evaluation.close()
         for worker in workers.values():
             worker.close()

@@ -29,14 +29,23 @@ class Recorder:
         best_return: of the evaluations, or None.
     """
 
-    def __init__(self, directory: Path, record_period: int, target: str | None = None, league: bool = False):
+    def __init__(
+        self,
+        directory: Path,
+        record_period: int,
+        target: str | None = None,
+        league: bool = False,
+        *,
+        by_updates: bool = False,
+    ):
         """
         Args:
-            record_period: env steps between two records of the learner's metrics.
+            record_period: env steps between two records of the learner's metrics; with ``by_updates``, updates.
             target: the fidelity whose training returns are the run's; None where all episodes have the same.
             league: episodes are matches, whose results the learner reads; and the newest policy is taken for the best:
                 a return against an equal says nothing.
         """
+        self._by_updates = by_updates
         self._target = target
         self._matches = MatchWriter(directory / "league", "supervisor") if league else None
         self._metrics = JsonLines(directory / "metrics.jsonl")
@@ -87,7 +96,7 @@ class Recorder:
         lives = set(produced) | set(secured)
         self._produced_before = {life: max(produced.get(life, 0), secured.get(life, 0)) for life in lives}
         self._steps_before = self.env_steps
-        self._last_recorded = self._steps_before // self._record_period
+        self._last_recorded = self._come // self._record_period
 
     def worker_reported(self, incarnation: int, report: dict[str, Any]) -> None:
         """A live worker's report; its episodes and faults are written."""
@@ -130,7 +139,7 @@ class Recorder:
         if report["life"] != self._learner_life:
             self._learner_life = report["life"]
             self._metrics.write({"kind": "learner_began", "updates": report["began"], "life": report["life"]})
-        due = self.env_steps // self._record_period
+        due = self._come // self._record_period
         if due > self._last_recorded and report["metrics"]:
             self._last_recorded = due
             self._metrics.write(
@@ -205,6 +214,11 @@ class Recorder:
         steps, transitions = (sum(report.get(name, 0) for report in reports) for name in ("env_steps", "produced"))
         unreported = sum(self.produced.values()) - transitions
         return steps + (round(unreported * steps / transitions) if transitions else unreported)
+
+    @property
+    def _come(self) -> int:
+        """How far the run has come, in what ``record_period`` counts."""
+        return int(self._learner["updates"]) if self._by_updates else self.env_steps
 
     @property
     def known_env_steps(self) -> int:

@@ -99,7 +99,7 @@ def train(
     show: Show = lambda status: None,
     stop: threading.Event | None = None,
 ) -> RunResult:
-    """Train until ``run.steps`` and evaluate what was learned.
+    """Train until ``run.steps`` and evaluate what was learned; with ``offline.data``, learn from logs alone.
 
     Args:
         config: what to do. With ``resume``, its spaces and algorithm must be those the run began with.
@@ -118,9 +118,17 @@ def train(
     from distrl.cluster import components
     from distrl.cluster.local import check_local, run_local
     from distrl.cluster.memory import check_memory
+    from distrl.cluster.offline import check_offline, read_data, run_offline
 
-    algorithm = components.algorithm_model(config)
-    if local:
+    algorithm, offline = components.algorithm_model(config), bool(config.offline.data)
+    if offline:
+        check_offline(config)
+        local = local or address is None
+        if not local:
+            raise ConfigError(
+                f"a run with offline.data is one process on this machine, but {address} came: leave it out"
+            )
+    elif local:
         check_local(config)
     started = time.monotonic()
     ending = stop or threading.Event()
@@ -141,12 +149,19 @@ def train(
                 trial = tried.result()
             spec, given, config = trial.spec, config, components.with_hosting(config, trial, local=True)
             components.policy_specs(config, spec)  # refuses what an algorithm cannot handle
-            check_memory(config, trial, algorithm)
-            _check_warm_start(config, spec, run)
+            if offline:
+                show({"phase": "reading the data"})
+                data = read_data(config, spec, run)
+            else:
+                check_memory(config, trial, algorithm)
+                _check_warm_start(config, spec, run)
             run = run or _new_run(given, components.keeps_log(config))
             run.begin_session()
             show({"phase": "starting", "directory": str(run.path)})
-            summary = run_local(config, run, spec, show, ending.is_set)
+            if offline:
+                summary = run_offline(config, run, spec, data, show, ending.is_set)
+            else:
+                summary = run_local(config, run, spec, show, ending.is_set)
         else:
             from distrl.cluster import launch
 

@@ -54,7 +54,7 @@ def train(
     ] = False,
     address: Annotated[str | None, typer.Option(help="A Ray cluster; without it Ray runs on this machine.")] = None,
 ) -> None:
-    """Train a policy and show what it learned."""
+    """Train a policy and show what it learned; with offline.data=[RUN, …], from their logs alone."""
     from distrl import api
     from distrl.progress import Progress
 
@@ -129,6 +129,14 @@ def show_summary(summary: dict[str, Any]) -> None:
                 row["who"], *("–" if value is None else f"{value:.3f}" for value in numbers), str(row["diverged"])
             )
         console.print(table)
+    if "data_transitions" in summary:
+        mean, std = summary["data_return_mean"], summary["data_return_std"]
+        returns = "" if mean is None else f", which returned {mean:.3f} ± {std:.3f}"
+        say(
+            f"{summary['updates']} updates in {summary['wall_s']:.0f} s ({summary['updates_per_s']:.1f} updates/s), "
+            f"from {summary['data_transitions']} transitions with {summary['data_episodes']} whole episodes{returns}"
+        )
+        return
     say(
         f"{summary['env_steps']} env steps, {summary['updates']} updates in {summary['wall_s']:.0f} s · "
         f"environments busy {summary['env_busy_fraction']:.0%} · {summary['updates_per_s']:.1f} updates/s · "

@@ -17,7 +17,8 @@ _POLICY, _TRAINING, _BASELINE, _NOTHING, _OTHER = "#1f5fa8", "#9db8d6", "#c2571a
 
 
 def learning_curve(directory: Path, summary: dict[str, Any]) -> Path:
-    """``learning_curve.png``: return against env steps and against wall time, with the baseline where there is one."""
+    """``learning_curve.png``: return against env steps (of an offline run, updates) and against wall time, with the
+    baseline where there is one."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -31,7 +32,8 @@ def learning_curve(directory: Path, summary: dict[str, Any]) -> Path:
     episodes = [record for record in metrics if record["kind"] == "episode"]
 
     figure, (by_steps, by_time) = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, constrained_layout=True)
-    target = RunDirectory.open(directory).config().env.fidelity
+    config = RunDirectory.open(directory).config()
+    target, steps = config.env.fidelity, "updates" if config.offline.data else "env_steps"
     for level in dict.fromkeys(e["fidelity"] for e in episodes):  # returns of two fidelities are two curves
         own = target is None or level == target
         by_steps.plot(
@@ -47,7 +49,7 @@ def learning_curve(directory: Path, summary: dict[str, Any]) -> Path:
     if recent:
         by_time.plot(*zip(*recent, strict=True), "-", lw=1, color=_TRAINING, label="training, last 20 episodes")
     by_steps.plot(
-        [e["env_steps"] for e in evaluations],
+        [e[steps] for e in evaluations],
         [e["return_mean"] for e in evaluations],
         "o-",
         ms=4,
@@ -63,6 +65,7 @@ def learning_curve(directory: Path, summary: dict[str, Any]) -> Path:
         label="evaluation, held-out seeds",
     )
     references = (
+        ("data_return_mean", "the data", _TRAINING, "-."),
         ("baseline_selection_return", "best baseline", _BASELINE, "--"),
         ("nothing_return", "doing nothing", _NOTHING, ":"),
     )
@@ -72,7 +75,7 @@ def learning_curve(directory: Path, summary: dict[str, Any]) -> Path:
                 axes.axhline(summary[key], color=color, ls=style, lw=1.2, label=label)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    by_steps.set(xlabel="env steps", ylabel="episode return")
+    by_steps.set(xlabel=steps.replace("_", " "), ylabel="episode return")
     by_time.set(xlabel="wall time [s]")
     by_steps.legend(frameon=False, fontsize=8)
     by_time.legend(frameon=False, fontsize=8)

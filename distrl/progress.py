@@ -51,6 +51,11 @@ class Progress:
             self._console.print(self._line(status), highlight=False, soft_wrap=True)
 
     def _line(self, status: dict[str, Any]) -> str:
+        if "updates_in_all" in status:
+            return (
+                f"{status['session_s']:5.0f} s  {status['updates']}/{status['updates_in_all']} updates  "
+                f"evaluation {_number(status['evaluation'])} (best {_number(status['best'])})"
+            )
         return (
             f"{status['session_s']:5.0f} s  {status['env_steps']}/{self._steps} env steps "
             f"({status['env_steps_per_s']:.1f}/s)  {status['updates']} updates  "
@@ -62,17 +67,21 @@ class Progress:
 
     def _table(self, status: dict[str, Any]) -> Table:
         table = Table.grid(padding=(0, 2))
-        table.add_row(
-            "env steps",
-            ProgressBar(self._steps, min(status["env_steps"], self._steps), width=40),
-            f"{status['env_steps']} of {self._steps}",
-        )
-        table.add_row(
-            "environments",
-            f"{status['num_envs']} busy {status['busy']:.1%}",
-            f"{status['env_steps_per_s']:.1f} env steps/s",
-        )
-        table.add_row("learner", f"{status['updates']} updates", f"staleness {_staleness(status)} updates")
+        if "updates_in_all" in status:  # there are no env workers
+            done, total = status["updates"], status["updates_in_all"]
+            table.add_row("updates", ProgressBar(total, done, width=40), f"{done} of {total}")
+        else:
+            table.add_row(
+                "env steps",
+                ProgressBar(self._steps, min(status["env_steps"], self._steps), width=40),
+                f"{status['env_steps']} of {self._steps}",
+            )
+            table.add_row(
+                "environments",
+                f"{status['num_envs']} busy {status['busy']:.1%}",
+                f"{status['env_steps_per_s']:.1f} env steps/s",
+            )
+            table.add_row("learner", f"{status['updates']} updates", f"staleness {_staleness(status)} updates")
         table.add_row(
             "return",
             f"{_number(status['recent_return'])} training",

@@ -45,6 +45,7 @@ def reproduce(run: RunDirectory, show: Callable[[int, int], None] = lambda updat
     """
 
     from distrl.cluster import components
+    from distrl.cluster.offline import read_data
     from distrl.envs.describe import try_environment
     from distrl.learners.learner import add_warm
     from distrl.learners.randomness import sample_generator
@@ -72,8 +73,11 @@ def reproduce(run: RunDirectory, show: Callable[[int, int], None] = lambda updat
     arrivals = iter(read_arrivals(run.path / "log" / "arrivals.bin"))
     fragments = read_log(run.path / "log")
     spec = try_environment(config.env.recipe()).spec
-    algorithm, store, options = components.build_algorithm(config, spec, "cpu")
-    if isinstance(store, Replay):
+    data = read_data(config, spec, run) if config.offline.data else None
+    algorithm, store, options = components.build_algorithm(data.sized(config) if data else config, spec, "cpu")
+    if data and isinstance(store, Replay):
+        data.fill({DEFAULT_POLICY: store})
+    elif isinstance(store, Replay):
         add_warm({DEFAULT_POLICY: store}, config.replay.warm_start, newest["warm_fragments"], [])
     inserted, wanted, upcoming = 0, 0, next(arrivals, None)
     metrics_compared = checkpoints_compared = 0

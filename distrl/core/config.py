@@ -351,6 +351,27 @@ class ReplaySection(_Section):
         return self
 
 
+class OfflineSection(_Section):
+    """Learning from logs alone: with `data`, a run has no env workers, and the environment is made for evaluations
+    only."""
+
+    data: list[str] = Field(
+        default_factory=list,
+        description="Run directories, or those that `distrl log mix` writes, whose logs are all that is learned from; "
+        "empty: the run makes its own experience.",
+    )
+    updates: int = Field(
+        20_000,
+        ge=1,
+        description="Updates of each policy after which the run ends, over all resumes, in place of `run.steps`.",
+    )
+
+    @field_validator("data")
+    @classmethod
+    def _absolute(cls, sources: list[str]) -> list[str]:
+        return [str(Path(source).absolute()) for source in sources]
+
+
 class LearnerSection(_Section):
     """Where updates run and how often their result is published."""
 
@@ -371,7 +392,9 @@ class LearnerSection(_Section):
 class EvaluationSection(_Section):
     """Deterministic episodes on held-out seeds beside the training."""
 
-    period: int = Field(5000, ge=1, description="Env steps between two evaluations.")
+    period: int = Field(
+        5000, ge=1, description="Env steps between two evaluations; of an offline run, updates of each policy."
+    )
     episodes: int = Field(
         4, ge=1, le=1000, description="Episodes of each evaluation while training; always the same seeds."
     )
@@ -414,6 +437,7 @@ class RunConfig(_Section):
         None, description="Policies of an environment of several agents that meet each other and their own past."
     )
     replay: ReplaySection = Field(default_factory=ReplaySection)
+    offline: OfflineSection = Field(default_factory=OfflineSection)
     learner: LearnerSection = Field(default_factory=LearnerSection)
     evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
     checkpoint: CheckpointSection = Field(default_factory=CheckpointSection)

@@ -1,4 +1,5 @@
-"""Run directories in, the fragments of their logs out: what fills the replay of a new run before its first update.
+"""Run directories in, the fragments of their logs out: what fills the replay of a new run before its first update, or
+is all that an offline run learns from.
 
 What comes out is marked as not this run's own: policy version 0, and episodes numbered from WARM_UIDS on in order of
 appearance, which no episode of a run reaches (distrl.core.seeds).
@@ -21,11 +22,12 @@ from distrl.core.types import Fragment
 WARM_UIDS = 1 << 63
 
 
-def check_warm_start(sources: Sequence[Path | str], facts: LogFacts) -> None:
+def check_warm_start(sources: Sequence[Path | str], facts: LogFacts, key: str = "replay.warm_start") -> None:
     """Refuse, before anything starts, logs whose transitions this run could not learn from.
 
     Args:
         sources: run directories. facts: of this run; its ``run_id`` may be empty.
+        key: of the configuration, that names the sources.
 
     Raises:
         ConfigError: a source is no run, lacks a log or its description, holds another run's log, comes twice or is this
@@ -38,22 +40,22 @@ def check_warm_start(sources: Sequence[Path | str], facts: LogFacts) -> None:
         found = read_facts(run.path / "log")
         if found is None:
             raise ConfigError(
-                f"replay.warm_start needs a log that says what it holds, and {run.path / 'log'} has no log.json: it "
+                f"{key} needs a log that says what it holds, and {run.path / 'log'} has no log.json: it "
                 "gets one when the run is resumed"
             )
         if found.run_id != run.id:
             raise ConfigError(
-                f"replay.warm_start: {run.path} is run {run.id}, but its log was written by run {found.run_id}: name "
+                f"{key}: {run.path} is run {run.id}, but its log was written by run {found.run_id}: name "
                 "the directory that this log came from"
             )
         if found.run_id in seen:
             raise ConfigError(
-                f"replay.warm_start: {source} is {seen[found.run_id]}: leave it out, its transitions would count twice"
+                f"{key}: {source} is {seen[found.run_id]}: leave it out, its transitions would count twice"
             )
         seen[found.run_id] = f"the same run as {source}"
         if differences := found.differences(facts):
             raise ConfigError(
-                f"replay.warm_start: what {source} holds does not fit this run: {'; '.join(differences)}. Leave it "
+                f"{key}: what {source} holds does not fit this run: {'; '.join(differences)}. Leave it "
                 "out, or give this run the same environment"
             )
 
@@ -63,12 +65,14 @@ def warm_fragments(
     limits: Sequence[int] | None = None,
     *,
     damaged: list[str] | None = None,
+    key: str = "replay.warm_start",
 ) -> Iterator[tuple[int, Fragment]]:
     """(index of the source, fragment) of everything in the logs of ``sources``, source by source in order of arrival.
 
     Args:
         limits: on a resume, the number of fragments that each source gave at the first start: it may have grown since.
         damaged: takes a sentence for each damaged place, which is then passed over; without it that is an error.
+        key: of the configuration, that names the sources.
 
     Raises:
         StorageError: damage, as in ``read_log``; or a source gives fewer fragments than its limit.
@@ -97,6 +101,6 @@ def warm_fragments(
                     break
         if limit is not None and count < limit:
             raise StorageError(
-                f"this run began with {limit} fragments of {source} (replay.warm_start), and only {count} of them can "
+                f"this run began with {limit} fragments of {source} ({key}), and only {count} of them can "
                 "be read now: restore its log from a copy"
             )

@@ -1,0 +1,41 @@
+"""Fragments in, the returns of the episodes that they hold from the first step to the last out."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from distrl.core.types import Fragment
+
+
+class EpisodeReturns:
+    """Sums rewards over the steps and agents of every episode, in whatever parts and order they come.
+
+    returns = EpisodeReturns()
+    for _, fragment in read_log(directory):
+        returns.add(fragment)
+    returns.whole()
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[int, float] = {}
+        self._missing: dict[
+            int, int
+        ] = {}  # episode → steps up to the ends of its agents that have not come; < 0: no end
+
+    def add(self, fragment: Fragment) -> None:
+        """Count a fragment; a transition that comes twice makes its episode one that is not whole."""
+        columns = fragment.columns
+        uids, where = np.unique(columns["episode_uid"], return_inverse=True)
+        where = where.reshape(-1)
+        over = (columns["terminated"] | columns["truncated"]).reshape(-1)
+        lengths = np.where(over, columns["step"].reshape(-1) + 1, 0)  # of the agents whose end this is
+        sums = np.bincount(where, columns["reward"].reshape(-1), len(uids))
+        missing = np.bincount(where, lengths - 1, len(uids))
+        for uid, reward, steps in zip(uids.tolist(), sums.tolist(), missing.tolist(), strict=True):
+            self._sums[uid] = self._sums.get(uid, 0.0) + reward
+            self._missing[uid] = self._missing.get(uid, 0) + int(steps)
+
+    def whole(self) -> dict[int, float]:
+        """Episode → the sum of all its agents' rewards, in the order in which they appeared; only those of which no
+        step is missing."""
+        return {uid: self._sums[uid] for uid, steps in self._missing.items() if steps == 0}
