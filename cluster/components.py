@@ -63,6 +63,11 @@ def algorithm_model(config: RunConfig) -> Any:
         options = model.model_validate(config.algorithm.options, context={"run_steps": config.run.steps})
     except ValidationError as error:
         raise ConfigError(explain(error, model, "algorithm")) from None
+    if options.offline_only and not config.offline.data:
+        raise ConfigError(
+            f"{config.algorithm.name} repeats what others did: name the runs whose logs it is to learn from, "
+            'offline.data = ["runs/…"]'
+        )
     if options.on_policy:
         _check_on_policy(config, options)
         if config.offline.data:

@@ -6,16 +6,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-import gymnasium
-import numpy as np
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from distrl.core.contracts import Algorithm
-from distrl.core.errors import ConfigError
-from distrl.core.spaces import action_leaf, leaves
+from distrl.core.spaces import leaves
 from distrl.core.types import EnvSpec, PolicySpec
+from distrl.learners.actor_recipes import action_recipe, actor_inputs
 from distrl.learners.image_layers import output_shapes
-from distrl.learners.inputs import MASK, STATE, image_paths, input_layout, input_size
+from distrl.learners.inputs import image_paths, input_size
 from distrl.learners.registry import AlgorithmConfig
 
 _Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -192,14 +190,8 @@ class PPO(AlgorithmConfig):
 
     def policy_spec(self, env_spec: EnvSpec) -> PolicySpec:
         """See ``AlgorithmConfig.policy_spec``."""
-        space = env_spec.action_space
-        actions = _box_actions(space) if isinstance(space, gymnasium.spaces.Box) else _choices(space)
-        observed = env_spec.observation_space
-        if "choices" in actions:
-            _check_mask(observed, sum(actions["choices"]))
-        inputs = input_layout(observed, has_mask="choices" in actions)
-        if self.central_critic:
-            inputs = _without_state(observed, inputs)
+        observed, actions = env_spec.observation_space, action_recipe(env_spec)
+        inputs = actor_inputs(observed, actions, self.central_critic)
         network: dict[str, Any] = {"inputs": inputs, "memory": self.memory_size and [self.memory, self.memory_size]}
         shapes = {leaf.path: list(leaf.spec.shape) for leaf in leaves(observed)}
         images = [shapes[path] for path in image_paths(inputs)]
@@ -239,62 +231,3 @@ class IMPALA(PPO):
     advantages: Advantages = "vtrace"
     surrogate: Surrogate = "policy_gradient"
     entropy_cost: EntropyCost = 0.01
-
-
-def _choices(space: gymnasium.Space) -> dict[str, Any]:
-    """Number of choices, and the lowest of them, of each component of a discrete action.
-
-    Raises:
-        ConfigError: it is not discrete.
-    """
-    spec = action_leaf(space)
-    size = int(np.prod(spec.shape))
-    if isinstance(space, gymnasium.spaces.Discrete):
-        choices, lowest = [int(space.n)], [int(space.start)]
-    elif isinstance(space, gymnasium.spaces.MultiDiscrete):
-        choices = space.nvec.reshape(-1).tolist()
-        lowest = np.broadcast_to(space.start, space.nvec.shape).reshape(-1).tolist()
-    elif isinstance(space, gymnasium.spaces.MultiBinary):
-        choices, lowest = [2] * size, [0] * size
-    else:
-        raise ConfigError(f"actions need to be Box, Discrete, MultiDiscrete or MultiBinary; got {space}")
-    return {"choices": choices, "lowest": lowest, "shape": list(spec.shape), "dtype": spec.dtype}
-
-
-def _box_actions(space: gymnasium.spaces.Box) -> dict[str, Any]:
-    if not np.issubdtype(space.dtype, np.floating):
-        raise ConfigError(f"a Gaussian policy needs a Box of floats to act in; got {space}: use MultiDiscrete")
-    if not np.all(space.low < space.high):
-        raise ConfigError(f"a Gaussian policy needs action bounds with low < high; got {space}")
-    return {"low": space.low.tolist(), "high": space.high.tolist(), "dtype": str(space.dtype)}
-
-
-def _without_state(space: gymnasium.Space, inputs: dict[str, Any]) -> dict[str, Any]:
-    """The inputs of an actor whose critic is central.
-
-    Raises:
-        ConfigError: there is no state, nothing else, or an image.
-    """
-    if STATE not in inputs:
-        raise ConfigError(
-            f"algorithm.central_critic needs a global state, an entry {STATE!r} of the observation, which is {space}: "
-            'set env.agents.state to "env" or "joint", or leave the central critic out'
-        )
-    if image_paths(inputs):
-        raise ConfigError(
-            "algorithm.central_critic needs networks that actor and critic do not share, as those for images do; the "
-            f"observation space is {space}"
-        )
-    seen = {path: kind for path, kind in inputs.items() if path != STATE}
-    if not seen:
-        raise ConfigError(f"an actor needs something to observe beside the {STATE!r}; the observation space is {space}")
-    return seen
-
-
-def _check_mask(space: gymnasium.Space, num_logits: int) -> None:
-    for leaf in leaves(space):
-        if leaf.path == MASK and int(np.prod(leaf.spec.shape)) != num_logits:
-            raise ConfigError(
-                f"the observation's {MASK!r} needs one entry for each of the {num_logits} choices of an action; it is "
-                f"{leaf.space}"
-            )

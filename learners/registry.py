@@ -19,6 +19,8 @@ ALGORITHMS: dict[str, str] = {
     "impala": "distrl.learners.ppo_config:IMPALA",
     "vdn": "distrl.learners.qmix_config:VDN",
     "qmix": "distrl.learners.qmix_config:QMIX",
+    "bc": "distrl.learners.offline_config:BC",
+    "iql": "distrl.learners.offline_config:IQL",
 }
 
 
@@ -27,10 +29,12 @@ class AlgorithmConfig(BaseModel):
 
     Attributes:
         on_policy: whether it trains on fresh fragments through a queue, instead of on sample batches from a replay.
+        offline_only: whether it learns from what others did alone, so that acting by itself would lead nowhere.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     on_policy: ClassVar[bool] = False
+    offline_only: ClassVar[bool] = False
 
     def policy_spec(self, env_spec: EnvSpec) -> PolicySpec:
         """The recipe of the policy that acts, without loading torch.

@@ -10,18 +10,22 @@ from distrl.api import load_policies, train
 from distrl.cluster.offline import read_data
 from distrl.core.config import RunConfig
 from distrl.core.errors import ConfigError, StorageError
+from distrl.core.experience_log import read_log
 from distrl.core.log_facts import read_facts
 from distrl.core.metrics import read_json_lines
 from distrl.core.run_directory import RunDirectory
 from distrl.core.types import EnvSpec
 from distrl.reproduce import reproduce
-from tests.cluster.test_local import small
+from tests.cluster.test_multi_agent import TWO
+from tests.cluster.test_multi_agent import small as small_agents
+from tests.fakes.logs import played
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """A run of SAC on Pendulum: 600 transitions."""
-    return train(small(tmp_path_factory.mktemp("source") / "run"), local=True)
+    """A run whose log has 12 episodes of Pendulum, of 50 steps each."""
+    path = tmp_path_factory.mktemp("source") / "run"
+    return played(path, "Pendulum-v1", lambda seen, rng, number: rng.uniform(-2, 2, 1), 12, max_episode_steps=50)
 
 
 def offline(out, *sources, updates=60, **sections):
@@ -38,7 +42,7 @@ def offline(out, *sources, updates=60, **sections):
 
 @pytest.fixture(scope="module")
 def finished(source, tmp_path_factory):
-    return train(offline(tmp_path_factory.mktemp("offline") / "run", source.directory))
+    return train(offline(tmp_path_factory.mktemp("offline") / "run", source.path))
 
 
 def test_it_leaves_what_any_run_leaves(source, finished):
@@ -49,15 +53,15 @@ def test_it_leaves_what_any_run_leaves(source, finished):
     records = list(read_json_lines(finished.directory / "metrics.jsonl"))
     assert [r["updates"] for r in records if r["kind"] == "evaluation"] == [20, 40, 60]
     assert [r["updates"] for r in records if r["kind"] == "learner"] == list(range(2, 61, 2))
-    episodes = [r["return"] for r in read_json_lines(source.directory / "metrics.jsonl") if r["kind"] == "episode"]
-    assert summary["data_episodes"] == len(episodes)
-    assert summary["data_return_mean"] == pytest.approx(np.mean(episodes), rel=1e-4)
+    rewards = [fragment.columns["reward"].sum() for _, fragment in read_log(source.path / "log")]
+    assert summary["data_episodes"] == 12
+    assert summary["data_return_mean"] == pytest.approx(np.mean(rewards), rel=1e-4)
     assert load_policies(finished.directory)["default"].ready
     assert (finished.directory / "learning_curve.png").stat().st_size > 10_000
 
 
 def test_the_same_data_and_seed_give_the_same_run(source, finished, tmp_path):
-    again = train(offline(tmp_path / "again", source.directory), local=True)
+    again = train(offline(tmp_path / "again", source.path), local=True)
     first, second = ((run.directory / "metrics.jsonl").read_bytes() for run in (finished, again))
     assert first == second
     found = reproduce(RunDirectory.open(again.directory))
@@ -66,8 +70,8 @@ def test_the_same_data_and_seed_give_the_same_run(source, finished, tmp_path):
 
 
 def test_a_resume_goes_on_as_if_there_had_been_no_pause(source, finished, tmp_path):
-    half = train(offline(tmp_path / "run", source.directory, updates=30))
-    whole = train(offline(tmp_path / "run", source.directory), resume=half.directory)
+    half = train(offline(tmp_path / "run", source.path, updates=30))
+    whole = train(offline(tmp_path / "run", source.path), resume=half.directory)
     assert whole.summary["transitions_trained"] == finished.summary["transitions_trained"]
     *_, mine = read_json_lines(whole.directory / "metrics.jsonl")
     *_, theirs = read_json_lines(finished.directory / "metrics.jsonl")
@@ -77,10 +81,37 @@ def test_a_resume_goes_on_as_if_there_had_been_no_pause(source, finished, tmp_pa
 
 def test_it_can_be_stopped(source, tmp_path):
     stop = threading.Event()
-    result = train(
-        offline(tmp_path / "run", source.directory, updates=10**6), show=lambda status: stop.set(), stop=stop
-    )
+    result = train(offline(tmp_path / "run", source.path, updates=10**6), show=lambda status: stop.set(), stop=stop)
     assert result.summary["interrupted"]
+
+
+# -- several policies --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def of_agents(tmp_path_factory):
+    """A run in which two policies acted for three agents: 200 env steps."""
+    return train(small_agents(tmp_path_factory.mktemp("agents") / "run", *TWO, "run.steps=200"), local=True)
+
+
+def test_data_goes_to_the_policy_that_acts_for_the_agent(of_agents, tmp_path):
+    """The log has what "hunter" and "prey" did; here each of the three agents has a policy of its own."""
+    three = {name: {"agents": [name]} for name in ("adversary_0", "agent_0", "agent_1")}
+    config = offline(
+        tmp_path / "run",
+        of_agents.directory,
+        env={"id": "mpe2.simple_adversary_v3"},
+        policies=three,
+        algorithm={"name": "bc", "hidden": [16], "batch_size": 32},
+        updates=20,
+    )
+    summary = train(config).summary
+    steps = sum(fragment.num_transitions for _, fragment in read_log(of_agents.directory / "log")) // 3
+    assert summary["updates"] == 3 * 20
+    assert summary["transitions_warm"] == 3 * steps
+    assert set(load_policies(tmp_path / "run")) == set(three)
+    metrics = [r for r in read_json_lines(tmp_path / "run" / "metrics.jsonl") if r["kind"] == "learner"]
+    assert {f"{name}/loss" for name in three} <= set(metrics[-1])
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------
@@ -96,7 +127,7 @@ def test_it_can_be_stopped(source, tmp_path):
 )
 def test_what_cannot_be_learned_from_is_refused_before_anything_starts(source, tmp_path, changes, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        train(offline(tmp_path / "run", source.directory, **changes))
+        train(offline(tmp_path / "run", source.path, **changes))
     assert not (tmp_path / "run").exists()
 
 
@@ -106,9 +137,9 @@ def test_an_empty_log_is_refused(source, finished, tmp_path):
 
 
 def test_data_that_has_shrunk_is_noticed_by_a_resume(source, tmp_path):
-    config = offline(tmp_path / "run", source.directory)
+    config = offline(tmp_path / "run", source.path)
     run = RunDirectory.create(tmp_path / "run", config)
     run.note(offline_fragments=[10**6])
-    found = read_facts(source.directory / "log")
+    found = read_facts(source.path / "log")
     with pytest.raises(StorageError, match=r"began with 1000000 fragments of .* \(offline\.data\)"):
         read_data(config, EnvSpec("Pendulum-v1", found.observation_space, found.action_space), run)

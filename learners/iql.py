@@ -1,0 +1,143 @@
+"""Sample batches of logged transitions flow in, gradients of values, critics and policy flow out, and back in.
+
+Implicit Q-learning: Kostrikov et al. 2021, "Offline Reinforcement Learning with Implicit Q-Learning", arXiv 2110.06169.
+With V the value, Q₁ and Q₂ the critics, Q̄ the target networks, R and d the batch's n-step reward and discount, o' what
+follows, a the action that was logged:
+
+    u   = min_i Q̄_i(o, a) − V(o)
+    J_V = mean |τ − 1(u < 0)| u²                          equation 5, the expectile τ
+    J_Q = Σ_i mean (R + d · V(o') − Q_i(o, a))²           equation 6
+    J_π = −mean min(exp(β u), w̄) log π(a|o)               equation 7, advantage-weighted regression
+
+Every loss is taken at the same parameters (in the paper's algorithm 1 the value steps first), so that a gradient can be
+computed in one process and applied in another. The weight's limit w̄, one learning rate for all networks, and π's
+standard deviation being the same for all observations are those of the authors' implementation; its cosine schedule of
+the policy's learning rate is left out. Discrete actions enter the critics one-hot.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distrl.core.types import EnvSpec, PolicySpec, Weights
+from distrl.learners.adam import Adam
+from distrl.learners.cloned_actor import ClonedActor, load_vector
+from distrl.learners.inputs import flat_inputs, input_layout, input_size
+from distrl.learners.networks import MLP, FlatParameters
+from distrl.learners.offline_config import IQL as Config
+from distrl.learners.replay import SampleBatch
+
+Gradients = dict[str, Tensor]  # "actor", "value", "critic": float32, a vector each, on the device
+
+
+class IQL:
+    """Implements ``distrl.core.contracts.Algorithm``; on a CPU, the same inputs give the same bits.
+
+    Args:
+        config: hyperparameters.
+        env_spec: with Boxes, Discrete, MultiDiscrete or MultiBinary to observe and one of them to act in.
+        device: "cpu", "cuda", "cuda:1", …
+        seed: of the initial parameters.
+
+    Attributes:
+        updates: gradients applied so far.
+    """
+
+    def __init__(self, config: Config, env_spec: EnvSpec, device: str = "cpu", seed: int = 0):
+        self.config, self.device, self.updates = config, torch.device(device), 0
+        self._policy_spec = config.policy_spec(env_spec)
+        observed = env_spec.observation_space
+        self._layout = input_layout(observed, has_mask="choices" in self._policy_spec.kwargs["actions"])
+        size = input_size(observed, self._layout)
+        generator = torch.Generator().manual_seed(seed)
+        self.actor = ClonedActor(env_spec, self._policy_spec, config.hidden, self.device, generator)
+        self._value_net = MLP((size, *config.hidden, 1))
+        self._critic_net = MLP((size + self.actor.num_encoded, *config.hidden, 1), ensemble=2)
+        self.value = FlatParameters(self._value_net.initial(generator), self.device)
+        self.critic = FlatParameters(self._critic_net.initial(generator), self.device)
+        self.target = self.critic.flat.clone()  # of the target networks
+        self._target = self.critic.split(self.target)
+        self._trained = {"actor": self.actor.parameters.flat, "value": self.value.flat, "critic": self.critic.flat}
+        self._adams = {name: Adam(vector, epsilon=1e-8) for name, vector in self._trained.items()}
+
+    def gradients(self, batch: SampleBatch, rng: torch.Generator | None = None) -> tuple[Gradients, dict[str, Tensor]]:
+        """Gradients of the three losses, and metrics (reading one waits for a GPU: do it seldom).
+
+        Args:
+            rng: nothing is drawn.
+        """
+        config = self.config
+        inputs, following = (self._inputs(part) for part in (batch.observation, batch.next_observation))
+        reward, discount = (torch.from_numpy(part).to(self.device) for part in (batch.reward, batch.discount))
+        action = self.actor.actions(batch.action)
+        judged = torch.cat([inputs, self.actor.encoded(action)], 1)
+        with torch.no_grad():
+            least = self._critic_net(self._target, judged).squeeze(-1).amin(0)
+            next_value = self._value_net(self.value.frozen, following).squeeze(-1)
+            target = config.reward_scale * reward + discount * next_value
+
+        value = self._value_net(self.value.named, inputs).squeeze(-1)
+        better = least - value
+        value_loss = ((config.expectile - (better.detach() < 0).float()).abs() * better.square()).mean()
+        values = self._critic_net(self.critic.named, judged).squeeze(-1)  # [2, S]
+        critic_loss = (target - values).square().mean(1).sum()
+
+        weight = (config.inverse_temperature * better.detach()).exp().clamp(max=config.max_weight)
+        seen = inputs[:, : self.actor.num_inputs]  # all but the state that only critics see, which is last
+        actor_gradient, log_prob, entropy = self.actor.gradient(seen, batch.observation, action, weight)
+        gradients = {
+            "actor": actor_gradient,
+            "value": self.value.gradient(value_loss),
+            "critic": self.critic.gradient(critic_loss),
+        }
+        metrics = {
+            "value_loss": value_loss.detach(),
+            "critic_loss": critic_loss.detach(),
+            "actor_loss": -(weight * log_prob).mean(),
+            "value_mean": value.detach().mean(),
+            "weight_mean": weight.mean(),
+            "entropy": entropy.mean(),
+        }
+        return gradients, metrics
+
+    def apply(self, gradients: Gradients) -> None:
+        """One step of Adam on each, then target ← target + τ (critic − target)."""
+        for name, adam in self._adams.items():
+            adam.step(gradients[name], self.config.learning_rate)
+        self.actor.limit()
+        self.target.lerp_(self.critic.flat, self.config.tau)
+        self.updates += 1
+
+    def policy_spec(self) -> PolicySpec:
+        """See ``Config.policy_spec``."""
+        return self._policy_spec
+
+    def policy_weights(self) -> Weights:
+        """See ``ClonedActor.weights``."""
+        return self.actor.weights()
+
+    def state(self) -> dict[str, Any]:
+        """Everything that an update reads or writes: tensors are copied to the CPU."""
+        vectors = {name: vector.to("cpu", copy=True) for name, vector in self._vectors().items()}
+        return {"updates": self.updates, **vectors, "adam": {name: adam.state() for name, adam in self._adams.items()}}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue bit for bit where ``state`` was taken.
+
+        Raises:
+            ValueError: the state is of other networks.
+        """
+        for name, vector in self._vectors().items():
+            load_vector(vector, state, name)
+        for name, adam in self._adams.items():
+            adam.load_state(state["adam"][name])
+        self.updates = int(state["updates"])
+
+    def _vectors(self) -> dict[str, Tensor]:
+        return {**self._trained, "target": self.target}
+
+    def _inputs(self, observation: dict[str, Any]) -> Tensor:
+        return torch.from_numpy(flat_inputs(observation, self._layout)).to(self.device)
