@@ -10,6 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from distrl.core.episodes import Quality
+
 log_app = typer.Typer(no_args_is_help=True, help="Look at a run's experience, check it, or export it.")
 console = Console()
 
@@ -108,6 +110,34 @@ def export(
     if to is Form.MINARI:
         name = written.paths[0].relative_to(out.absolute())
         _say([f"read it with MINARI_DATASETS_PATH={out.absolute()} and minari.load_dataset('{name}')"])
+
+
+@log_app.command()
+def mix(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories.", show_default=False)],
+    quality: Annotated[
+        Quality,
+        typer.Option(
+            help="good, medium, poor: episodes from when the policy was in the highest, middle, lowest third of the "
+            "levels that it went through; replay: from all of the run.",
+            show_default=False,
+        ),
+    ],
+    episodes: Annotated[int, typer.Option(min=1, help="How many, drawn at random.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="A new directory, for offline.data=[…].", show_default=False)],
+    seed: Annotated[int, typer.Option(min=0, help="Decides which.")] = 0,
+) -> None:
+    """Write some of the whole episodes of runs as a dataset to learn from offline."""
+    from distrl import mixes
+
+    found = mixes.mix(runs, quality, episodes, out, seed)
+    numbers = found.statistics()
+    mean, std, low, high = (f"{numbers[f'return_{name}']:.3f}" for name in ("mean", "std", "min", "max"))
+    said = f"{found.num_episodes} episodes with {found.num_transitions} transitions"
+    said += f", returns {mean} ± {std} ({low} to {high})"
+    if found.coverage is not None:
+        said += f", {found.coverage:.0%} of joint observations and actions are different"
+    _say([*found.damaged, f"{said}: {found.path}"])
 
 
 def _say(sentences: list[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -150,17 +150,20 @@ def survey(log: OpenLog) -> Survey:
     return found
 
 
-def trajectories(log: OpenLog) -> Iterator[Fragment]:
+def trajectories(log: OpenLog, episodes: Collection[int] | None = None) -> Iterator[Fragment]:
     """Every episode of a log as fragments with B = 1, put together from all that the log holds of it.
 
     Parts may lie in any order and more than once: they are ordered by step, and of a step that is there twice the
     first is taken. An episode is cut where steps are missing, and behind a step that ended it, so it may give several
     fragments. They come when the last record of their episode has been read; so the log is read twice, and only
     episodes under way are held in memory.
+
+    Args:
+        episodes: the only ones that are wanted, or None for all.
     """
     last: dict[tuple[int, int], int] = {}
     for number, fragment in read_log(log.directory, damaged=[]):
-        last.update((key, number) for key, *_ in _keyed(fragment))
+        last.update((key, number) for key, *_ in _keyed(fragment) if episodes is None or key[0] in episodes)
     end = max(last.values(), default=-1)
     seen = SeenSteps(_ALL)
     parts: defaultdict[tuple[int, int], list[Fragment]] = defaultdict(list)
@@ -169,8 +172,9 @@ def trajectories(log: OpenLog) -> Iterator[Fragment]:
             break
         for piece in seen.new_parts(fragment):
             for key, row, start, stop in _keyed(piece):
-                parts[key].append(part(piece, row, start, stop))
-        for key in [key for key, *_ in _keyed(fragment) if last[key] == number]:
+                if key in last:
+                    parts[key].append(part(piece, row, start, stop))
+        for key in [key for key, *_ in _keyed(fragment) if last.get(key) == number]:
             yield from _stretches(parts.pop(key, []))
 
 
