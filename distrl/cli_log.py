@@ -89,7 +89,8 @@ def export(
     to: Annotated[
         Form,
         typer.Option(
-            help="parquet: one file for each policy, one row per transition; minari: a dataset of whole episodes."
+            help="parquet: one file for each policy, one row per transition; minari: a dataset of episodes for each "
+            "policy."
         ),
     ] = Form.PARQUET,
     out: Annotated[
@@ -108,8 +109,9 @@ def export(
     written = to_parquet(log, out) if to is Form.PARQUET else to_minari(log, out)
     _say([*log.damaged, f"{written.what}: {', '.join(map(str, written.paths))}"])
     if to is Form.MINARI:
-        name = written.paths[0].relative_to(out.absolute())
-        _say([f"read it with MINARI_DATASETS_PATH={out.absolute()} and minari.load_dataset('{name}')"])
+        names = [path.relative_to(out.absolute()) for path in written.paths]
+        load = " and ".join(f"minari.load_dataset('{name}')" for name in names)
+        _say([f"read it with MINARI_DATASETS_PATH={out.absolute()}: {load}"])
 
 
 @log_app.command()

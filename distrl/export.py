@@ -16,9 +16,10 @@ import numpy as np
 
 from distrl.core.errors import ConfigError, StorageError
 from distrl.core.experience_log import read_log
-from distrl.core.log_facts import FILE
+from distrl.core.joint import equal_spaces
+from distrl.core.log_facts import FILE, LogFacts
 from distrl.core.spaces import leaves
-from distrl.core.types import COLUMNS, DEFAULT_POLICY, OBSERVATION, Fragment, Observation
+from distrl.core.types import COLUMNS, DEFAULT_POLICY, OBSERVATION, AgentSpec, Fragment, Observation
 from distrl.experience import OpenLog, next_observation, trajectories
 
 _ROW_GROUP_BYTES = 32 << 20
@@ -159,58 +160,93 @@ def to_minari(log: OpenLog, out: Path) -> Exported:
     """A dataset ``distrl/<environment>-<run>-v0`` in the folder ``out``, which ``minari.load_dataset`` finds where the
     environment variable MINARI_DATASETS_PATH names that folder.
 
+    A Minari dataset has one observation and one action space. So of an environment of several agents there is a dataset
+    for each policy (``distrl/<environment>-<run>-<policy>-v0`` but for ``default``), in which an episode of each of its
+    agents is an episode.
+
     Raises:
-        ConfigError: Minari is not installed, the log has no description, or the dataset exists.
+        ConfigError: Minari is not installed, the log has no description, agents of a policy have several spaces, or a
+            dataset exists.
         StorageError: it cannot be written.
     """
     try:
         import h5py  # noqa: F401 - the format that every version of Minari reads
-        import minari
+        import minari  # noqa: F401
     except ImportError as error:
         raise ConfigError(
             f"the export to Minari needs packages that are not installed ({error}): pip install 'distrl[export]'"
         ) from None
-    import gymnasium
 
     facts = log.facts
     if facts is None:
         raise ConfigError(f"a Minari dataset needs the spaces, and {log.directory} has no {FILE} that can be read")
-    if facts.agents:
-        raise ConfigError(
-            f"a Minari dataset has the episodes of one agent, and {facts.env_id} has {len(facts.agents)}: export to "
-            "Parquet, whose column agent_index tells them apart"
-        )
-    name = f"distrl/{re.sub(r'[^A-Za-z0-9_-]+', '-', facts.env_id)}-{facts.run_id}-v0"
-    target = out.absolute() / name
-    if target.exists():
-        raise ConfigError(f"the dataset {target} exists already: choose another --out, or remove it")
-    recipe = f"env.kwargs = {dict(facts.env_kwargs)}, env.fidelity = {facts.fidelity}"
-    whole = False
+    base = f"distrl/{re.sub(r'[^A-Za-z0-9_-]+', '-', facts.env_id)}-{facts.run_id}"
+    actors = _actors(log, facts)
+    names = {policy: f"{base}-v0" if policy == DEFAULT_POLICY else f"{base}-{policy}-v0" for policy in actors}
+    targets = [out.absolute() / name for name in names.values()]
+    for target in targets:
+        if target.exists():
+            raise ConfigError(f"the dataset {target} exists already: choose another --out, or remove it")
+    counts, whole = [0, 0], False
     try:
         with warnings.catch_warnings(), _datasets_in(out):
             warnings.simplefilter("ignore", UserWarning)  # about authors and permalinks, which a log has not
-            dataset = minari.create_dataset_from_buffers(
-                name,
-                _buffers(log, facts.observation_space),  # taken one by one
-                observation_space=facts.observation_space,
-                action_space=facts.action_space,
-                description=f"Experience of the distrl run {facts.run_id} on {facts.env_id}; {recipe}.",
-                data_format="hdf5",
-                jpeg_encoding=False,  # it would lose what a pixel was
-            )
-            if facts.env_id in gymnasium.registry:  # so that recover_environment makes it; not made now
-                spec = gymnasium.spec(facts.env_id)
-                spec.kwargs = {**spec.kwargs, **facts.env_kwargs}
-                dataset.storage.update_metadata({"env_spec": spec.to_json()})
+            for policy, name in names.items():
+                dataset = _dataset(log, facts, policy, actors[policy], name)
+                counts = [counts[0] + dataset.total_steps, counts[1] + dataset.total_episodes]
         whole = True
     except OSError as error:
-        raise StorageError(f"{target} cannot be written: {error.strerror or error}") from error
+        raise StorageError(f"{targets[0].parent} cannot be written: {error.strerror or error}") from error
     finally:
-        if not whole:
+        for target in targets if not whole else []:
             shutil.rmtree(target, ignore_errors=True)
-    return Exported(
-        [target], f"{dataset.total_steps} steps in {dataset.total_episodes} episodes, as the Minari dataset {name}"
+    said = f"dataset {targets[0].relative_to(out.absolute())}" if len(targets) == 1 else f"{len(targets)} datasets"
+    return Exported(targets, f"{counts[0]} steps in {counts[1]} episodes, as the Minari {said}")
+
+
+def _actors(log: OpenLog, facts: LogFacts) -> dict[str, AgentSpec]:
+    """Policy → an agent that it acted for, whose spaces all of them have.
+
+    Raises:
+        ConfigError: they have several, as they may in a mix of runs.
+    """
+    if not facts.agents:
+        return {DEFAULT_POLICY: AgentSpec("", facts.observation_space, facts.action_space)}
+    found: dict[str, AgentSpec] = {}
+    for _, fragment in read_log(log.directory, damaged=[]):
+        for index in np.unique(fragment.columns["agent_index"]).tolist():
+            agent = facts.agents[index]
+            first = found.setdefault(fragment.policy_id, agent)
+            if not equal_spaces(first, agent):
+                raise ConfigError(
+                    f"a Minari dataset has one space, but {fragment.policy_id!r} acted for {first.name!r} and "
+                    f"{agent.name!r}, which have others: export to Parquet"
+                )
+    return found
+
+
+def _dataset(log: OpenLog, facts: LogFacts, policy: str, actor: AgentSpec, name: str) -> Any:
+    """Write what a policy did."""
+    import gymnasium
+    import minari
+
+    episodes = (item for item in trajectories(log) if not facts.agents or item.policy_id == policy)
+    whose = f"; agents by agent_index: {', '.join(agent.name for agent in facts.agents)}" if facts.agents else ""
+    dataset = minari.create_dataset_from_buffers(
+        name,
+        _buffers(episodes, actor.observation_space),
+        observation_space=actor.observation_space,
+        action_space=actor.action_space,
+        description=f"Experience of the distrl run {facts.run_id} on {facts.env_id}; env.kwargs = "
+        f"{dict(facts.env_kwargs)}, env.fidelity = {facts.fidelity}{whose}.",
+        data_format="hdf5",
+        jpeg_encoding=False,  # it would lose what a pixel was
     )
+    if facts.env_id in gymnasium.registry and not facts.agents:  # so that recover_environment makes it; not made now
+        spec = gymnasium.spec(facts.env_id)
+        spec.kwargs = {**spec.kwargs, **facts.env_kwargs}
+        dataset.storage.update_metadata({"env_spec": spec.to_json()})
+    return dataset
 
 
 @contextlib.contextmanager
@@ -227,10 +263,11 @@ def _datasets_in(folder: Path) -> Iterator[None]:
             os.environ["MINARI_DATASETS_PATH"] = before
 
 
-def _buffers(log: OpenLog, space: Any) -> Iterator[Any]:
+def _buffers(episodes: Iterator[Fragment], space: Any) -> Iterator[Any]:
+    """Of episodes with B = 1, one by one."""
     from minari.data_collector import EpisodeBuffer
 
-    for episode in trajectories(log):
+    for episode in episodes:
         columns = episode.columns
         following = next_observation(episode)
         observation = {

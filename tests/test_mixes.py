@@ -9,10 +9,11 @@ from distrl import cli
 from distrl.core.episodes import EpisodeReturns, Quality
 from distrl.core.errors import ConfigError
 from distrl.core.experience_log import read_log
+from distrl.core.warm_start import check_warm_start
 from distrl.experience import open_log, survey
 from distrl.mixes import mix
 from tests.fakes.fragments import fragment
-from tests.fakes.logs import flip, logged
+from tests.fakes.logs import facts_of, flip, logged
 
 
 def episode(uid, value, *, agents=1, steps=4):
@@ -75,6 +76,7 @@ def test_a_mix_is_a_log_of_whole_episodes(run, tmp_path):
     document = json.loads((found.path / "run.json").read_text())
     assert document["mix"] == {"runs": [str(run.path)], "quality": "good", "episodes": 25, "seed": 0}
     assert document["statistics"] == found.statistics()
+    check_warm_start([found.path], facts_of(), "offline.data")  # may be learned from
 
 
 def test_the_seed_decides_which_episodes(run, tmp_path):

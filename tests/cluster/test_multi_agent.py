@@ -9,6 +9,7 @@ from distrl.cluster.components import policy_specs
 from distrl.cluster.policies import plan_policies
 from distrl.core.config import RunConfig, to_toml
 from distrl.core.config_input import apply_override
+from distrl.core.episodes import Quality
 from distrl.core.errors import ConfigError, StorageError
 from distrl.core.experience_log import read_log
 from distrl.core.metrics import read_json_lines
@@ -16,6 +17,7 @@ from distrl.core.types import EnvRecipe
 from distrl.envs.resolve import make, spec_of
 from distrl.experience import open_log
 from distrl.export import to_minari, to_parquet
+from distrl.mixes import mix
 from tests.cluster.test_local import balanced
 
 ADVERSARY = "mpe2.simple_adversary_v3"  # adversary_0 sees 8 numbers, agent_0 and agent_1 see 10
@@ -108,7 +110,23 @@ def test_the_log_of_several_policies_is_exported_with_agent_ids(tmp_path, finish
     assert (set(hunter["agent_index"]), set(prey["agent_index"])) == ({0}, {1, 2})
     assert len(prey["reward"]) == 2 * len(hunter["reward"])
     assert set(hunter["episode_uid"]) == set(prey["episode_uid"])
-    with pytest.raises(ConfigError, match=r"a Minari dataset has the episodes of one agent, and .* has 3"):
+
+
+def test_minari_has_a_dataset_for_each_policy_with_its_agents_episodes(tmp_path, finished, monkeypatch):
+    minari = pytest.importorskip("minari")
+    few = mix([finished.directory], Quality.REPLAY, 3, tmp_path / "few")
+    assert (few.num_episodes, few.num_transitions, few.coverage) == (3, 3 * 3 * 25, 1.0)
+    log = open_log(few.path)
+    written = to_minari(log, tmp_path)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    names = [f"distrl/mpe2-simple_adversary_v3-{log.facts.run_id}-{policy}-v0" for policy in ("hunter", "prey")]
+    assert sorted(str(path.relative_to(tmp_path)) for path in written.paths) == names
+    hunter, prey = (minari.load_dataset(name) for name in names)
+    assert (hunter.observation_space.shape, prey.observation_space.shape) == ((8,), (10,))
+    assert prey.total_steps == 2 * hunter.total_steps
+    agents = {int(episode.infos["agent_index"][0]) for episode in prey.iterate_episodes()}
+    assert agents == {1, 2}
+    with pytest.raises(ConfigError, match="exists already"):
         to_minari(log, tmp_path)
 
 
