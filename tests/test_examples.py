@@ -71,6 +71,14 @@ def test_export_experience(quickstart, tmp_path):
     assert sum(map(int, re.findall(r"over (\d+) steps", output))) == 1500
 
 
+def test_learn_offline(quickstart, tmp_path):
+    folder, _ = quickstart
+    (run,) = folder.glob("runs/*")
+    output = example(tmp_path, "learn_offline.py", run, "--updates", 50)
+    assert re.search(r"3 episodes, return -\d+ ± \d+, in data-\d+", output)
+    assert re.search(r"-?\d+ on held-out seeds", output)
+
+
 def test_the_example_in_the_readme_is_the_quickstart():
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     source = (ROOT / "examples" / "quickstart.py").read_text()
@@ -87,7 +95,10 @@ def test_every_example_is_tested():
 
 PAGES = [
     "README.md",
-    *(f"docs/{name}.md" for name in ("architecture", "environments", "configuration", "experience", "multi_fidelity")),
+    *(
+        f"docs/{name}.md"
+        for name in ("architecture", "environments", "configuration", "experience", "multi_fidelity", "offline")
+    ),
 ]
 
 

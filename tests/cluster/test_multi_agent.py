@@ -6,6 +6,7 @@ import pytest
 
 from distrl.api import load_policies, load_policy, train
 from distrl.cluster.components import policy_specs
+from distrl.cluster.offline import read_data
 from distrl.cluster.policies import plan_policies
 from distrl.core.config import RunConfig, to_toml
 from distrl.core.config_input import apply_override
@@ -128,6 +129,28 @@ def test_minari_has_a_dataset_for_each_policy_with_its_agents_episodes(tmp_path,
     assert agents == {1, 2}
     with pytest.raises(ConfigError, match="exists already"):
         to_minari(log, tmp_path)
+
+
+def test_offline_an_agents_data_goes_to_the_policy_that_acts_for_it(tmp_path, finished):
+    """The log has what "hunter" and "prey" did; here each of the three agents learns for itself."""
+    names = ("adversary_0", "agent_0", "agent_1")
+    settings = {
+        "run": {"out": str(tmp_path / "run")},
+        "env": {"id": ADVERSARY},
+        "policies": {name: {"agents": [name]} for name in names},
+        "algorithm": {"name": "bc", "hidden": [16], "batch_size": 32},
+        "offline": {"data": [str(finished.directory)], "updates": 20},
+        "evaluation": {"period": 20, "episodes": 2, "final_episodes": 2},
+    }
+    config = RunConfig.validated(settings)
+    spec = spec_of(make(config.env.recipe()), config.env.recipe())
+    steps = finished.summary["env_steps"]
+    assert read_data(config, spec, None).transitions == dict.fromkeys(names, steps)
+    result = train(config)
+    assert (result.summary["updates"], result.summary["transitions_warm"]) == (3 * 20, 3 * steps)
+    assert set(load_policies(result.directory)) == set(names)
+    *_, learner = (r for r in read_json_lines(result.directory / "metrics.jsonl") if r["kind"] == "learner")
+    assert {f"{name}/loss" for name in names} <= set(learner)
 
 
 def plans(*overrides, env=ADVERSARY):

@@ -1,4 +1,5 @@
-"""A run may learn from logs alone: the same learner, checkpoints, evaluations and files, without env workers."""
+"""A run may learn from logs alone: the same learner, checkpoints, evaluations and files, without env workers. (Several
+policies: tests/cluster/test_multi_agent.py.)"""
 
 import json
 import threading
@@ -16,8 +17,6 @@ from distrl.core.metrics import read_json_lines
 from distrl.core.run_directory import RunDirectory
 from distrl.core.types import EnvSpec
 from distrl.reproduce import reproduce
-from tests.cluster.test_multi_agent import TWO
-from tests.cluster.test_multi_agent import small as small_agents
 from tests.fakes.logs import played
 
 
@@ -83,35 +82,6 @@ def test_it_can_be_stopped(source, tmp_path):
     stop = threading.Event()
     result = train(offline(tmp_path / "run", source.path, updates=10**6), show=lambda status: stop.set(), stop=stop)
     assert result.summary["interrupted"]
-
-
-# -- several policies --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def of_agents(tmp_path_factory):
-    """A run in which two policies acted for three agents: 200 env steps."""
-    return train(small_agents(tmp_path_factory.mktemp("agents") / "run", *TWO, "run.steps=200"), local=True)
-
-
-def test_data_goes_to_the_policy_that_acts_for_the_agent(of_agents, tmp_path):
-    """The log has what "hunter" and "prey" did; here each of the three agents has a policy of its own."""
-    three = {name: {"agents": [name]} for name in ("adversary_0", "agent_0", "agent_1")}
-    config = offline(
-        tmp_path / "run",
-        of_agents.directory,
-        env={"id": "mpe2.simple_adversary_v3"},
-        policies=three,
-        algorithm={"name": "bc", "hidden": [16], "batch_size": 32},
-        updates=20,
-    )
-    summary = train(config).summary
-    steps = sum(fragment.num_transitions for _, fragment in read_log(of_agents.directory / "log")) // 3
-    assert summary["updates"] == 3 * 20
-    assert summary["transitions_warm"] == 3 * steps
-    assert set(load_policies(tmp_path / "run")) == set(three)
-    metrics = [r for r in read_json_lines(tmp_path / "run" / "metrics.jsonl") if r["kind"] == "learner"]
-    assert {f"{name}/loss" for name in three} <= set(metrics[-1])
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------
