@@ -123,7 +123,7 @@ def _episodes(log: OpenLog, uids: Sequence[int], agents: EpisodeReturns) -> Iter
 
 
 def _common_facts(logs: Sequence[OpenLog], quality: Quality) -> LogFacts:
-    first: LogFacts | None = None
+    first, seen = None, set[str]()
     for log in logs:
         if log.facts is None:
             raise ConfigError(f"a mix needs logs that say what they hold, and {log.directory} has no {FILE} to be read")
@@ -132,6 +132,9 @@ def _common_facts(logs: Sequence[OpenLog], quality: Quality) -> LogFacts:
                 f"{log.directory} has episodes at several levels of detail, whose returns cannot be compared: take "
                 "--quality replay"
             )
+        if log.facts.run_id in seen:
+            raise ConfigError(f"the runs of a mix need to be different, but {log.directory.parent} comes twice")
+        seen.add(log.facts.run_id)
         first = first or log.facts
         if differences := log.facts.differences(first):
             raise ConfigError(f"the runs of a mix need one environment, but {'; '.join(differences)}: leave one out")
@@ -178,6 +181,11 @@ def _choose(
     counts = Counter(its for *_, its in all_of)
     suitable = [(run, uid) for run, uid, its in all_of if quality in (its, Quality.REPLAY)]
     if len(suitable) < num_episodes:
+        if quality != Quality.REPLAY and not span:
+            raise ConfigError(
+                f"quality {quality} needs runs whose policies became better or worse, but all {len(levels)} stages of "
+                f"the {len(all_of)} whole episodes have one level: take --quality replay"
+            )
         raise ConfigError(
             f"{num_episodes} whole episodes of quality {quality} are wanted, but the runs have {len(suitable)} (of "
             f"{len(all_of)} in all: {', '.join(f'{counts[its]} {its}' for its in _BANDS)}): lower --episodes, or name "

@@ -150,6 +150,17 @@ def test_runs_of_several_environments_are_refused(run, tmp_path):
         mix([run.path, other.path], Quality.REPLAY, 1, tmp_path / "mix")
 
 
+def test_a_run_that_comes_twice_is_refused(run, tmp_path):
+    with pytest.raises(ConfigError, match="comes twice"):
+        mix([run.path, run.path], Quality.REPLAY, 1, tmp_path / "mix")
+
+
+def test_one_level_is_neither_good_nor_poor(tmp_path):
+    run = logged(tmp_path / "run", [episode(uid, 1.0) for uid in range(10)])
+    with pytest.raises(ConfigError, match="the 10 whole episodes have one level: take --quality replay"):
+        mix([run.path], Quality.GOOD, 1, tmp_path / "mix")
+
+
 def test_the_command_says_what_it_wrote(run, tmp_path, monkeypatch, capsys):
     out = tmp_path / "good"
     arguments = ["log", "mix", str(run.path), "--quality", "good", "--episodes", "25", "--out", str(out)]
