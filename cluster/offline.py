@@ -70,11 +70,13 @@ class OfflineData:
 
 
 def check_offline(config: RunConfig) -> None:
-    """Refuse keys that mean nothing without env workers.
+    """Refuse sections that mean nothing without env workers.
 
     Raises:
         ConfigError: naming the key.
     """
+    if config.league is not None:
+        raise ConfigError(f"nobody plays in a run that learns from {KEY} alone, but [league] came: leave it out")
     plain = ReplaySection()
     for key in ReplaySection.model_fields:
         if getattr(config.replay, key) != getattr(plain, key):

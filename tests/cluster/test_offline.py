@@ -92,6 +92,7 @@ def test_it_can_be_stopped(source, tmp_path):
     [
         ({"algorithm": {"name": "ppo"}}, r"ppo learns from what its own newest policy does"),
         ({"replay": {"min_size": 5}}, r"offline run draws from all of offline\.data .* replay\.min_size = 5 came"),
+        ({"league": {}}, r"nobody plays .* \[league\] came"),
         ({"env": {"id": "MountainCarContinuous-v0"}}, r"offline\.data: what .* the observation space is Box"),
     ],
 )
