@@ -5,6 +5,7 @@ data → replays → learner.update … → publish → evaluation
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -155,8 +156,8 @@ def run_offline(
     show: Callable[[dict[str, Any]], None],
     stop: Callable[[], bool],
 ) -> dict[str, Any]:
-    """Update each policy ``offline.updates`` times (or until ``stop``); returns the summary. On a CPU, the same data
-    and seed give the same run."""
+    """Update each policy ``offline.updates`` times (or until ``run.wall_limit_s`` or ``stop``); returns the summary. On
+    a CPU, the same data and seed give the same run."""
     run.note(offline_fragments=data.fragments)
     server = ParameterServer()
     learner = components.build_learner(data.sized(config), spec, run.path, server.publish, data.fill)
@@ -177,7 +178,8 @@ def run_offline(
             recorder.event("note", text=note)
         learner.publish()
         done = learner.num_updates
-        while done < total and not stop():
+        limit_s = config.run.wall_limit_s or math.inf
+        while done < total and recorder.total_wall_s < limit_s and not stop():
             until = min(done // chunk * chunk + chunk, done // period * period + period, total)
             while learner.num_updates < until and learner.update():
                 pass

@@ -123,11 +123,11 @@ def train(
     algorithm, offline = components.algorithm_model(config), bool(config.offline.data)
     if offline:
         check_offline(config)
-        local = local or address is None
-        if not local:
+        if address is not None:
             raise ConfigError(
-                f"a run with offline.data is one process on this machine, but {address} came: leave it out"
+                f"a run with offline.data is one process on this machine, but the address {address} came: leave it out"
             )
+        local = True
     elif local:
         check_local(config)
     started = time.monotonic()

@@ -31,9 +31,8 @@ class EpisodeReturns:
     def __init__(self) -> None:
         self._sums: dict[int, float] = {}
         self._ends: dict[int, int] = {}  # episode → agents whose end has come
-        self._missing: dict[
-            int, int
-        ] = {}  # episode → steps up to the ends of its agents that have not come; < 0: no end
+        # episode → steps that have not come, up to the ends that have; below 0 where an agent goes on
+        self._missing: dict[int, int] = {}
 
     def add(self, fragment: Fragment) -> None:
         """Count a fragment; a transition that comes twice makes its episode one that is not whole."""

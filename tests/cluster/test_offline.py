@@ -84,6 +84,24 @@ def test_it_can_be_stopped(source, tmp_path):
     assert result.summary["interrupted"]
 
 
+def test_it_ends_with_its_time(source, tmp_path):
+    limited = {"out": str(tmp_path / "run"), "wall_limit_s": 1e-6}
+    assert train(offline(tmp_path / "run", source.path, run=limited)).summary["updates"] == 0
+
+
+def test_iql_may_go_on_by_itself_where_the_data_ends(source, tmp_path):
+    config = offline(
+        tmp_path / "run",
+        algorithm={"name": "iql", "hidden": [16], "batch_size": 32},
+        run={"out": str(tmp_path / "run"), "steps": 100},
+        replay={"warm_start": [str(source.path)], "samples_per_insert": 16, "min_size": 50},
+        evaluation={"period": 100, "episodes": 1, "final_episodes": 1},
+    )
+    summary = train(config, local=True).summary
+    assert (summary["transitions_warm"], summary["transitions_produced"]) == (600, 100)
+    assert summary["updates"] > 0
+
+
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 
