@@ -59,7 +59,7 @@ def learn(data: Path, out: Path, algorithm: dict[str, Any], updates: int, seed: 
         "evaluation": {"period": updates, "episodes": 1, "final_episodes": 100},
     }
     summary = train(RunConfig.validated(sections)).summary
-    return {name: summary[name] for name in ("final_return_mean", "updates_per_s", "random_return")}
+    return {name: summary[name] for name in ("final_return_mean", "random_return")}
 
 
 def main() -> None:
@@ -71,7 +71,6 @@ def main() -> None:
     options = parser.parse_args()
     returns: dict[str, dict[str, list[float]]] = {name: {} for name in ALGORITHMS}
     data: dict[str, Any] = {}
-    rates: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="distrl-offline-") as temporary:
         folder = Path(temporary)
         began = time.monotonic()
@@ -85,7 +84,7 @@ def main() -> None:
                 for seed in options.seeds:
                     found = learn(path, folder / f"{quality}-{name}-{seed}", algorithm, options.updates, seed)
                     returns[name].setdefault(quality, []).append(found["final_return_mean"])
-                    rates[name], random_return = found["updates_per_s"], found["random_return"]
+                    random_return = found["random_return"]
                     print(f"{quality} {name} seed {seed}: {found}", file=sys.stderr)
     line = {
         "benchmark": "offline",
@@ -94,7 +93,6 @@ def main() -> None:
         "random_return": random_return,
         "data": data,
         "returns": returns,
-        "updates_per_s": rates,
         "machine": machine(),
     }
     print(json.dumps(line))
