@@ -122,10 +122,12 @@ def read_data(config: RunConfig, spec: EnvSpec, run: RunDirectory | None) -> Off
             episodes.add(fragment)
             yield fragment
 
+    learning = {plan.policy_id: plan for plan in plans if plan.frozen is None}
     for policy, rows in _by_policy(counted(), policies):
-        transitions[policy] += rows.num_transitions
-    for plan in plans:
-        if plan.frozen is None and not transitions[plan.policy_id]:
+        if policy in learning:
+            transitions[policy] += rows.num_transitions
+    for plan in learning.values():
+        if not transitions[plan.policy_id]:
             raise ConfigError(
                 f"{KEY} needs transitions for every policy that learns, but holds none of what {plan.policy_id!r} acts "
                 f"for{_named(spec, plan.agents)}: was a run frozen there, or did it keep no log (run.experience_log)?"
