@@ -26,11 +26,11 @@ SOME = {
 
 def small(out, *overrides, **sections):
     settings = {
-        "run": {"out": str(out), "steps": 4000, "experience_log": "on"},
+        "run": {"out": str(out), "steps": 1600, "experience_log": "on"},
         "env": {"id": TIC_TAC_TOE, "hosting": "inline"},
-        "actors": {"env_workers": 2, "envs_per_worker": 4, "fragment_steps": 8},
-        "algorithm": {"name": "ppo", "batch_size": 160, "hidden": [16], "minibatches": 2, "epochs": 2},
-        "evaluation": {"period": 1000, "episodes": 2, "final_episodes": 2},
+        "actors": {"env_workers": 2, "envs_per_worker": 2, "fragment_steps": 8},
+        "algorithm": {"name": "ppo", "batch_size": 64, "hidden": [16], "minibatches": 2, "epochs": 1},
+        "evaluation": {"period": 500, "episodes": 2, "final_episodes": 2},
         "checkpoint": {"period": 3},
         **sections,
     }
@@ -101,10 +101,10 @@ def test_snapshots_can_be_loaded_and_the_newest_policies_are_the_best(finished):
 def test_a_league_goes_on_where_it_was(tmp_path):
     """By PSRO, in which snapshots meet each other too."""
     psro = {"matchmaking": "psro", "meta_solver": "risk_averse", "payoff_share": 0.3, "self_play_share": 0.2}
-    first = train(small(tmp_path / "run", "run.steps=2000", league=psro), local=True)
+    first = train(small(tmp_path / "run", "run.steps=800", league=psro), local=True)
     players = [one["version"] for one in read_json_lines(first.directory / "league" / "players.jsonl")]
     before = len(records(first, "episode"))
-    again = train(small(tmp_path / "run", "run.steps=4000", league=psro), local=True, resume=first.directory)
+    again = train(small(tmp_path / "run", "run.steps=1600", league=psro), local=True, resume=first.directory)
     assert accounted(again.summary)
     since = [tuple(episode["players"]) for episode in records(again, "episode")[before + 8 :]]
     oldest = f"default:{players[0]:06d}"
@@ -121,7 +121,7 @@ def test_a_side_may_have_several_agents(tmp_path):
     two = {"hunter": {"agents": ["adversary_*"]}, "prey": {"agents": ["agent_*"]}}
     config = small(
         tmp_path / "run",
-        "run.steps=2000",
+        "run.steps=600",
         "league.sides=[['agent_*'], ['adversary_*']]",
         env={"id": "mpe2.simple_adversary_v3", "hosting": "inline"},
         policies=two,
@@ -144,12 +144,12 @@ def test_an_exploiter_that_had_begun_again_after_the_checkpoint_does_so_again(tm
         chances = load_policies(result.directory)["hunter"].probabilities(SOME)
         return chances.round(6).tolist()
 
-    untrained = train(small(tmp_path / "untrained", "run.steps=100", **HUNTED), local=True)
-    run = train(small(tmp_path / "run", "run.steps=1500", **HUNTED), local=True)
+    untrained = train(small(tmp_path / "untrained", "run.steps=40", **HUNTED), local=True)
+    run = train(small(tmp_path / "run", "run.steps=800", **HUNTED), local=True)
     assert actions(run) != actions(untrained)
     with (run.directory / "league" / "players.jsonl").open("a") as file:  # and then it was killed
         file.write(json.dumps({"kind": "reset", "policy_id": "hunter", "version": 1000}) + "\n")
-    again = train(small(tmp_path / "run", "run.steps=1500", **HUNTED), local=True, resume=run.directory)
+    again = train(small(tmp_path / "run", "run.steps=800", **HUNTED), local=True, resume=run.directory)
     assert actions(again) == actions(untrained)
 
 

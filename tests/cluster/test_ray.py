@@ -193,8 +193,8 @@ def test_a_league_survives_its_learner_and_its_parameter_server(tmp_path):
             os.kill(status["pids"][role], signal.SIGKILL)
         killed.append(len(list(read_json_lines(tmp_path / "run" / "league" / "players.jsonl"))))
 
-    config = league(tmp_path / "run", "run.steps=5000")
-    result = run(config, Watcher(1500, kill))
+    config = league(tmp_path / "run", "run.steps=2500")
+    result = run(config, Watcher(800, kill))
     assert killed[0] >= 1
     assert result.summary["restarts"] == {"learner": 1, "parameter_server": 1}
     assert accounted(result.summary)
