@@ -137,6 +137,24 @@ def by_first_letter(agent):
     return "hunter" if agent[:2] == "ad" else "prey"
 
 
+def test_agents_of_one_policy_that_know_who_they_are_need_not_do_the_same(tmp_path):
+    """Three agents see the same, and each has to do something else: at most one of them would be right without."""
+    config = small(
+        tmp_path / "run",
+        "env.agents={identity=true, state='joint'}",
+        "algorithm.learning_rate=1e-2",
+        "algorithm.batch_size=240",
+        "algorithm.central_critic=true",
+        "run.experience_log='off'",
+        "run.steps=1000",
+        env="tests.fakes.teams:Roles",
+    )
+    recipe = config.env.recipe()
+    actor = policy_specs(config, spec_of(make(recipe), recipe))["default"]
+    assert list(actor.kwargs["network"]["inputs"]) == ["agent", "observation"]  # the critic sees the state as well
+    assert train(config, local=True).summary["best_return_mean"] == 3.0
+
+
 def test_a_function_may_say_whose_policy_is_whose():
     mapping = "env.agents.policy_mapping=tests.cluster.test_multi_agent:by_first_letter"
     config, spec = plans("policies.prey={}", "policies.hunter={}", mapping)

@@ -46,3 +46,30 @@ class TwoSteps(ParallelEnv):
 
     def state(self) -> np.ndarray:
         return np.eye(3, dtype=np.float32)[self._place]
+
+
+class Roles(ParallelEnv):
+    """Every agent sees the same and is to do something else: the reward is 1 for its own number. One step."""
+
+    metadata = {"name": "roles", "render_modes": []}  # noqa: RUF012
+
+    def __init__(self, agents: int = 3) -> None:
+        self.possible_agents = [f"agent_{index}" for index in range(agents)]
+
+    def observation_space(self, agent: str) -> spaces.Space:
+        return spaces.Box(0, 1, (1,), np.float32)
+
+    def action_space(self, agent: str) -> spaces.Space:
+        return spaces.Discrete(len(self.possible_agents))
+
+    def reset(self, seed: int | None = None, options: Any = None) -> tuple[dict, dict]:
+        self.agents = list(self.possible_agents)
+        return self._seen(), {}
+
+    def step(self, actions: dict[str, int]) -> tuple[dict, dict, dict, dict, dict]:
+        names, self.agents = self.agents, []
+        rewards = {name: float(actions[name] == index) for index, name in enumerate(names)}
+        return self._seen(), rewards, dict.fromkeys(names, True), dict.fromkeys(names, False), {}
+
+    def _seen(self) -> dict[str, np.ndarray]:
+        return {name: np.zeros(1, np.float32) for name in self.possible_agents}
