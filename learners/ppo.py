@@ -279,8 +279,11 @@ class PPO:
 
             return shared_network(recipe, num_outputs)
         if memory is not None:
-            encoder = TanhEncoder((self._num_flat, *self.config.hidden))
-            return SharedActorCritic(encoder, RecurrentLayer(*memory), num_outputs)
+            layer, hidden = RecurrentLayer(*memory), self.config.hidden
+            central = (
+                TanhEncoder((self._num_flat + layer.size, *hidden), "critic") if self.config.central_critic else None
+            )
+            return SharedActorCritic(TanhEncoder((self._num_seen, *hidden)), layer, num_outputs, central)
         return ActorCritic(self._num_flat, self._num_seen, num_outputs, self.config.hidden)
 
     def _inputs(self, rollout: Rollout) -> tuple[Inputs, Inputs]:

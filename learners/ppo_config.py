@@ -85,8 +85,8 @@ class PPO(AlgorithmConfig):
         default=None,
         ge=1,
         le=16384,
-        description="Width of a recurrent layer behind the hidden layers, which actor and critic then share; unset: "
-        "no memory. Minibatches are then whole rows of the rollout.",
+        description="Width of a recurrent layer behind the hidden layers, which actor and critic then share (of a "
+        "central critic, it is an input); unset: no memory. Minibatches are then whole rows of the rollout.",
     )
     memory: Literal["gru", "lstm"] = Field(
         default="gru",
@@ -178,15 +178,6 @@ class PPO(AlgorithmConfig):
         if self.minibatches > self.batch_size:
             raise ValueError(
                 f"algorithm.minibatches ({self.minibatches}) must not exceed algorithm.batch_size ({self.batch_size})"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _central_critic_is_alone(self) -> PPO:
-        if self.central_critic and self.memory_size is not None:
-            raise ValueError(
-                "algorithm.central_critic needs networks that actor and critic do not share, as those with "
-                "algorithm.memory_size do: leave out one of them"
             )
         return self
 
