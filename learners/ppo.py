@@ -150,10 +150,13 @@ class PPO:
                 f"must not exceed the rollout's {number}, algorithm.batch_size / actors.fragment_steps"
             )
         transitions = self._begin(rollout)
+        if not self.network.recurrent:
+            number = len(transitions.advantage)
         for _ in range(self.config.epochs):
             order = torch.randperm(number, generator=rng, device=self.device)
             for chosen in order.tensor_split(self.config.minibatches):
-                yield transitions.select(chosen)
+                if len(chosen):
+                    yield transitions.select(chosen)
             if self.config.target_kl is not None and float(self._kl) > self.config.target_kl:  # detail 12
                 return
 

@@ -137,7 +137,8 @@ def by_first_letter(agent):
     return "hunter" if agent[:2] == "ad" else "prey"
 
 
-def test_agents_of_one_policy_that_know_who_they_are_need_not_do_the_same(tmp_path):
+@pytest.mark.parametrize("option", ["central_critic=true", "memory_size=8", "switching_cost=0.1"])
+def test_agents_of_one_policy_that_know_who_they_are_need_not_do_the_same(tmp_path, option):
     """Three agents see the same, and each has to do something else: at most one of them would be right without."""
     config = small(
         tmp_path / "run",
@@ -145,14 +146,21 @@ def test_agents_of_one_policy_that_know_who_they_are_need_not_do_the_same(tmp_pa
         "algorithm.learning_rate=1e-2",
         "algorithm.batch_size=240",
         "algorithm.central_critic=true",
+        f"algorithm.{option}",
         "run.experience_log='off'",
         "run.steps=1000",
         env="tests.fakes.teams:Roles",
     )
+    result = train(config, local=True)
+    assert result.summary["best_return_mean"] == 3.0
+    *_, learner = (
+        record for record in read_json_lines(result.directory / "metrics.jsonl") if record["kind"] == "learner"
+    )
+    assert (learner.get("centralised_share", 1.0) < 0.5) == option.startswith("switching")
     recipe = config.env.recipe()
-    actor = policy_specs(config, spec_of(make(recipe), recipe))["default"]
-    assert list(actor.kwargs["network"]["inputs"]) == ["agent", "observation"]  # the critic sees the state as well
-    assert train(config, local=True).summary["best_return_mean"] == 3.0
+    kwargs = policy_specs(config, spec_of(make(recipe), recipe))["default"].kwargs
+    actor = kwargs["network"] if "network" in kwargs else kwargs["own"]["network"]
+    assert list(actor["inputs"]) == ["agent", "observation"]  # the critic sees the state as well
 
 
 SPREAD = {"id": "mpe2.simple_spread_v3", "hosting": "inline", "kwargs": {"continuous_actions": True}}
