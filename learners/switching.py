@@ -14,8 +14,8 @@ with three learners that are PPO each (``distrl.learners.ppo``):
 
 There are two actors because of π_S: were there one, nothing that happens in an episode would depend on g, only how well
 is learned from it later, and no reward could tell what a call is worth. That π₀ learns from what π₁ does is our choice:
-it costs no call, and where π₀ has become as good, g goes back to 0. What π_S knows is what both are worth now, not what
-π₁ would become if it were called more.
+it costs no call, and π₀ can so become as good without being chosen. What π_S knows is what both are worth now, not what
+they would become.
 """
 
 from __future__ import annotations
@@ -49,9 +49,6 @@ class SwitchingPPO:
 
     Args:
         config: with a ``switching_cost``. env_spec, device, seed: see ``PPO``.
-
-    Attributes:
-        updates: of the switch. transitions: of the rollouts so far.
     """
 
     def __init__(self, config: Config, env_spec: EnvSpec, device: str = "cpu", seed: int = 0):
@@ -64,16 +61,6 @@ class SwitchingPPO:
         self._lowest, self._choices = actions["lowest"][0], actions["choices"][0]
         self._cost = np.float32(config.switching_cost or 0.0)
         self._metrics: dict[str, Any] = {}
-
-    @property
-    def updates(self) -> int:
-        """See above."""
-        return self._switch.updates
-
-    @property
-    def transitions(self) -> int:
-        """See above."""
-        return self._switch.transitions
 
     def minibatches(self, rollout: Rollout, rng: torch.Generator) -> Iterator[Batch]:
         """See ``PPO.minibatches``."""

@@ -119,7 +119,7 @@ def test_the_central_critic_is_not_asked_where_it_is_not_paid_for():
     assert torch.equal(whole.inputs[0][:, -2:], seen[~seen.isnan().any(1)])
 
 
-@pytest.mark.parametrize("cost", [0.1, 1.0])
+@pytest.mark.parametrize("cost", [0.0, 0.1, 1.0])
 def test_the_switch_pays_where_the_centralised_actor_is_worth_it(cost):
     """The one knows the sign where the colour is the second, and guesses elsewhere; the other always guesses: a call is
     worth ¾ − c there and −c elsewhere, against an entropy that is worth 0.3 c."""
@@ -129,24 +129,25 @@ def test_the_switch_pays_where_the_centralised_actor_is_worth_it(cost):
     central["actor/0/weight"][-1] = 5.0
     central["actor/0/bias"][:] = -7.5
     central["actor/1/weight"][:] = 5 * torch.eye(CHOICES)
-    for update in range(40):
+    for update in range(50):
         rollout = rollout_of(algorithm, update)
         for batch in algorithm.minibatches(rollout, torch.Generator().manual_seed(update)):
-            gradients, _ = algorithm.gradients(batch)
-            algorithm.apply({"switch": gradients["switch"]})
-    worth = np.array([-cost, 0.75 - cost])
-    np.testing.assert_allclose(shares(rollout), 1 / (1 + np.exp(-worth / (0.3 * cost))), atol=0.12)
+            algorithm.apply(algorithm.gradients({"switch": batch["switch"]})[0])
+    if cost == 0:
+        assert min(shares(rollout)) > 0.4, "what is free is not avoided"
+    else:
+        worth = np.array([-cost, 0.75 - cost])
+        np.testing.assert_allclose(shares(rollout), 1 / (1 + np.exp(-worth / (0.3 * cost))), atol=0.12)
 
 
-@pytest.mark.parametrize("cost", [0.1, 0.0])
-def test_what_never_helps_is_paid_for_only_while_it_is_free(cost):
+def test_what_never_helps_is_not_paid_for():
     """A sign says all: agents learn it alone."""
-    algorithm = algorithm_of(cost, learning_rate=0.02, epochs=4, minibatches=2)
+    algorithm = algorithm_of(0.1, learning_rate=0.02, epochs=4, minibatches=2)
     for update in range(30):
         rollout = rollout_of(algorithm, update)
         metrics = step(algorithm, rollout, update)
     assert rollout.reward.mean() > 0.9
-    assert metrics["centralised_share"] < 0.15 if cost else metrics["centralised_share"] > 0.3
+    assert metrics["centralised_share"] < 0.1
 
 
 def test_a_step_that_nobody_called_for_trains_the_others():
@@ -157,7 +158,19 @@ def test_a_step_that_nobody_called_for_trains_the_others():
     metrics = step(algorithm, own)
     assert metrics["centralised_share"] == 0
     assert torch.equal(before, algorithm._central.parameters.flat)
-    assert (algorithm.updates, algorithm._own.updates, algorithm._central.updates) == (8, 8, 0)
+    assert [part.updates for part in (algorithm._own, algorithm._switch, algorithm._central)] == [8, 8, 0]
+
+
+def test_minibatches_of_what_was_called_for_are_as_large_but_fewer():
+    algorithm = algorithm_of(minibatches=8, epochs=1)
+    rollout = rollout_of(algorithm)
+    rollout.action[2:] = LOWEST + (rollout.action[2:] - LOWEST) % CHOICES  # nobody called later
+    sizes = [batch["central"] and len(batch["central"].advantage) for batch in algorithm.minibatches(rollout, None)]
+    number = called(rollout).sum()
+    assert 0 < number < 128
+    assert sum(filter(None, sizes)) == number
+    assert max(filter(None, sizes)) <= 64
+    assert sizes.count(None) == 8 - -(-number // 64)
 
 
 def test_actions_are_in_the_space_and_allowed_and_masks_pass_the_switch():
