@@ -137,7 +137,7 @@ def by_first_letter(agent):
     return "hunter" if agent[:2] == "ad" else "prey"
 
 
-@pytest.mark.parametrize("option", ["central_critic=true", "memory_size=8", "switching_cost=0.1"])
+@pytest.mark.parametrize("option", ["memory_size=8", "switching_cost=0.1"])
 def test_agents_of_one_policy_that_know_who_they_are_need_not_do_the_same(tmp_path, option):
     """Three agents see the same, and each has to do something else: at most one of them would be right without."""
     config = small(
