@@ -149,10 +149,12 @@ class PPO:
                 f"a policy with memory is trained on whole rows: algorithm.minibatches ({self.config.minibatches}) "
                 f"must not exceed the rollout's {number}, algorithm.batch_size / actors.fragment_steps"
             )
-        transitions = self._begin(rollout)
-        for _ in range(self.config.epochs):
+        transitions, minibatches = self._begin(rollout), self.config.minibatches
+        if not self.network.recurrent and (left := len(transitions.advantage)) < number:  # as large, but fewer
+            number, minibatches = left, -(-left * minibatches // number)
+        for _ in range(self.config.epochs if number else 0):
             order = torch.randperm(number, generator=rng, device=self.device)
-            for chosen in order.tensor_split(self.config.minibatches):
+            for chosen in order.tensor_split(minibatches):
                 yield transitions.select(chosen)
             if self.config.target_kl is not None and float(self._kl) > self.config.target_kl:  # detail 12
                 return
@@ -215,7 +217,7 @@ class PPO:
         self.updates += 1
 
     def _begin(self, rollout: Rollout) -> Minibatch:
-        """Everything that is computed once for a rollout; its T · N transitions, time by time."""
+        """Everything that is computed once for a rollout; its T · N transitions, time by time, or some of them."""
         config = self.config
         num_steps, num_rows = rollout.reward.shape
         size = num_steps * num_rows
@@ -279,8 +281,11 @@ class PPO:
 
             return shared_network(recipe, num_outputs)
         if memory is not None:
-            encoder = TanhEncoder((self._num_flat, *self.config.hidden))
-            return SharedActorCritic(encoder, RecurrentLayer(*memory), num_outputs)
+            layer, hidden = RecurrentLayer(*memory), self.config.hidden
+            central = (
+                TanhEncoder((self._num_flat + layer.size, *hidden), "critic") if self.config.central_critic else None
+            )
+            return SharedActorCritic(TanhEncoder((self._num_seen, *hidden)), layer, num_outputs, central)
         return ActorCritic(self._num_flat, self._num_seen, num_outputs, self.config.hidden)
 
     def _inputs(self, rollout: Rollout) -> tuple[Inputs, Inputs]:

@@ -4,17 +4,21 @@ loads torch): one algorithm, three sets of defaults.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
+import gymnasium
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from distrl.core.contracts import Algorithm
+from distrl.core.errors import ConfigError
 from distrl.core.spaces import leaves
 from distrl.core.types import EnvSpec, PolicySpec
 from distrl.learners.actor_recipes import action_recipe, actor_inputs
 from distrl.learners.image_layers import output_shapes
-from distrl.learners.inputs import image_paths, input_size
+from distrl.learners.inputs import MASK, STATE, image_paths, input_size
 from distrl.learners.registry import AlgorithmConfig
+from distrl.learners.switching_policy import CENTRAL, OWN, SWITCH
 
 _Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -83,8 +87,8 @@ class PPO(AlgorithmConfig):
         default=None,
         ge=1,
         le=16384,
-        description="Width of a recurrent layer behind the hidden layers, which actor and critic then share; unset: "
-        "no memory. Minibatches are then whole rows of the rollout.",
+        description="Width of a recurrent layer behind the hidden layers, which actor and critic then share (of a "
+        "central critic, it is an input); unset: no memory. Minibatches are then whole rows of the rollout.",
     )
     memory: Literal["gru", "lstm"] = Field(
         default="gru",
@@ -101,6 +105,13 @@ class PPO(AlgorithmConfig):
         description='Whether the observation\'s entry "state" (`env.agents.state`) is seen by the critic alone, beside '
         "the agent's own observation: MAPPO (Yu et al. 2022, arXiv 2103.01955). Otherwise it is an input of the actor "
         "like any other.",
+    )
+    switching_cost: float | None = Field(
+        default=None,
+        ge=0.0,
+        description="Cost of each step at which an agent's learning is centralised, in units of its reward: where it "
+        "is not worth that, the agent has an actor and a critic of its own (after MANSA, Mguni et al. 2023, arXiv "
+        "2302.05910). With `central_critic` and Discrete actions; unset: it always is.",
     )
     batch_size: BatchSize = 2048
     max_staleness: MaxStaleness = 0
@@ -180,16 +191,49 @@ class PPO(AlgorithmConfig):
         return self
 
     @model_validator(mode="after")
-    def _central_critic_is_alone(self) -> PPO:
-        if self.central_critic and self.memory_size is not None:
+    def _a_switch_has_what_it_needs(self) -> PPO:
+        if self.switching_cost is None:
+            return self
+        if not self.central_critic:
+            raise ValueError("algorithm.switching_cost is the price of a central critic: set algorithm.central_critic")
+        plain = (self.memory_size, self.max_staleness, self.advantages, self.surrogate, self.decoupled)
+        if plain != (None, 0, "gae", "clipped", False):
             raise ValueError(
-                "algorithm.central_critic needs networks that actor and critic do not share, as those with "
-                "algorithm.memory_size do: leave out one of them"
+                "algorithm.switching_cost needs plain PPO: no memory_size, max_staleness = 0, advantages = 'gae', "
+                "surrogate = 'clipped' and decoupled = false"
             )
         return self
 
     def policy_spec(self, env_spec: EnvSpec) -> PolicySpec:
         """See ``AlgorithmConfig.policy_spec``."""
+        if self.switching_cost is None:
+            return self._policy_spec(env_spec)
+        if not isinstance(env_spec.action_space, gymnasium.spaces.Discrete):
+            raise ConfigError(f"algorithm.switching_cost needs Discrete actions; they are {env_spec.action_space}")
+        kwargs = {name: config.policy_spec(spec).kwargs for name, (config, spec) in self.parts(env_spec).items()}
+        return PolicySpec("distrl.learners.switching_policy:SwitchedPolicy", kwargs)
+
+    def parts(self, env_spec: EnvSpec) -> dict[str, tuple[PPO, EnvSpec]]:
+        """With a ``switching_cost`` c, what each learner is and what it sees: the agents' own, without the state; the
+        centralised one; and the switch, which chooses 0 or 1 and has no mask.
+
+        The switch's entropy is worth 0.3 c: where centralising is worth nothing, it is still tried in 3.4 % of steps,
+        1 / (1 + exp(1 / 0.3)). That takes its advantages in units of the reward.
+        """
+        central = self.model_copy(update={"switching_cost": None})
+        central.policy_spec(env_spec)  # is it possible?
+        alone = {"switching_cost": None, "central_critic": False}
+        own = self.model_copy(update={**alone, "advantages": "vtrace", "decoupled": True})
+        tried = {"entropy_cost": 0.3 * (self.switching_cost or 0.0), "normalize_advantages": False}
+        switch = self.model_copy(update={**alone, **tried})
+        choice: gymnasium.Space = gymnasium.spaces.Discrete(2)
+        return {
+            OWN: (own, replace(env_spec, observation_space=_without(STATE, env_spec))),
+            CENTRAL: (central, env_spec),
+            SWITCH: (switch, replace(env_spec, observation_space=_without(MASK, env_spec), action_space=choice)),
+        }
+
+    def _policy_spec(self, env_spec: EnvSpec) -> PolicySpec:
         observed, actions = env_spec.observation_space, action_recipe(env_spec)
         inputs = actor_inputs(observed, actions, self.central_critic)
         network: dict[str, Any] = {"inputs": inputs, "memory": self.memory_size and [self.memory, self.memory_size]}
@@ -205,8 +249,10 @@ class PPO(AlgorithmConfig):
 
     def build(self, env_spec: EnvSpec, device: str = "cpu", seed: int = 0) -> Algorithm:
         """See ``AlgorithmConfig.build``."""
-        from distrl.learners import ppo
+        from distrl.learners import ppo, switching
 
+        if self.switching_cost is not None:
+            return switching.SwitchingPPO(self, env_spec, device, seed)
         return ppo.PPO(self, env_spec, device, seed)
 
 
@@ -231,3 +277,8 @@ class IMPALA(PPO):
     advantages: Advantages = "vtrace"
     surrogate: Surrogate = "policy_gradient"
     entropy_cost: EntropyCost = 0.01
+
+
+def _without(entry: str, env_spec: EnvSpec) -> gymnasium.spaces.Dict:
+    entries = env_spec.observation_space.spaces
+    return gymnasium.spaces.Dict({name: space for name, space in entries.items() if name != entry})

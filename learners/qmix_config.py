@@ -4,7 +4,6 @@ torch): one algorithm, two ways to mix the agents' values.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -14,26 +13,17 @@ from pydantic import Field
 from distrl.core.contracts import Algorithm
 from distrl.core.errors import ConfigError
 from distrl.core.types import EnvSpec, PolicySpec
-from distrl.learners.inputs import STATE
 from distrl.learners.registry import AlgorithmConfig
-from distrl.learners.team_policies import ALIVE, OBSERVATION
+from distrl.learners.team_policies import Team, team_of
 
 
 @dataclass(frozen=True)
-class Team:
-    """What a team's spaces say.
+class DiscreteTeam(Team):
+    """Attributes: num_choices: n, of each. lowest: [A], each one's lowest action. dtype: of the actions."""
 
-    Attributes:
-        num_agents: A. size: d, numbers that each observes. num_choices: n, of each. lowest: [A], each one's lowest
-        action. dtype: of the actions. state_size: K, numbers of the global state; 0: there is none.
-    """
-
-    num_agents: int
-    size: int
     num_choices: int
     lowest: tuple[int, ...]
     dtype: str
-    state_size: int
 
 
 class VDN(AlgorithmConfig):
@@ -101,33 +91,22 @@ class VDN(AlgorithmConfig):
 
         return qmix.QMIX(self, env_spec, device, seed)
 
-    def team(self, env_spec: EnvSpec) -> Team:
+    def team(self, env_spec: EnvSpec) -> DiscreteTeam:
         """What it learns from.
 
         Raises:
             ConfigError: no team, or actions that are not discrete.
         """
-        observed, actions = env_spec.observation_space, env_spec.action_space
-        entries = observed.spaces if isinstance(observed, spaces.Dict) else {}
-        shape = entries[OBSERVATION].shape if OBSERVATION in entries else None
-        if ALIVE not in entries or shape is None or len(shape) != 2:
-            raise ConfigError(
-                f"{type(self).__name__} needs a whole team as one row, but {env_spec.id} observes {observed}: set "
-                "env.agents.team = true"
-            )
+        team, actions = team_of(env_spec, type(self).__name__), env_spec.action_space
         if not isinstance(actions, spaces.MultiDiscrete):
             raise ConfigError(
-                f"{type(self).__name__} needs agents with discrete actions; the team's are {actions}: take PPO with "
-                "env.agents.team = false"
+                f"{type(self).__name__} needs agents with discrete actions; the team's are {actions}: take MASAC"
             )
-        state = entries.get(STATE)
-        return Team(
-            num_agents=shape[0],
-            size=shape[1],
+        return DiscreteTeam(
+            **vars(team),
             num_choices=int(actions.nvec[0]),
             lowest=tuple(int(low) for low in actions.start),
             dtype=str(actions.dtype),
-            state_size=0 if state is None else math.prod(state.shape or ()),
         )
 
 
@@ -143,7 +122,7 @@ class QMIX(VDN):
         description="Width of the hidden layer of the networks that make its weights from the state.",
     )
 
-    def team(self, env_spec: EnvSpec) -> Team:
+    def team(self, env_spec: EnvSpec) -> DiscreteTeam:
         """See ``VDN.team``."""
         team = super().team(env_spec)
         if not team.state_size:

@@ -19,6 +19,7 @@ ALGORITHMS: dict[str, str] = {
     "impala": "distrl.learners.ppo_config:IMPALA",
     "vdn": "distrl.learners.qmix_config:VDN",
     "qmix": "distrl.learners.qmix_config:QMIX",
+    "masac": "distrl.learners.masac_config:Config",
     "bc": "distrl.learners.offline_config:BC",
     "iql": "distrl.learners.offline_config:IQL",
 }

@@ -42,7 +42,7 @@ class SAC:
         seed: of the initial parameters.
 
     Attributes:
-        updates: gradients applied so far.
+        updates: gradients applied so far. target_entropy: H̄.
     """
 
     def __init__(self, config: Config, env_spec: EnvSpec, device: str = "cpu", seed: int = 0):
@@ -50,18 +50,12 @@ class SAC:
         self._env_spec = env_spec
         self.device = torch.device(device)
         self.updates = 0
-        box = bounded_box(env_spec.action_space, "SAC")
-        leaves = observation_leaves(env_spec.observation_space)
-        self._paths, self._box = tuple(leaves), box
-        self._num_actions = num_actions = int(np.prod(box.shape))
+        self._box = box = bounded_box(env_spec.action_space, type(self).__name__)
         center, half = (box.high + box.low) / 2, (box.high - box.low) / 2
         self._center, self._half = (self._tensor(array.reshape(-1)) for array in (center, half))
         auto = config.target_entropy == "auto"
-        self.target_entropy = -float(num_actions) if auto else float(config.target_entropy)
-
-        size = flat_size(leaves)
-        self.actor_net = MLP((size, *config.hidden, 2 * num_actions))
-        self.critic_net = MLP((size + num_actions, *config.hidden, 1), ensemble=2)
+        self.target_entropy = -float(len(self._center)) if auto else float(config.target_entropy)
+        self.actor_net, self.critic_net = self._networks()
         generator = torch.Generator().manual_seed(seed)
         self.actor = FlatParameters(self.actor_net.initial(generator), self.device)
         self.critic = FlatParameters(self.critic_net.initial(generator), self.device)
@@ -81,29 +75,27 @@ class SAC:
             batch: S transitions; numpy arrays or tensors.
             rng: on the algorithm's device; see ``randomness.update_generator``.
         """
-        observation, next_observation = (self._flatten(part) for part in (batch.observation, batch.next_observation))
+        observation, next_observation = (self._seen(part) for part in (batch.observation, batch.next_observation))
         reward, discount = self._tensor(batch.reward), self._tensor(batch.discount)
         action = (self._tensor(batch.action).reshape(len(reward), -1) - self._center) / self._half
         noise = torch.randn((2, *action.shape), generator=rng, device=self.device)
         temperature = self.log_temperature.exp()
 
         with torch.no_grad():
-            next_action, next_log_prob = squashed_gaussian(
-                self.actor_net(self.actor.frozen, next_observation), noise[0]
-            )
+            next_action, next_log_prob = self._act(self.actor.frozen, next_observation, noise[0])
             next_value = self._least(self._target, next_observation, next_action) - temperature * next_log_prob
             target = self.config.reward_scale * reward + discount * next_value  # [S]
 
-        values = self.critic_net(self.critic.named, torch.cat([observation, action], 1)).squeeze(-1)  # [2, S]
+        values = self._values(self.critic.named, observation, action)  # [2, S]
         critic_loss = 0.5 * (values - target).square().mean(1).sum()
         critic_gradient = self.critic.gradient(critic_loss)
 
-        new_action, log_prob = squashed_gaussian(self.actor_net(self.actor.named, observation), noise[1])
+        new_action, log_prob = self._act(self.actor.named, observation, noise[1])
         actor_loss = (temperature * log_prob - self._least(self.critic.frozen, observation, new_action)).mean()
         actor_gradient = self.actor.gradient(actor_loss)
 
         entropy = -log_prob.detach().mean()
-        temperature_gradient = temperature * (entropy - self.target_entropy)  # ∂J_α/∂log α = J_α
+        temperature_gradient = temperature * (entropy - self._wanted_entropy(observation))  # ∂J_α/∂log α = J_α
         gradients = {"actor": actor_gradient, "critic": critic_gradient, "log_temperature": temperature_gradient}
         metrics = {
             "critic_loss": critic_loss.detach(),
@@ -167,15 +159,34 @@ class SAC:
             }
         self.updates = int(state["updates"])
 
-    def _least(self, critic: dict[str, Tensor], observation: Tensor, action: Tensor) -> Tensor:
-        """min_i Q_i(o, a), [S]."""
-        first, second = self.critic_net(critic, torch.cat([observation, action], 1)).squeeze(-1)
-        return torch.minimum(first, second)
+    def _networks(self) -> tuple[MLP, MLP]:
+        """Actor and twin critics, whose sizes the spaces decide."""
+        leaves = observation_leaves(self._env_spec.observation_space)
+        self._paths = tuple(leaves)
+        size, num_actions, hidden = flat_size(leaves), len(self._center), self.config.hidden
+        return MLP((size, *hidden, 2 * num_actions)), MLP((size + num_actions, *hidden, 1), ensemble=2)
 
-    def _flatten(self, observation: dict[str, Any]) -> Tensor:
-        """path → [S, …] to float32 [S, D] in the order of the networks' inputs."""
+    def _seen(self, observation: dict[str, Any]) -> Any:
+        """What ``_act`` and ``_values`` take, of path → [S, …]: float32 [S, D] in the order of the networks' inputs."""
         parts = [part.reshape(len(part), -1) for part in (self._tensor(observation[path]) for path in self._paths)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+    def _act(self, actor: dict[str, Tensor], seen: Any, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Actions in [−1, 1], [S, A], and their log-density [S]."""
+        return squashed_gaussian(self.actor_net(actor, seen), noise)
+
+    def _values(self, critic: dict[str, Tensor], seen: Any, action: Tensor) -> Tensor:
+        """Q_i(o, a), [2, S]."""
+        return self.critic_net(critic, torch.cat([seen, action], 1)).squeeze(-1)
+
+    def _least(self, critic: dict[str, Tensor], seen: Any, action: Tensor) -> Tensor:
+        """min_i Q_i(o, a), [S]."""
+        first, second = self._values(critic, seen, action)
+        return torch.minimum(first, second)
+
+    def _wanted_entropy(self, seen: Any) -> float | Tensor:
+        """H̄, for a batch of what is seen."""
+        return self.target_entropy
 
     def _tensor(self, array: Any) -> Tensor:
         return torch.as_tensor(array, dtype=torch.float32, device=self.device)

@@ -1,5 +1,8 @@
 """Inputs flow in, outputs for the action's distribution and values flow out: one encoder for both, with or without
 memory, differentiated by autograd.
+
+A central critic has layers of its own, which see all inputs and the memory's output: the value of a state depends on
+what the agent remembers, which the state does not say (Baisero & Amato 2022, arXiv 2105.11674).
 """
 
 from __future__ import annotations
@@ -32,28 +35,31 @@ class Encoder(Protocol):
 
 
 class TanhEncoder:
-    """Linear layers, tanh behind each; ``actor/<i>/weight`` [in, out] and ``actor/<i>/bias`` [out].
+    """Linear layers, tanh behind each; ``<name>/<i>/weight`` [in, out] and ``<name>/<i>/bias`` [out].
 
     Args:
-        sizes: input and hidden widths.
+        sizes: input and hidden widths; of the inputs it sees the first ones.
     """
 
-    def __init__(self, sizes: tuple[int, ...]):
+    def __init__(self, sizes: tuple[int, ...], name: str = "actor"):
         self._sizes, self.num_features, self.num_layers = sizes, sizes[-1], len(sizes) - 1
+        self._name = name
 
     def initial(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Orthogonal with gain √2, biases zero."""
         parameters = {}
         for i, (inputs, outputs) in enumerate(zip(self._sizes[:-1], self._sizes[1:], strict=True)):
-            parameters[f"actor/{i}/weight"] = orthogonal((outputs, inputs), math.sqrt(2.0), generator).t().contiguous()
-            parameters[f"actor/{i}/bias"] = torch.zeros(outputs)
+            weight = orthogonal((outputs, inputs), math.sqrt(2.0), generator)
+            parameters[f"{self._name}/{i}/weight"] = weight.t().contiguous()
+            parameters[f"{self._name}/{i}/bias"] = torch.zeros(outputs)
         return parameters
 
     def features(self, parameters: Mapping[str, Tensor], inputs: Inputs) -> Tensor:
         """See ``Encoder``."""
-        (x,) = inputs
+        x = inputs[0][:, : self._sizes[0]]
         for i in range(self.num_layers):
-            x = torch.tanh(torch.addmm(parameters[f"actor/{i}/bias"], x, parameters[f"actor/{i}/weight"]))
+            weight, bias = parameters[f"{self._name}/{i}/weight"], parameters[f"{self._name}/{i}/bias"]
+            x = torch.tanh(torch.addmm(bias, x, weight))
         return x
 
 
@@ -62,11 +68,19 @@ class SharedActorCritic:
 
     Args:
         encoder: see there. layer: its memory, or None. num_outputs: of the actor.
+        central: layers of a critic that sees all of the inputs [S, D] and, behind them, what the actor's last layer
+            sees; None: the value is one more output of the actor's layers.
     """
 
-    def __init__(self, encoder: Encoder, layer: RecurrentLayer | None, num_outputs: int):
-        self._encoder, self._layer, self._num_outputs = encoder, layer, num_outputs
-        self._actor = f"actor/{encoder.num_layers}"
+    def __init__(
+        self,
+        encoder: Encoder,
+        layer: RecurrentLayer | None,
+        num_outputs: int,
+        central: TanhEncoder | None = None,
+    ):
+        self._encoder, self._layer, self._num_outputs, self._central = encoder, layer, num_outputs, central
+        self._actor, self._critic = f"actor/{encoder.num_layers}", f"critic/{central.num_layers if central else 0}"
 
     @property
     def recurrent(self) -> bool:
@@ -79,8 +93,12 @@ class SharedActorCritic:
         if self._layer is not None:
             parameters |= self._layer.initial(width, generator)
             width = self._layer.size
-        for name, outputs, gain in ((self._actor, self._num_outputs, 0.01), ("critic/0", 1, 1.0)):
-            parameters[f"{name}/weight"] = orthogonal((outputs, width), gain, generator)
+        last = [(self._actor, width, self._num_outputs, 0.01), (self._critic, width, 1, 1.0)]
+        if self._central is not None:
+            parameters |= self._central.initial(generator)
+            last[1] = (self._critic, self._central.num_features, 1, 1.0)
+        for name, inputs, outputs, gain in last:
+            parameters[f"{name}/weight"] = orthogonal((outputs, inputs), gain, generator)
             parameters[f"{name}/bias"] = torch.zeros(outputs)
         return parameters
 
@@ -101,7 +119,8 @@ class SharedActorCritic:
             before = states.view(*memory.given.shape, -1)[final_index[:, 0], final_index[:, 1]]
             final_states = self._layer.next_state(named, x_final, before)
             x, x_final = (found[:, : self._layer.size] for found in (states, final_states))
-        return self._outputs(named, x) if with_outputs else None, self._values(named, x), self._values(named, x_final)
+        value, final_value = self._values(named, x, inputs), self._values(named, x_final, final)
+        return self._outputs(named, x) if with_outputs else None, value, final_value
 
     def forward(
         self, parameters: FlatParameters, inputs: Inputs, memory: Memory | None
@@ -111,7 +130,7 @@ class SharedActorCritic:
             x = self._encoder.features(parameters.named, inputs)
             if memory is not None and self._layer is not None:
                 x = self._layer.unroll(parameters.named, x, memory)[:, : self._layer.size]
-            outputs, value = self._outputs(parameters.named, x), self._values(parameters.named, x)
+            outputs, value = self._outputs(parameters.named, x), self._values(parameters.named, x, inputs)
         return outputs.detach(), value.detach(), (outputs, value)
 
     def backward(
@@ -142,8 +161,10 @@ class SharedActorCritic:
     def _outputs(self, named: Mapping[str, Tensor], x: Tensor) -> Tensor:
         return torch.mm(named[f"{self._actor}/weight"], x.t()) + named[f"{self._actor}/bias"].unsqueeze(1)
 
-    def _values(self, named: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        return torch.mv(x, named["critic/0/weight"][0]) + named["critic/0/bias"]
+    def _values(self, named: Mapping[str, Tensor], x: Tensor, inputs: Inputs) -> Tensor:
+        if self._central is not None:
+            x = self._central.features(named, (torch.cat([inputs[0], x], 1),))
+        return torch.mv(x, named[f"{self._critic}/weight"][0]) + named[f"{self._critic}/bias"]
 
 
 def orthogonal(shape: tuple[int, ...], gain: float, generator: torch.Generator) -> Tensor:

@@ -1,17 +1,53 @@
-"""A team's observation flows in, an action of each agent flows out, in numpy alone: for VDN and QMIX."""
+"""A team's observation flows in, an action of each agent flows out, in numpy alone: for VDN, QMIX and MASAC."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 
-from distrl.core.types import Columns, Observation, Weights
-from distrl.learners.inputs import MASK
-from distrl.learners.policies import mlp
+from distrl.core.errors import ConfigError
+from distrl.core.types import Columns, EnvSpec, Observation, Weights
+from distrl.learners.inputs import MASK, STATE
+from distrl.learners.policies import SquashedGaussianPolicy, mlp
 
 OBSERVATION, ALIVE = "observation", "alive"  # entries of a team's observation (distrl.envs.multi_agent.team)
 EPSILON = "epsilon"  # weights entry, float32 []: share of random actions
+
+
+@dataclass(frozen=True)
+class Team:
+    """What a team's observation space says.
+
+    Attributes:
+        num_agents: A. size: d, numbers that each observes. state_size: K, numbers of the global state, 0 without one.
+    """
+
+    num_agents: int
+    size: int
+    state_size: int
+
+
+def team_of(env_spec: EnvSpec, algorithm: str) -> Team:
+    """What an environment says of its team.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    observed = env_spec.observation_space
+    entries = observed.spaces if isinstance(observed, spaces.Dict) else {}
+    shape = entries[OBSERVATION].shape if OBSERVATION in entries else None
+    if ALIVE not in entries or shape is None or len(shape) != 2:
+        raise ConfigError(
+            f"{algorithm} needs a whole team as one row, but {env_spec.id} observes {observed}: set "
+            "env.agents.team = true"
+        )
+    state = entries.get(STATE)
+    return Team(shape[0], shape[1], 0 if state is None else math.prod(state.shape or ()))
 
 
 class EpsilonGreedyTeam:
@@ -79,6 +115,44 @@ class EpsilonGreedyTeam:
 
     def env_action(self, action: np.ndarray) -> np.ndarray:
         """The action itself."""
+        return action
+
+
+class SquashedGaussianTeam:
+    """Each of A agents acts as a ``SquashedGaussianPolicy``, all with one network.
+
+    Args:
+        seed, deterministic: see there.
+        agent_id: whether its inputs have which agent it is, one-hot, behind the observation.
+        agent: what else that policy takes, for one agent's Box.
+    """
+
+    def __init__(self, seed: int, deterministic: bool, agent_id: bool, **agent: Any):
+        self._agent_id = agent_id
+        self._agent = SquashedGaussianPolicy(seed, deterministic, paths=(OBSERVATION,), **agent)
+        self.load = self._agent.load
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can act: with weights, or uniformly before the first ones."""
+        return self._agent.ready
+
+    def initial_state(self, num_rows: int) -> Columns:
+        """Nothing is remembered."""
+        return {}
+
+    def step(
+        self, observation: Observation, state: Columns, is_first: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, Columns]:
+        """Actions [N, A, …], the log-probability float32 [N] of those of the living agents, and the empty state."""
+        lives = observation[ALIVE] != 0
+        inputs = team_inputs(observation[OBSERVATION], self._agent_id)
+        action, log_prob, _ = self._agent.step({OBSERVATION: inputs}, {}, is_first)
+        total = np.where(lives, log_prob.reshape(lives.shape), np.float32(0)).sum(axis=1)
+        return action.reshape(*lives.shape, *action.shape[1:]), total, {}
+
+    def env_action(self, action: np.ndarray) -> np.ndarray:
+        """The action itself, which lies in the Box."""
         return action
 
 

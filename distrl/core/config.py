@@ -97,8 +97,14 @@ class AgentsSection(_Section):
         description="A global state beside each agent's observation, which a central critic sees: the environment's "
         "own, or all agents' observations together.",
     )
+    identity: bool = Field(
+        False,
+        description='Tell each agent which one it is, one-hot, as the entry "agent" of its observation: so that agents '
+        "of one policy who see the same need not do the same.",
+    )
     team: bool = Field(
-        False, description="Make all agents one row, for algorithms that choose for a team together (VDN, QMIX)."
+        False,
+        description="Make all agents one row, for algorithms that choose for a team together (VDN, QMIX, MASAC).",
     )
     reward: Literal["sum", "mean"] = Field("sum", description="A team's reward, of its agents'.")
     policy_mapping: str | None = Field(

@@ -13,10 +13,10 @@ from distrl.envs.multi_agent.joint import JointEnv
 from distrl.envs.multi_agent.pettingzoo import FromAEC, FromCycles, FromParallel
 from distrl.envs.multi_agent.rllib import FromRLlib
 from distrl.envs.multi_agent.team import TeamEnv
-from distrl.envs.multi_agent.wrappers import EpisodeLimit, JointState, WithState
+from distrl.envs.multi_agent.wrappers import EpisodeLimit, JointState, WithIdentity, WithState
 
 _STATES = ("none", "env", "joint")
-_OPTIONS = {"state": _STATES, "team": (False, True), "reward": ("sum", "mean")}
+_OPTIONS = {"state": _STATES, "identity": (False, True), "team": (False, True), "reward": ("sum", "mean")}
 
 
 def agents_env_of(made: Any) -> AgentsEnv | None:
@@ -55,9 +55,16 @@ def hosted(env: AgentsEnv, recipe: EnvRecipe) -> gymnasium.Env:
     if options["state"] == "joint":
         env = JointState(env)
     if options["team"]:
+        if options["identity"]:
+            raise ConfigError(
+                "env.agents.identity is for agents that are rows of their own; a team's algorithms tell its agents "
+                "apart by algorithm.agent_id: leave it out."
+            )
         return TeamEnv(env, state=options["state"] != "none", reward=str(options["reward"]))
     if "reward" in (recipe.agents or {}):
         raise ConfigError("env.agents.reward is the team's: set env.agents.team as well, or leave it out.")
+    if options["identity"]:
+        env = WithIdentity(env)
     return JointEnv(env if options["state"] == "none" else WithState(env))
 
 

@@ -1,5 +1,5 @@
-"""An AgentsEnv goes in, another comes out: with a time limit, with a global state, with that state in each agent's
-observation."""
+"""An AgentsEnv goes in, another comes out: with a time limit, with a global state, with that state or which agent it is
+in each agent's observation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from distrl.core.spaces import MASK, leaves
 from distrl.envs.checks import write_observation
 from distrl.envs.multi_agent.agents_env import AgentsEnv, AgentsStep
 
-OBSERVATION, STATE = "observation", "state"  # entries of an agent's observation that has the state beside it
+OBSERVATION = "observation"  # entry with an agent's own observation, where there are others beside it and it is no Dict
+STATE, AGENT = "state", "agent"  # such others: the global state, and which agent it is
 
 
 class AgentsWrapper:
@@ -152,21 +153,30 @@ class JointState(AgentsWrapper):
         return observations
 
 
-class WithState(AgentsWrapper):
-    """Puts the global state into every observation: {"observation": its own, "state": the state}; where its own is a
-    Dict, that one's entries stand beside "state".
+class _WithEntry(AgentsWrapper):
+    """Puts an entry into every observation: {"observation": its own, entry: …}; where its own is a Dict, that one's
+    entries stand beside it.
 
     Args:
-        env: with a state.
+        env: whatever it is around. option: of ``env.agents`` that asks for the entry. space: of the entry.
 
     Raises:
-        ConfigError: it has none, or an observation has an entry "state" already.
+        ConfigError: an observation has such an entry already.
     """
 
-    def __init__(self, env: AgentsEnv):
+    _entry: ClassVar[str]
+
+    def __init__(self, env: AgentsEnv, option: str, space: gymnasium.Space):
         super().__init__(env)
-        state = state_space_of(env)
-        self.observation_spaces = {name: _beside(name, space, state) for name, space in env.observation_spaces.items()}
+        found: dict[str, spaces.Dict] = {}
+        for name, seen in env.observation_spaces.items():
+            entries = dict(seen.spaces) if isinstance(seen, spaces.Dict) else {OBSERVATION: seen}
+            if self._entry in entries:
+                raise ConfigError(
+                    f"env.agents.{option}: agent {name!r} has an entry {self._entry!r} in its observation already."
+                )
+            found[name] = spaces.Dict({**entries, self._entry: space})
+        self.observation_spaces = found
 
     def reset(self, seed: int | None = None) -> Mapping[str, Any]:
         """See AgentsEnv."""
@@ -181,11 +191,55 @@ class WithState(AgentsWrapper):
         return self._view(super()._restore(directory))
 
     def _view(self, observations: Mapping[str, Any]) -> dict[str, Any]:
-        state = self.env.state()
+        entries = self._entries()
         return {
-            name: {**(seen if isinstance(seen, Mapping) else {OBSERVATION: seen}), STATE: state}
+            name: {**(seen if isinstance(seen, Mapping) else {OBSERVATION: seen}), self._entry: entries[name]}
             for name, seen in observations.items()
         }
+
+    def _entries(self) -> Mapping[str, np.ndarray]:
+        """What each agent is to see now."""
+        raise NotImplementedError
+
+
+class WithState(_WithEntry):
+    """Puts the global state into every observation, as its entry "state".
+
+    Args:
+        env: with a state.
+
+    Raises:
+        ConfigError: it has none, or an observation has an entry "state" already.
+    """
+
+    _entry = STATE
+
+    def __init__(self, env: AgentsEnv):
+        super().__init__(env, "state", state_space_of(env))
+
+    def _entries(self) -> Mapping[str, np.ndarray]:
+        return dict.fromkeys(self.agents, self.env.state())
+
+
+class WithIdentity(_WithEntry):
+    """Puts into every observation which agent's it is, as its entry "agent": float32 [A], one-hot in the order of
+    ``agents``.
+
+    Args:
+        env: whatever it is around.
+
+    Raises:
+        ConfigError: an observation has an entry "agent" already.
+    """
+
+    _entry = AGENT
+
+    def __init__(self, env: AgentsEnv):
+        super().__init__(env, "identity", spaces.Box(0, 1, (len(env.agents),), np.float32))
+        self._which = dict(zip(env.agents, np.eye(len(env.agents), dtype=np.float32), strict=True))
+
+    def _entries(self) -> Mapping[str, np.ndarray]:
+        return self._which
 
 
 def state_space_of(env: AgentsEnv) -> spaces.Box:
@@ -228,10 +282,3 @@ class Flat:
             for leaf, array in self._targets
         ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts, dtype=np.float32)
-
-
-def _beside(name: str, space: gymnasium.Space, state: gymnasium.Space) -> spaces.Dict:
-    entries = dict(space.spaces) if isinstance(space, spaces.Dict) else {OBSERVATION: space}
-    if STATE in entries:
-        raise ConfigError(f"env.agents.state: agent {name!r} has an entry {STATE!r} in its observation already.")
-    return spaces.Dict({**entries, STATE: state})

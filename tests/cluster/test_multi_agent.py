@@ -180,6 +180,62 @@ def by_first_letter(agent):
     return "hunter" if agent[:2] == "ad" else "prey"
 
 
+@pytest.mark.parametrize("option", ["memory_size=8", "switching_cost=0.1"])
+def test_agents_of_one_policy_that_know_who_they_are_need_not_do_the_same(tmp_path, option):
+    """Three agents see the same, and each has to do something else: at most one of them would be right without."""
+    config = small(
+        tmp_path / "run",
+        "env.agents={identity=true, state='joint'}",
+        "algorithm.learning_rate=1e-2",
+        "algorithm.batch_size=240",
+        "algorithm.central_critic=true",
+        f"algorithm.{option}",
+        "run.experience_log='off'",
+        "run.steps=1000",
+        env="tests.fakes.teams:Roles",
+    )
+    result = train(config, local=True)
+    assert result.summary["best_return_mean"] == 3.0
+    *_, learner = (
+        record for record in read_json_lines(result.directory / "metrics.jsonl") if record["kind"] == "learner"
+    )
+    assert (learner.get("centralised_share", 1.0) < 0.5) == option.startswith("switching")
+    recipe = config.env.recipe()
+    kwargs = policy_specs(config, spec_of(make(recipe), recipe))["default"].kwargs
+    actor = kwargs["network"] if "network" in kwargs else kwargs["own"]["network"]
+    assert list(actor["inputs"]) == ["agent", "observation"]  # the critic sees the state as well
+
+
+SPREAD = {"id": "mpe2.simple_spread_v3", "hosting": "inline", "kwargs": {"continuous_actions": True}}
+JETS = {"id": "distrl/ShkadovAgents-v0", "hosting": "inline", "max_episode_steps": 20}
+
+
+@pytest.mark.parametrize(
+    ("env", "name", "rows"),
+    [
+        pytest.param(SPREAD | {"agents": {"identity": True}}, "sac", 3, id="isac"),
+        pytest.param(SPREAD | {"agents": {"team": True, "state": "env"}}, "masac", 1, id="masac"),
+        pytest.param(JETS, "sac", 5, marks=pytest.mark.slow, id="isac of jets"),
+        pytest.param(JETS | {"agents": {"team": True}}, "masac", 1, marks=pytest.mark.slow, id="masac of jets"),
+    ],
+)
+def test_continuous_actions_of_each_agent_or_of_the_team(tmp_path, env, name, rows):
+    config = RunConfig.validated(
+        {
+            "run": {"out": str(tmp_path / "run"), "steps": 240},
+            "env": env,
+            "actors": {"envs_per_worker": 4, "fragment_steps": 10},
+            "algorithm": {"name": name, "hidden": [16], "batch_size": 32},
+            "replay": {"min_size": 100, "samples_per_insert": 8},
+            "evaluation": {"period": 120, "episodes": 2, "final_episodes": 1},
+        }
+    )
+    summary = train(config, local=True).summary
+    assert balanced(summary, agents=rows)
+    assert summary["updates"] > 20
+    assert np.isfinite(summary["best_return_mean"])
+
+
 def test_a_function_may_say_whose_policy_is_whose():
     mapping = "env.agents.policy_mapping=tests.cluster.test_multi_agent:by_first_letter"
     config, spec = plans("policies.prey={}", "policies.hunter={}", mapping)

@@ -46,3 +46,67 @@ class TwoSteps(ParallelEnv):
 
     def state(self) -> np.ndarray:
         return np.eye(3, dtype=np.float32)[self._place]
+
+
+class GiveUp(ParallelEnv):
+    """One step: "taker" sees t, "giver" sees w, both uniform in [−1, 1], and they act u₀ and u₁ in [−1, 1]. The team
+    gets −(u₀ + u₁ − t)² − ½ (u₁ − w)².
+
+    Who sees t cannot know w, so that "giver" has to give up two thirds of what it wants, u₁ = w / 3: the best return is
+    −⅓ E w² = −⅑; with u₁ = w it is −⅓.
+    """
+
+    metadata = {"name": "give_up", "render_modes": []}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        self.possible_agents = ["taker", "giver"]
+
+    def observation_space(self, agent: str) -> spaces.Space:
+        return spaces.Box(-1, 1, (1,), np.float32)
+
+    def action_space(self, agent: str) -> spaces.Space:
+        return spaces.Box(-1, 1, (1,), np.float32)
+
+    def reset(self, seed: int | None = None, options: Any = None) -> tuple[dict, dict]:
+        if seed is not None:
+            self._rng = np.random.default_rng(seed)
+        self.agents, self._seen = list(self.possible_agents), self._rng.uniform(-1, 1, (2, 1)).astype(np.float32)
+        return self._observations(), {}
+
+    def step(self, actions: dict[str, np.ndarray]) -> tuple[dict, dict, dict, dict, dict]:
+        (t,), (w,) = self._seen
+        u0, u1 = (float(actions[name][0]) for name in self.possible_agents)
+        half = (-((u0 + u1 - t) ** 2) - 0.5 * (u1 - w) ** 2) / 2  # of each agent
+        names, self.agents = self.agents, []
+        flags, nobody = dict.fromkeys(names, True), dict.fromkeys(names, False)
+        return self._observations(), dict.fromkeys(names, half), flags, nobody, {}
+
+    def _observations(self) -> dict[str, np.ndarray]:
+        return dict(zip(self.possible_agents, self._seen, strict=True))
+
+
+class Roles(ParallelEnv):
+    """Every agent sees the same and is to do something else: the reward is 1 for its own number. One step."""
+
+    metadata = {"name": "roles", "render_modes": []}  # noqa: RUF012
+
+    def __init__(self, agents: int = 3) -> None:
+        self.possible_agents = [f"agent_{index}" for index in range(agents)]
+
+    def observation_space(self, agent: str) -> spaces.Space:
+        return spaces.Box(0, 1, (1,), np.float32)
+
+    def action_space(self, agent: str) -> spaces.Space:
+        return spaces.Discrete(len(self.possible_agents))
+
+    def reset(self, seed: int | None = None, options: Any = None) -> tuple[dict, dict]:
+        self.agents = list(self.possible_agents)
+        return self._seen(), {}
+
+    def step(self, actions: dict[str, int]) -> tuple[dict, dict, dict, dict, dict]:
+        names, self.agents = self.agents, []
+        rewards = {name: float(actions[name] == index) for index, name in enumerate(names)}
+        return self._seen(), rewards, dict.fromkeys(names, True), dict.fromkeys(names, False), {}
+
+    def _seen(self) -> dict[str, np.ndarray]:
+        return {name: np.zeros(1, np.float32) for name in self.possible_agents}

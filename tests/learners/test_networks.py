@@ -46,10 +46,12 @@ class BrightSide(gymnasium.Env):
         return self._image(), right, True, False, {}
 
 
+CENTRAL = Dict({"state": Box(-1, 1, (4,)), "z": Box(-1, 1, (3,))})
 MIXED = Dict({"camera": Box(0, 255, (3, 40, 36), np.uint8), "speed": Box(-1, 1, (2,))})
 KINDS = {
     "gru": (Box(-1, 1, (3,)), {"memory_size": 5}),
     "lstm": (Box(-1, 1, (3,)), {"memory_size": 5, "memory": "lstm"}),
+    "gru_and_central_critic": (CENTRAL, {"memory_size": 5, "central_critic": True, "normalize_observations": True}),
     "image": (Box(0, 255, (36, 40, 2), np.uint8), {}),
     "image_and_gru": (MIXED, {"memory_size": 5, "normalize_observations": True}),
     "image_and_lstm": (MIXED, {"memory_size": 5, "memory": "lstm"}),
@@ -142,26 +144,54 @@ def test_gradients_lead_downhill(kind):
     np.testing.assert_allclose((above - below) / 2e-3, gradient.norm(), rtol=0.02)
 
 
-@pytest.mark.parametrize("kind", ["gru", "lstm"])
+@pytest.mark.parametrize("kind", ["gru", "lstm", "gru_and_central_critic"])
 def test_a_final_observation_is_valued_with_the_memory_of_its_own_episode(kind):
     algorithm = algorithm_of(kind)
     rollout = rollout_of(algorithm, kind)
     network, parameters = algorithm.network, algorithm.parameters
-    flat = (torch.from_numpy(rollout.observation[ARRAY].reshape(-1, 3)),)
-    final = (torch.from_numpy(rollout.final_observation[ARRAY]),)
+    flat, final = algorithm._inputs(rollout)
     memory = algorithm._memory(rollout)
     index = torch.from_numpy(rollout.final_index.astype(np.int64))
     _, value, final_value = network.evaluate(parameters, flat, final, index, memory, False)
     for k, (t, n) in enumerate(rollout.final_index):
         state = memory.state[0, [n]]
-        seen = rollout.observation[ARRAY][: t + 1, n]
-        for step_, observation in enumerate(seen):
+        for step_, observation in enumerate(flat[0].view(10, 4, -1)[: t + 1, [n]]):
             if rollout.is_first[step_, n]:
                 state = torch.zeros_like(state)
-            _, state = network.act(parameters.frozen, (torch.from_numpy(observation[None]),), state)
-        assert torch.allclose(value.view(10, 4)[t, n], network._values(parameters.frozen, state[:, :5]), atol=1e-5)
+            _, state = network.act(parameters.frozen, (observation,), state)
+        expected = network._values(parameters.frozen, state[:, :5], (observation,))
+        assert torch.allclose(value.view(10, 4)[t, n], expected, atol=1e-5)
         _, state = network.act(parameters.frozen, (final[0][[k]],), state)
-        assert torch.allclose(final_value[k], network._values(parameters.frozen, state[:, :5]), atol=1e-5)
+        expected = network._values(parameters.frozen, state[:, :5], (final[0][[k]],))
+        assert torch.allclose(final_value[k], expected, atol=1e-5)
+
+
+def test_a_central_critic_sees_the_state_and_what_the_actor_remembers():
+    algorithm = algorithm_of("gru_and_central_critic")
+    rollout = rollout_of(algorithm, "gru_and_central_critic")
+    (flat,), (final,) = algorithm._inputs(rollout)
+    index = torch.from_numpy(rollout.final_index.astype(np.int64))
+    memory = algorithm._memory(rollout)
+
+    def found(inputs, memory):
+        outputs, value, _ = algorithm.network.evaluate(
+            algorithm.parameters, (inputs,), (final,), index, memory, with_outputs=True
+        )
+        return outputs, value
+
+    outputs, value = found(flat, memory)
+    other_state = flat.clone()
+    other_state[:, 3:] += 1.0  # the last of the inputs
+    others, other_value = found(other_state, memory)
+    assert torch.equal(outputs, others)
+    assert not (value == other_value).any()
+    others, other_value = found(flat, memory._replace(state=memory.state + 1.0))
+    first = slice(0, 4)  # steps that begin from the state that was stored
+    assert not (outputs[:, first] == others[:, first]).any()
+    assert not (value[first] == other_value[first]).any()
+    policy = algorithm.policy_spec().build(seed=0)
+    policy.load(algorithm.policy_weights())
+    policy.step({"z": rollout.observation["z"][0]}, policy.initial_state(4), rollout.is_first[0])  # needs no state
 
 
 def test_minibatches_of_a_policy_with_memory_are_whole_rows():

@@ -209,8 +209,6 @@ def test_a_central_critic_alone_sees_the_state():
 def test_what_a_central_critic_cannot_do_is_refused(observation, words):
     with pytest.raises(ConfigError, match=words):
         Config(central_critic=True).policy_spec(EnvSpec("test", observation, Discrete(2)))
-    with pytest.raises(ValidationError, match="leave out one of them"):
-        Config(central_critic=True, memory_size=8)
 
 
 class _Frozen:

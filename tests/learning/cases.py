@@ -181,6 +181,22 @@ _LOCAL = [
     Case("qmix", goal=8.0, source=_KNOWN.format(8) + "; Rashid et al. 2018, section 5", quick=True, **_TWO_STEPS),
     Case("vdn", goal=7.0, source="what a sum of values leads to; 8 by an evaluation's luck", **_TWO_STEPS),
     Case(
+        "masac",
+        "giving up",
+        {"id": "tests.fakes.teams:GiveUp", "agents": {"team": True}},
+        -0.2,
+        "the best return is −1/9 by construction; −1/3 is what each for itself gets",
+        3_000,
+        {
+            "batch_size": 128,
+            "initial_temperature": 0.1,
+            "actor_learning_rate": 3e-3,
+            "critic_learning_rate": 3e-3,
+            "hidden": [32, 32],
+        },
+        {"actors": {"envs_per_worker": 4}, "replay": {"min_size": 500, "samples_per_insert": 32.0}},
+    ),
+    Case(
         "ppo, central critic",
         "SimpleSpread",
         {"id": "distrl/SimpleSpread-v0", "kwargs": {"state": True}, "hosting": "vector"},

@@ -14,7 +14,7 @@ from distrl.envs.multi_agent.adapt import agents_env_of, hosted
 from distrl.envs.multi_agent.joint import JointEnv
 from distrl.envs.multi_agent.pettingzoo import FromAEC, FromParallel
 from distrl.envs.multi_agent.team import TeamEnv
-from distrl.envs.multi_agent.wrappers import EpisodeLimit, JointState, WithState
+from distrl.envs.multi_agent.wrappers import EpisodeLimit, JointState, WithIdentity, WithState
 from distrl.envs.resolve import make, spec_of
 from tests.fakes.agents import Continued, Masked, Played, Turns
 from tests.fakes.joint import Randomly
@@ -177,6 +177,26 @@ def test_the_state_beside_each_observation():
         WithState(JointState(masked))
 
 
+def test_which_agent_it_is_beside_each_observation(tmp_path):
+    recipe = EnvRecipe(
+        "tests.fakes.agents:Continued", {"names": ["a", "b"], "length": 3}, agents={"identity": True, "state": "joint"}
+    )
+    env = make(recipe).agents_env
+    assert env.observation_spaces["b"]["agent"] == spaces.Box(0, 1, (2,), np.float32)
+    seen = env.reset(0)
+    assert {name: o["agent"].tolist() for name, o in seen.items()} == {"a": [1, 0], "b": [0, 1]}
+    assert seen["b"]["state"].tolist() == [*seen["a"]["observation"], *seen["b"]["observation"]]  # is no part of it
+    env.snapshot(tmp_path)
+    last = env.step({"a": 1, "b": 1}).observations
+    assert last["b"]["agent"].tolist() == [0, 1]
+    assert make(recipe).agents_env.restore(tmp_path)["b"]["agent"].tolist() == [0, 1]
+
+    masked = WithIdentity(FromParallel(Masked(["a", "b"], [{}])))
+    assert set(masked.reset()["a"]) == {"observation", "action_mask", "agent"}
+    with pytest.raises(ConfigError, match="identity: agent 'a' has an entry 'agent' in its observation already"):
+        WithIdentity(masked)
+
+
 def test_options_of_a_recipe(tmp_path):
     played = {"names": ["a", "b"], "length": 3}
     recipe = EnvRecipe("tests.fakes.agents:Continued", played, agents={"state": "joint"}, max_episode_steps=2)
@@ -198,10 +218,11 @@ def test_options_of_a_recipe(tmp_path):
 @pytest.mark.parametrize(
     ("agents", "text"),
     [
-        ({"states": "env"}, "env.agents takes state, team, reward; not 'states'"),
+        ({"states": "env"}, "env.agents takes state, identity, team, reward; not 'states'"),
         ({"state": "global"}, "env.agents.state must be one of none, env, joint; it is 'global'"),
         ({"state": "env"}, 'env.agents.state = "env" needs an environment with a state_space'),
         ({"reward": "mean"}, "env.agents.reward is the team's"),
+        ({"identity": True, "team": True}, r"a team's algorithms tell its agents apart by algorithm\.agent_id"),
     ],
 )
 def test_wrong_options(agents, text):

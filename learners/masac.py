@@ -1,0 +1,82 @@
+"""Sample batches of a team's steps flow in, gradients of actor, critics and temperature flow out: SAC for teams.
+
+The losses are those of ``distrl.learners.sac``; actor and critics are others. All agents act by one squashed Gaussian,
+each on its own observation o_a and on which agent it is; the critics value what they do together:
+
+    π(u|o) = Π_a π(u_a|o_a) over the agents a that live,     Q_i(s, u_1, …, u_A)
+
+Critics that see everything beside actors that do not are those of Lowe et al. 2017, MADDPG, arXiv 1706.02275; but here
+there is one value for the team, whose reward all share, and the actor's loss draws what all agents do anew, as in Peng
+et al. 2021, FACMAC, arXiv 2003.06709. s is the global state where there is one, else all observations; beside it is who
+lives.
+
+In the place of an agent that does not live the critics see zeros, whatever its action is: so it has no gradient. Nor
+has its entropy: the temperature keeps that of those who live.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from distrl.core.types import EnvSpec
+from distrl.learners.inputs import STATE
+from distrl.learners.masac_config import Config
+from distrl.learners.networks import MLP, squashed_gaussian
+from distrl.learners.sac import SAC
+from distrl.learners.team_policies import ALIVE, OBSERVATION, team_inputs, team_of
+
+
+class _Seen(NamedTuple):
+    """Attributes: own: float32 [S · A, D], what the actor sees. together: [S, C], what the critics see beside the
+    actions. lives: [S, A], 1 or 0.
+    """
+
+    own: Tensor
+    together: Tensor
+    lives: Tensor
+
+
+class MASAC(SAC):
+    """Implements ``distrl.core.contracts.Algorithm``; see ``SAC``.
+
+    Args:
+        config: hyperparameters.
+        env_spec: of a team (distrl.envs.multi_agent.team) with a bounded Box of floats to act in.
+
+    Attributes:
+        target_entropy: of each agent that lives.
+    """
+
+    config: Config
+
+    def __init__(self, config: Config, env_spec: EnvSpec, device: str = "cpu", seed: int = 0):
+        self._team = team_of(env_spec, "MASAC")
+        super().__init__(config, env_spec, device, seed)
+        if config.target_entropy == "auto":
+            self.target_entropy /= self._team.num_agents
+
+    def _networks(self) -> tuple[MLP, MLP]:
+        team, num_actions, hidden = self._team, len(self._center), self.config.hidden
+        own = team.size + team.num_agents * self.config.agent_id
+        together = team.state_size or team.num_agents * team.size
+        actor = MLP((own, *hidden, 2 * num_actions // team.num_agents))
+        return actor, MLP((together + team.num_agents + num_actions, *hidden, 1), ensemble=2)
+
+    def _seen(self, observation: dict[str, Any]) -> _Seen:
+        own, lives = observation[OBSERVATION], self._tensor(observation[ALIVE])
+        together = self._tensor(observation[STATE] if self._team.state_size else own).reshape(len(lives), -1)
+        return _Seen(self._tensor(team_inputs(own, self.config.agent_id)), torch.cat([together, lives], 1), lives)
+
+    def _act(self, actor: dict[str, Tensor], seen: _Seen, noise: Tensor) -> tuple[Tensor, Tensor]:
+        action, log_prob = squashed_gaussian(self.actor_net(actor, seen.own), noise.reshape(len(seen.own), -1))
+        return action.reshape(noise.shape), (log_prob.view_as(seen.lives) * seen.lives).sum(1)
+
+    def _values(self, critic: dict[str, Tensor], seen: _Seen, action: Tensor) -> Tensor:
+        living = action.view(*seen.lives.shape, -1) * seen.lives.unsqueeze(2)
+        return super()._values(critic, seen.together, living.reshape(action.shape))
+
+    def _wanted_entropy(self, seen: _Seen) -> Tensor:
+        return self.target_entropy * seen.lives.sum(1).mean()
