@@ -121,7 +121,8 @@ def page() -> str:
         "`python benchmarks/learned.py PRESET … --seeds …`. Return of an episode (the sum over agents where there are",
         "several), mean over the held-out seeds of the last evaluation of a run, then over the runs. *Best baseline*:",
         "the best of the open-loop or literature controllers that the environment names, by grid search on other seeds",
-        "(`distrl baseline`); a dash: none.",
+        "(`distrl baseline`); a dash: none. Other work went on beside the runs of several agents: their wall time says",
+        "little.",
         "",
         "| preset | environment | runs | policy | best baseline | nothing | random actions | wall s | env steps |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -134,7 +135,8 @@ def page() -> str:
         ]
         spread = f" ± {line['final_return_mean'][1]:.2g}" if len(runs) > 1 else ""
         numbers[0] = f"**{numbers[0]}{spread}**"
-        rest = f"{line['wall_s'][0]:.0f} | {line['env_steps'][0]:,.0f}"
+        local = " (`--local`)" if any(run.get("local") for run in runs) else ""
+        rest = f"{line['wall_s'][0]:.0f}{local} | {line['env_steps'][0]:,.0f}"
         lines.append(f"| `{preset}` | `{line['env']}` | {len(runs)} | {' | '.join(numbers)} | {rest} |")
     machines = sorted({run["machine"] for runs in presets.values() for run in runs})
     lines += ["", f"Machine: {'; '.join(machines)}."]
