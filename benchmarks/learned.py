@@ -5,7 +5,8 @@
 
 One JSON file a run (a run that has one is not repeated), one picture and one JSON line a preset: the policy's return on
 the test seeds against the best baseline's, against doing nothing and against random actions. ``--page`` alone writes
-the table of what is there.
+the table of what is there. ``--local`` trains in one process and without a limit of time: then a seed gives the same
+numbers again, whatever else the machine does.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def machine() -> str:
     return f"{name}, {os.cpu_count()} cores, Python {platform.python_version()}, CPU only"
 
 
-def train(preset: str, seed: int, overrides: list[str]) -> dict[str, Any]:
+def train(preset: str, seed: int, overrides: list[str], local: bool) -> dict[str, Any]:
     """One run; its summary with the evaluations on the way."""
     from rich.console import Console
 
@@ -50,8 +51,10 @@ def train(preset: str, seed: int, overrides: list[str]) -> dict[str, Any]:
     folder = Path(tempfile.mkdtemp(prefix="distrl-learned-"))
     try:
         config = RunConfig.load(preset, [f"run.seed={seed}", f"run.out={folder / 'run'}", *overrides])
+        if local:
+            config.run.wall_limit_s = None
         with Progress(Console(stderr=True), config.run.steps) as progress:
-            result = run(config, show=progress.show)
+            result = run(config, show=progress.show, local=local)
         timing = read_json_lines(result.directory / "timing.jsonl")
         curve = [
             {name: record[name] for name in ("wall_s", "env_steps", "return_mean")}
@@ -61,7 +64,8 @@ def train(preset: str, seed: int, overrides: list[str]) -> dict[str, Any]:
         still = result.directory / "media" / "film.png"
         if still.exists():
             shutil.copy(still, RESULTS / f"{preset}-film.png")
-        found = {"preset": preset, "set": overrides, "env": config.env.id, "seed": seed, "machine": machine()}
+        found = {"preset": preset, "set": overrides, "local": local, "env": config.env.id, "seed": seed}
+        found["machine"] = machine()
         return found | {"summary": result.summary, "curve": curve}
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -114,9 +118,11 @@ def page() -> str:
         "# What was learned",
         "",
         "Written by `python benchmarks/learned.py --page` from `benchmarks/results/learned/`; the runs are made by",
-        "`python benchmarks/learned.py PRESET … --seeds …`. Return of an episode, mean over the held-out seeds of the",
-        "last evaluation of a run, then over the runs. *Best baseline*: the best of the open-loop or literature",
-        "controllers that the environment names, by grid search on other seeds (`distrl baseline`); a dash: none.",
+        "`python benchmarks/learned.py PRESET … --seeds …`. Return of an episode (the sum over agents where there are",
+        "several), mean over the held-out seeds of the last evaluation of a run, then over the runs. *Best baseline*:",
+        "the best of the open-loop or literature controllers that the environment names, by grid search on other seeds",
+        "(`distrl baseline`); a dash: none. Other work went on beside the runs of several agents: their wall time says",
+        "little.",
         "",
         "| preset | environment | runs | policy | best baseline | nothing | random actions | wall s | env steps |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -129,7 +135,8 @@ def page() -> str:
         ]
         spread = f" ± {line['final_return_mean'][1]:.2g}" if len(runs) > 1 else ""
         numbers[0] = f"**{numbers[0]}{spread}**"
-        rest = f"{line['wall_s'][0]:.0f} | {line['env_steps'][0]:,.0f}"
+        local = " (`--local`)" if any(run.get("local") for run in runs) else ""
+        rest = f"{line['wall_s'][0]:.0f}{local} | {line['env_steps'][0]:,.0f}"
         lines.append(f"| `{preset}` | `{line['env']}` | {len(runs)} | {' | '.join(numbers)} | {rest} |")
     machines = sorted({run["machine"] for runs in presets.values() for run in runs})
     lines += ["", f"Machine: {'; '.join(machines)}."]
@@ -145,6 +152,7 @@ def main() -> None:
     parser.add_argument("presets", nargs="*")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--set", action="append", default=[], metavar="KEY.PATH=VALUE")
+    parser.add_argument("--local", action="store_true")
     parser.add_argument("--page", action="store_true", help="write docs/results.md")
     options = parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)
@@ -153,7 +161,7 @@ def main() -> None:
         for seed in options.seeds:
             path = RESULTS / f"{preset}-seed{seed}.json"
             if not path.exists():
-                path.write_text(json.dumps(train(preset, seed, options.set), indent=1) + "\n")
+                path.write_text(json.dumps(train(preset, seed, options.set, options.local), indent=1) + "\n")
             runs.append(json.loads(path.read_text()))
         draw(preset, runs)
         print(json.dumps(totals(preset, runs)))
