@@ -46,13 +46,13 @@ def measure(run: Path) -> dict[str, Any]:
         curve.append(
             {
                 "updates": snapshot.version,
-                "nash_conv": nash_conv(acting(greedy)),
+                "nash_conv": abs(nash_conv(acting(greedy))),
                 "nash_conv_stochastic": nash_conv(acting(stochastic, deterministic=False)),
             }
         )
     last = load_policy(run).policy
     return {
-        "nash_conv": nash_conv(acting(last)),
+        "nash_conv": abs(nash_conv(acting(last))),  # never −0
         **games(last, np.random.default_rng(0)),
         # PettingZoo ends a game at an illegal move: −1 for whoever made it, 0 for the other
         "illegal_moves_in_training": sum(sum(episode["scores"]) != 0 for episode in episodes),
@@ -104,11 +104,10 @@ def draw(path: Path, runs: dict[int, dict[str, Any]]) -> None:
     ):
         for number, run in enumerate(runs.values()):
             steps = [point["updates"] * run["env_steps_per_update"] for point in run["curve"]]
-            values = [max(point[name], 1e-4) for point in run["curve"]]
-            axes.plot(steps, values, lw=1.2, color=colour, alpha=0.8, label=None if number else label)
+            values = [point[name] for point in run["curve"]]
+            axes.plot(steps, values, lw=1.2, color=colour, alpha=0.7, label=None if number else label)
     axes.axhline(0.05, color="#777777", lw=0.8, ls="--")
-    axes.set_yscale("log")
-    axes.set(xlabel="env steps (moves)", ylabel="NashConv (0: perfect; 1e-4 stands for less)", ylim=(8e-5, 4))
+    axes.set(xlabel="env steps (moves)", ylabel="NashConv (0: perfect play)", ylim=(-0.05, 2.1))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
