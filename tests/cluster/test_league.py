@@ -149,7 +149,8 @@ def test_an_exploiter_that_had_begun_again_after_the_checkpoint_does_so_again(tm
     assert actions(run) != actions(untrained)
     with (run.directory / "league" / "players.jsonl").open("a") as file:  # and then it was killed
         file.write(json.dumps({"kind": "reset", "policy_id": "hunter", "version": 1000}) + "\n")
-    again = train(small(tmp_path / "run", "run.steps=800", **HUNTED), local=True, resume=run.directory)
+    stays = small(tmp_path / "run", "run.steps=800", "learner.finish_updates=false", **HUNTED)
+    again = train(stays, local=True, resume=run.directory)
     assert actions(again) == actions(untrained)
 
 
