@@ -169,7 +169,14 @@ def test_learner_and_parameter_server_together(tmp_path, mark):
     """Just after a checkpoint and long before the next one: there are updates to lose, however late a status comes."""
     killer = Killer(mark, ["learner", "parameter_server"], ["learner"], at=330, count="updates")
     run, summary = trained(
-        ledgered(tmp_path / "run", "replay.samples_per_insert=16", "checkpoint.period=300", ENDLESS), killer
+        ledgered(
+            tmp_path / "run",
+            "replay.samples_per_insert=16",
+            "checkpoint.period=300",
+            "learner.publish_period=1",  # updates that nobody has seen are not undone
+            ENDLESS,
+        ),
+        killer,
     )
     assert sorted(restarts(run)) == ["learner", "learner", "parameter_server"]
     assert_balanced(run, mark=mark)
