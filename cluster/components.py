@@ -7,6 +7,7 @@ EnvPool → EnvWorker → (sink) Learner → (publish) ParameterServer → (pull
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -297,13 +298,14 @@ def build_worker(
         parts[plan.policy_id] = PolicyPart(policy, source, plan.agents, admission, server)
     seating, league = None, league_model(config)
     if league is not None:
+        numbers = itertools.count(len(plans))  # each opponent has noise of its own
         seating = Seating(
             plan_sides(config, pool.spec, plans, league.sides)[0],
             {plan.policy_id: plan.agents for plan in plans},
-            lambda policy_id: policies[policy_id].build(seed=seeds.seed(2**20, len(plans))),
+            lambda policy_id: policies[policy_id].build(seed=seeds.seed(2**20, next(numbers))),
             source_of,
             pool.num_envs,
-            seeds.seed(2**20, len(plans) + 1),
+            seeds.seed(2**20 + 1, 0),
         )
     return build_env_worker(
         pool,
