@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from distrl.cluster import components
+from distrl.cluster import checks, components
 from distrl.cluster.local_evaluation import LocalEvaluation
 from distrl.cluster.recorder import Recorder
 from distrl.core.config import RunConfig
@@ -95,7 +95,7 @@ def run_local(
     recorder.began(learner.report(), {}, {})
     sink, scratch = _DirectSink(learner), run.scratch()
     workers = {}
-    policies = components.policy_specs(config, spec)
+    policies = checks.policy_specs(config, spec)
     for number in range(config.actors.env_workers):
         incarnation = run.next_incarnation()
         pool = components.build_training_pool(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distrl.cluster import components
+from distrl.cluster import checks, components
 from distrl.cluster.recorder import Recorder
 from distrl.core.config import RunConfig
 from distrl.core.run_directory import RunDirectory
@@ -21,7 +21,7 @@ class LocalEvaluation:
         self, config: RunConfig, run: RunDirectory, spec: EnvSpec, server: ParameterServer, recorder: Recorder
     ):
         self._config, self._run, self._spec, self._server, self._recorder = config, run, spec, server, recorder
-        self._recipes = components.policy_specs(config, spec)
+        self._recipes = checks.policy_specs(config, spec)
         self._policies = {name: recipe.build(seed=0, deterministic=True) for name, recipe in self._recipes.items()}
         evaluation = config.evaluation
         self._runner = components.evaluation_runner(

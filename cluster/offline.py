@@ -19,12 +19,13 @@ from distrl.cluster import components
 from distrl.cluster.local_evaluation import LocalEvaluation
 from distrl.cluster.policies import plan_policies
 from distrl.cluster.recorder import Recorder
-from distrl.core.config import ReplaySection, RunConfig
+from distrl.core.config import RunConfig
 from distrl.core.episodes import EpisodeReturns
 from distrl.core.errors import ConfigError
 from distrl.core.experience_log import segments
 from distrl.core.fragments import some_rows
 from distrl.core.run_directory import RunDirectory
+from distrl.core.sections import ReplaySection
 from distrl.core.types import EnvSpec, Fragment
 from distrl.core.warm_start import check_warm_start, warm_fragments
 from distrl.parameter_server import ParameterServer

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from distrl.cluster import components
+from distrl.cluster import checks, components
 from distrl.cluster.pool_choice import Choice, Needs, choose, lockstep_efficiency
 from distrl.cluster.pool_trials import Ladder, Rung, Stopwatch, climb
 from distrl.core.config import RunConfig
@@ -121,10 +121,10 @@ def tune(
         ConfigError: the configuration is wrong. EnvironmentFault: the environment is broken.
     """
     config = _with_layout(config, config.env.hosting)
-    options = components.algorithm_model(config)
-    device = components.pick_device(config.learner.device)
+    options = checks.algorithm_model(config)
+    device = checks.pick_device(config.learner.device)
     show("trying the environment")
-    trial = components.try_environment(config)
+    trial = checks.try_environment(config)
     if trial.spec.agents:
         raise ConfigError(
             f"tune-pool measures environments of one agent, and {config.env.id} has {len(trial.spec.agents)}: choose "
@@ -187,7 +187,7 @@ def _with_layout(config: RunConfig, hosting: str) -> RunConfig:
 def _hostings(config: RunConfig, trial: Trial) -> list[str]:
     if config.env.hosting != "auto":
         return [config.env.hosting]
-    vectorised = components.with_hosting(config, trial, local=True).env.hosting == "vector"
+    vectorised = checks.with_hosting(config, trial, local=True).env.hosting == "vector"
     return [*(["vector"] if vectorised else []), "inline", "process"]
 
 

@@ -115,12 +115,12 @@ def train(
         early; continue it with ``resume``.
     """
     from distrl import results
-    from distrl.cluster import components
+    from distrl.cluster import checks, components
     from distrl.cluster.local import check_local, run_local
     from distrl.cluster.memory import check_memory
     from distrl.cluster.offline import check_offline, read_data, run_offline
 
-    algorithm, offline = components.algorithm_model(config), bool(config.offline.data)
+    algorithm, offline = checks.algorithm_model(config), bool(config.offline.data)
     if offline:
         check_offline(config)
         if address is not None:
@@ -144,18 +144,18 @@ def train(
     try:
         if local:
             with ThreadPoolExecutor(1) as background:  # the environment is tried while torch loads
-                tried = background.submit(components.try_environment, config)
-                components.pick_device(config.learner.device)
+                tried = background.submit(checks.try_environment, config)
+                checks.pick_device(config.learner.device)
                 trial = tried.result()
-            spec, given, config = trial.spec, config, components.with_hosting(config, trial, local=True)
-            components.policy_specs(config, spec)  # refuses what an algorithm cannot handle
+            spec, given, config = trial.spec, config, checks.with_hosting(config, trial, local=True)
+            checks.policy_specs(config, spec)  # refuses what an algorithm cannot handle
             if offline:
                 show({"phase": "reading the data"})
                 data = read_data(config, spec, run)
             else:
                 check_memory(config, trial, algorithm)
                 _check_warm_start(config, spec, run)
-            run = run or _new_run(given, components.keeps_log(config))
+            run = run or _new_run(given, checks.keeps_log(config))
             run.begin_session()
             show({"phase": "starting", "directory": str(run.path)})
             if offline:
@@ -168,17 +168,17 @@ def train(
             if address is None and config.run.durability != "off":
                 refuse_network_file_system(components.spool_directory(config, ""))
             with ThreadPoolExecutor(1) as background:  # the environment is tried while Ray starts
-                tried = background.submit(components.try_environment, config)
+                tried = background.submit(checks.try_environment, config)
                 connected = launch.connect(config, address)
                 trial = tried.result()
             launch.check_device(config)
-            spec, given, config = trial.spec, config, components.with_hosting(config, trial, local=False)
-            policies = components.policy_specs(config, spec)
+            spec, given, config = trial.spec, config, checks.with_hosting(config, trial, local=False)
+            policies = checks.policy_specs(config, spec)
             if address is None:
                 check_memory(config, trial, algorithm)
             _check_warm_start(config, spec, run)
             inline = config.env.hosting != "process"
-            run = run or _new_run(given, components.keeps_log(config))
+            run = run or _new_run(given, checks.keeps_log(config))
             run.begin_session()
             show({"phase": "starting", "directory": str(run.path)})
             summary = launch.run_on_ray(config, run, spec, policies, inline=inline, show=show, stop=ending.is_set)

@@ -101,12 +101,12 @@ def draw(run: RunDirectory, config: RunConfig) -> list[Path]:
     """``learning_curve.png``, ``staleness.png``, ``league.png`` of a league that has played and, where the
     environment renders, ``media/film.mp4``; returns what was written."""
     from distrl import league_plots
-    from distrl.cluster import components
+    from distrl.cluster import checks
     from distrl.plots import film, learning_curve, staleness
 
     summary = json.loads((run.path / "summary.json").read_text())
     written = [learning_curve(run.path, summary), staleness(run.path, summary)]
-    if (league := components.league_model(config)) is not None:
+    if (league := checks.league_model(config)) is not None:
         table = league_plots.league(run.path, league.window)
         written += [] if table is None else [table]
     try:

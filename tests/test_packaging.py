@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from distrl.cluster.components import algorithm_model
+from distrl.cluster.checks import algorithm_model
 from distrl.core.config import RunConfig
 from distrl.envs.resolve import constructor_of, fidelity_table
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from distrl.api import load_policy, train
-from distrl.cluster.components import build_learner, policy_specs
+from distrl.cluster.checks import policy_specs
+from distrl.cluster.components import build_learner
 from distrl.core.config import RunConfig, to_toml
 from distrl.core.errors import ConfigError, StorageError
 from distrl.core.experience_log import read_log

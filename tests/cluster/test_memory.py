@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete
 
-from distrl.cluster.components import algorithm_model
+from distrl.cluster.checks import algorithm_model
 from distrl.cluster.memory import check_memory
 from distrl.core.config import RunConfig
 from distrl.core.errors import ConfigError

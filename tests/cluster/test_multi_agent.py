@@ -5,15 +5,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from distrl.api import load_policies, load_policy, train
-from distrl.cluster.components import policy_specs
+from distrl.cluster.checks import policy_specs
 from distrl.cluster.offline import read_data
 from distrl.cluster.policies import plan_policies
-from distrl.core.config import PolicySection, RunConfig, to_toml
+from distrl.core.config import RunConfig, to_toml
 from distrl.core.config_input import apply_override
 from distrl.core.episodes import Quality
 from distrl.core.errors import ConfigError, StorageError
 from distrl.core.experience_log import read_log
 from distrl.core.metrics import read_json_lines
+from distrl.core.sections import PolicySection
 from distrl.core.types import EnvRecipe
 from distrl.envs.resolve import make, spec_of
 from distrl.experience import open_log

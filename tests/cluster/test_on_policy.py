@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from distrl.api import load_policy, train
-from distrl.cluster.components import algorithm_model
+from distrl.cluster.checks import algorithm_model
 from distrl.core.config import RunConfig
 from distrl.core.errors import ConfigError
 from distrl.core.experience_log import read_log

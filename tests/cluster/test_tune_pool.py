@@ -179,7 +179,7 @@ def test_steps_that_wait_are_measured_in_processes():
 
 def test_the_command_recommends_what_the_run_accepts(monkeypatch):
     from distrl import cli_tune_pool
-    from distrl.cluster import components
+    from distrl.cluster import checks
 
     monkeypatch.setattr(cli_tune_pool.console, "_width", 120)
     given = ["algorithm.batch_size=128", "algorithm.hidden=[8]"]  # 4 fragments
@@ -191,7 +191,7 @@ def test_the_command_recommends_what_the_run_accepts(monkeypatch):
     toml, line = toml.split("or: ")
     layout = tomllib.loads("[env]" + toml)
     config = RunConfig.load("cartpole", [*given, *(word for word in line.split() if word != "--set")])
-    components.algorithm_model(config)
+    checks.algorithm_model(config)
     assert layout["env"]["hosting"] == config.env.hosting
     assert layout["actors"]["envs_per_worker"] == config.actors.envs_per_worker <= 4
 

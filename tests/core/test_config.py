@@ -64,7 +64,7 @@ def test_a_config_survives_toml(tmp_path):
 
 @pytest.mark.parametrize("path", sorted(presets_directory().rglob("*.toml")), ids=lambda path: path.stem)
 def test_every_shipped_toml_is_valid(path):
-    from distrl.cluster.components import algorithm_model
+    from distrl.cluster.checks import algorithm_model
 
     algorithm_model(RunConfig.validated(read_toml(path)))
 
@@ -87,7 +87,7 @@ def test_every_field_says_what_it_decides():
 
 
 def test_algorithm_options_are_checked_by_the_algorithms_own_model():
-    from distrl.cluster.components import algorithm_model
+    from distrl.cluster.checks import algorithm_model
 
     with pytest.raises(ConfigError, match=r"unknown key algorithm\.gama; did you mean algorithm\.gamma\?"):
         algorithm_model(RunConfig.load("sac", ["algorithm.gama=0.9"]))
