@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from distrl import cli, cli_log
+from distrl import cli
+from distrl.cli.console import console
 from distrl.core.errors import ConfigError
 from distrl.core.experience_log import read_log
 from distrl.core.types import ARRAY, FINAL
@@ -164,8 +165,7 @@ def test_without_minari_it_says_what_to_install(run, tmp_path, monkeypatch):
 @pytest.fixture
 def command(monkeypatch, capsys):
     """Runs ``distrl log …`` in this process: (exit code, output)."""
-    for module in (cli, cli_log):
-        monkeypatch.setattr(module.console, "_width", 200)
+    monkeypatch.setattr(console, "_width", 200)
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["distrl", "log", *map(str, arguments)])

@@ -178,10 +178,10 @@ def test_steps_that_wait_are_measured_in_processes():
 
 
 def test_the_command_recommends_what_the_run_accepts(monkeypatch):
-    from distrl import cli_tune_pool
+    from distrl.cli.console import console
     from distrl.cluster import checks
 
-    monkeypatch.setattr(cli_tune_pool.console, "_width", 120)
+    monkeypatch.setattr(console, "_width", 120)
     given = ["algorithm.batch_size=128", "algorithm.hidden=[8]"]  # 4 fragments
     sets = [word for override in given for word in ("--set", override)]
     result = CliRunner().invoke(cli.app, ["tune-pool", "cartpole", *sets, "--seconds", "0.5", "--cores", "1"])

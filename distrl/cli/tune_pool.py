@@ -7,25 +7,20 @@ import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from distrl.cli.console import SetOption, console
 from distrl.core.config import RunConfig
 
 if TYPE_CHECKING:
     from distrl.cluster.tune_pool import Tuned
-
-console = Console()
 
 
 def tune_pool(
     preset: Annotated[
         str, typer.Argument(help="A preset (cartpole, fin-ray, sac …) or a TOML file.", show_default=False)
     ],
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override any key of the configuration; repeatable."),
-    ] = None,
+    set_: SetOption = None,
     seconds: Annotated[
         float, typer.Option(min=0.5, help="How long to measure in all, beside the time that processes take to start.")
     ] = 20.0,

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from distrl.cli.console import RunArgument, console
 from distrl.core.episodes import Quality
 
 log_app = typer.Typer(no_args_is_help=True, help="Look at a run's experience, check it, or export it.")
-console = Console()
 
 
 class Form(StrEnum):
@@ -21,9 +20,6 @@ class Form(StrEnum):
 
     MINARI = "minari"
     PARQUET = "parquet"
-
-
-RunArgument = Annotated[Path, typer.Argument(help="A run directory.", show_default=False)]
 
 
 @log_app.command()
