@@ -250,6 +250,7 @@ def build_learner(
         config.checkpoint.keep,
         sync_period_s=SYNC_PERIOD_S if config.run.sync == "seconds" else 0.0,
         warm_start=replay.warm_start,
+        warm_limits=run.facts.get("warm_limits"),
         logged=run.facts.get("logged", True),
     )
     facts = log_facts(config, spec, run.id)

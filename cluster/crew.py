@@ -155,6 +155,17 @@ class Crew:
             self._recorder.evaluated(**result)
         return True
 
+    def ask_learner(self, method: str, *arguments: Any) -> Any:
+        """The learner's answer, or its successor's (any thread)."""
+        while True:
+            learner = self._learner
+            try:
+                return ray.get(getattr(learner.actor, method).remote(*arguments))
+            except DEATHS:
+                if self._dismissed and self._learner is learner:
+                    raise
+                time.sleep(POLL_S)  # until the run's thread has replaced it
+
     def dismiss_workers(self) -> None:
         """Every env worker publishes what has finished and leaves; what it had published is secured then."""
         self._dismissed = True

@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from distrl.cluster.components import PolicySpecs
@@ -122,43 +123,97 @@ def run_on_ray(
     Raises:
         RunFailed: a component failed for good; what was secured is in the run directory.
     """
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    from distrl.cluster.ray_links import start_actor
-    from distrl.cluster.supervisor import Supervisor
-
-    gpus, inference_gpus = gpu_shares(config, ray.cluster_resources().get("GPU", 0))
-    name = f"supervisor-{run.id}"
-    context = ray.get_runtime_context()
-    auth_mode = os.environ.get(_AUTH_MODE)
-    # where `distrl scale` finds it
-    run.note(ray={"address": context.gcs_address, "supervisor": name, "auth_mode": auth_mode})
-    here = NodeAffinitySchedulingStrategy(context.get_node_id(), soft=False)  # it lives and dies with the driver
-    arguments = (config.model_dump(), str(run.path), spec, policies, inline, gpus, inference_gpus)
-    actor = start_actor(Supervisor, *arguments, name=name, scheduling_strategy=here)
-    ray.get(actor.begin.remote())
+    live = LiveRun(config, run, spec, policies, inline=inline)
     stopping = False
     try:
-        while True:
-            try:
-                status: dict[str, Any] = ray.get(actor.status.remote())
-            except ray.exceptions.RayActorError as error:
-                raise RunFailed(
-                    f"the supervisor died: {str(error).splitlines()[0]}. Continue with --resume {run.path}"
-                ) from None
-            if status["phase"] == "failed":
-                raise RunFailed(status["failure"])
-            if status["phase"] == "ended":
-                show(status)
-                return status["summary"]
+        while (status := live.status())["phase"] != "ended":
             show(status)
             if stop() and not stopping:
                 stopping = True
-                ray.get(actor.stop.remote())
+                live.stop()
             time.sleep(0.5)
+        show(status)
+        return status["summary"]
     finally:
-        ray.kill(actor)
+        live.kill()
+
+
+class LiveRun:
+    """A run that trains on the Ray that is connected, led by a supervisor of its own.
+
+    Args:
+        placement: where the supervisor goes, a Ray scheduling strategy; without it on this node. In a placement group
+            that captures child tasks, all that it starts goes there too.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        run: RunDirectory,
+        spec: EnvSpec,
+        policies: PolicySpecs,
+        *,
+        inline: bool,
+        placement: Any = None,
+    ):
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        from distrl.cluster.ray_links import start_actor
+        from distrl.cluster.supervisor import Supervisor
+
+        self._run = run
+        gpus, inference_gpus = gpu_shares(config, ray.cluster_resources().get("GPU", 0))
+        name = f"supervisor-{run.id}"
+        context = ray.get_runtime_context()
+        auth_mode = os.environ.get(_AUTH_MODE)
+        # where `distrl scale` finds it
+        run.note(ray={"address": context.gcs_address, "supervisor": name, "auth_mode": auth_mode})
+        here = NodeAffinitySchedulingStrategy(context.get_node_id(), soft=False)  # it lives and dies with the driver
+        arguments = (config.model_dump(), str(run.path), spec, policies, inline, gpus, inference_gpus)
+        self._actor = start_actor(Supervisor, *arguments, name=name, scheduling_strategy=placement or here)
+        ray.get(self._actor.begin.remote())
+
+    def status(self) -> dict[str, Any]:
+        """See ``Supervisor.status``; ``phase`` is "starting", "training", "finishing" or "ended".
+
+        Raises:
+            RunFailed: it has failed.
+        """
+        status: dict[str, Any] = self._ask("status")
+        if status["phase"] == "failed":
+            raise RunFailed(status["failure"])
+        return status
+
+    def stop(self) -> None:
+        """See ``Supervisor.stop``."""
+        self._ask("stop")
+
+    def checkpoint(self) -> Path:
+        """See ``Supervisor.checkpoint``."""
+        return Path(self._ask("checkpoint"))
+
+    def options(self) -> dict[str, dict[str, Any]]:
+        """See ``Supervisor.options``."""
+        return self._ask("options")
+
+    def kill(self) -> None:
+        """End everything that is left of it, at once."""
+        import ray
+
+        ray.kill(self._actor)
+
+    def _ask(self, method: str) -> Any:
+        import ray
+
+        try:
+            return ray.get(getattr(self._actor, method).remote())
+        except ray.exceptions.RayTaskError as error:  # the supervisor's own sentence
+            raise error.cause from None
+        except ray.exceptions.RayActorError as error:
+            raise RunFailed(
+                f"the supervisor died: {str(error).splitlines()[0]}. Continue with --resume {self._run.path}"
+            ) from None
 
 
 def gpu_shares(config: RunConfig, num_gpus: float) -> tuple[float, float]:

@@ -38,6 +38,8 @@ def check_local(config: RunConfig) -> None:
         )
     if config.run.wall_limit_s is not None:
         raise ConfigError("run.wall_limit_s lets speed decide where the run ends; --local needs run.steps instead")
+    if config.run.core_hours is not None:
+        raise ConfigError("run.core_hours lets speed decide where the run ends; --local needs run.steps instead")
     if config.env.hosting == "process":
         raise ConfigError(
             'env.hosting = "process" lets speed decide the order of arrival; --local hosts inline: use inline or auto'

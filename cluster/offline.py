@@ -181,8 +181,8 @@ def run_offline(
             recorder.event("note", text=note)
         learner.publish()
         done = learner.num_updates
-        limit_s = config.run.wall_limit_s or math.inf
-        while done < total and recorder.total_wall_s < limit_s and not stop():
+        limit_s, budget = config.run.wall_limit_s or math.inf, config.run.core_hours or math.inf
+        while done < total and recorder.total_wall_s < limit_s and recorder.core_hours < budget and not stop():
             until = min(done // chunk * chunk + chunk, done // period * period + period, total)
             while learner.num_updates < until and learner.update():
                 pass

@@ -12,9 +12,11 @@ import contextlib
 import fcntl
 import math
 import os
+import queue
 import threading
 import time
 import traceback
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +139,7 @@ class LearnerActor(LoopActor):
         self._config = RunConfig.validated(config)
         self._server = server
         self._finish = threading.Event()
+        self._asked = queue.SimpleQueue[Future[Path]]()  # checkpoints that the loop is to write
         self._begun_s: float | None = None
         self._inference: str = self._config.actors.inference
         self._refusal: DistrlError | None = None
@@ -176,6 +179,7 @@ class LearnerActor(LoopActor):
 
         def body() -> None:
             while not self._stop.is_set():
+                self._write_asked()
                 if self._learner.update():
                     if self._begun_s is None:
                         self._begun_s = time.monotonic()
@@ -220,6 +224,26 @@ class LearnerActor(LoopActor):
             "running": self._loop is not None and self._loop.is_alive(),
             **whereabouts(),
         }
+
+    def options(self) -> dict[str, dict[str, Any]]:
+        """Policy → the hyperparameters in force."""
+        return {name: trainer.options() for name, trainer in self._learner.trainers.items()}
+
+    def checkpoint(self, timeout_s: float) -> str:
+        """Write a checkpoint now, between two updates; where it is."""
+        asked = Future[Path]()
+        self._asked.put(asked)
+        if self._loop is None or not self._loop.is_alive():
+            self._write_asked()
+        return str(asked.result(timeout_s))
+
+    def _write_asked(self) -> None:
+        while not self._asked.empty():
+            asked = self._asked.get()
+            try:
+                asked.set_result(self._learner.checkpoint())
+            except StorageError as error:  # whoever asked is told; the loop goes on to its own next checkpoint
+                asked.set_exception(error)
 
     def finish(self) -> None:
         """No more fragments will come: end after the updates that are still owed."""

@@ -255,6 +255,12 @@ class Recorder:
             "wall_s": self.total_wall_s,
         }
 
+    @property
+    def core_hours(self) -> float:
+        """CPU time of environments, env workers and learner over all sessions."""
+        totals = self.totals()
+        return (totals["core_s"] + totals["cpu_s"] + totals["learner_cpu_s"]) / 3600
+
     def recent_returns(self) -> dict[str, float]:
         """Fidelity → mean return of its newest training episodes: levels have returns of their own."""
         return {level: float(np.mean(returns)) for level, returns in self._returns.items()}
@@ -281,6 +287,8 @@ class Recorder:
             "num_envs": sum(report.get("num_envs", 0) for report in live),
             "env_workers": len(live),
             "faults": self.faults.total(),
+            "core_hours": self.core_hours,
+            "num_evaluations": len(self.evaluations),
             "evaluation": self.evaluations[-1]["return_mean"] if self.evaluations else None,
             "best": self.best_return,
             "metrics": self._learner["metrics"],
@@ -329,7 +337,7 @@ class Recorder:
             "env_steps_by_fidelity": totals["env_steps_by_fidelity"],
             "core_hours_by_fidelity": {level: core_s / 3600 for level, core_s in totals["core_s_by_fidelity"].items()},
             "first_env_step_s": self._first_step_s,
-            "core_hours": (totals["core_s"] + totals["cpu_s"] + totals["learner_cpu_s"]) / 3600,
+            "core_hours": self.core_hours,
         }
 
     def _inference_totals(self) -> dict[str, Any]:

@@ -24,6 +24,8 @@ from distrl.core.errors import ConfigError, DistrlError
 from distrl.core.run_directory import RunDirectory
 from distrl.core.types import EnvSpec
 
+_CHECKPOINT_S = 300.0  # within which an update under way has ended, and a checkpoint is on the disk
+
 
 class Supervisor:
     """One run. A named Ray actor; it neither calls ``ray.init`` nor installs signal handlers.
@@ -96,11 +98,32 @@ class Supervisor:
         """
         if env_workers < 1:
             raise ConfigError(f"a run needs at least 1 env worker, but {env_workers} were asked for")
-        if self._phase != "training":
-            raise ConfigError(f"env workers join and leave while a run is training; this one is {self._phase}")
+        self._must_train("env workers join and leave")
         before, self._target = self._target, env_workers
         self._recorder.event("scale", env_workers=env_workers, before=before)
         return before
+
+    def checkpoint(self) -> str:
+        """Write a checkpoint now; where it is.
+
+        Raises:
+            ConfigError: the run is not training.
+        """
+        self._must_train("a checkpoint is written")
+        return self._crew.ask_learner("checkpoint", _CHECKPOINT_S)
+
+    def options(self) -> dict[str, dict[str, Any]]:
+        """Policy → the hyperparameters that its algorithm holds.
+
+        Raises:
+            ConfigError: the run is not training.
+        """
+        self._must_train("hyperparameters are asked for")
+        return self._crew.ask_learner("options")
+
+    def _must_train(self, what: str) -> None:
+        if self._phase != "training":
+            raise ConfigError(f"{what} while a run is training; this one is {self._phase}")
 
     def stop(self) -> None:
         """End the run now, with a checkpoint; ``status`` tells when it has."""
@@ -156,6 +179,8 @@ class Supervisor:
         tick = drains_seen_at = 0.0
         while recorder.env_steps < config.run.steps and not self._stop.is_set():
             if config.run.wall_limit_s is not None and recorder.wall_s > config.run.wall_limit_s:
+                break
+            if config.run.core_hours is not None and recorder.core_hours > config.run.core_hours:
                 break
             began = time.monotonic()
             crew.collect()

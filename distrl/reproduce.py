@@ -7,13 +7,13 @@ asynchronous simulators needs nothing but the order in which their fragments cam
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from distrl.core.arrivals import read_arrivals
-from distrl.core.checkpoint import list_checkpoints, load_checkpoint
+from distrl.core.checkpoint import LEARNER, list_checkpoints, load_checkpoint, load_initial
 from distrl.core.errors import ConfigError, StorageError
 from distrl.core.experience_log import read_log
 from distrl.core.metrics import read_json_lines
@@ -75,6 +75,8 @@ def reproduce(run: RunDirectory, show: Callable[[int, int], None] = lambda updat
     spec = try_environment(config.env.recipe()).spec
     data = read_data(config, spec, run) if config.offline.data else None
     algorithm, store, options = components.build_algorithm(data.sized(config) if data else config, spec, "cpu")
+    if (initial := load_initial(run.path / "checkpoints")) is not None:
+        algorithm.load_state(_state_in(initial[0]))
     if data and isinstance(store, Replay):
         data.fill({DEFAULT_POLICY: store})
     elif isinstance(store, Replay):
@@ -128,12 +130,14 @@ def _recorded_metrics(directory: Path) -> dict[int, list[dict[str, float]]]:
 
 
 def _stored_state(checkpoint: Path) -> dict[str, Any]:
+    return _state_in(load_checkpoint(checkpoint)[0])
+
+
+def _state_in(files: Mapping[str, bytes]) -> dict[str, Any]:
     import torch
 
-    files, _ = load_checkpoint(checkpoint)
-    return torch.load(io.BytesIO(files["learner.pt"]), map_location="cpu", weights_only=False)[DEFAULT_POLICY][
-        "algorithm"
-    ]
+    states = torch.load(io.BytesIO(files[LEARNER]), map_location="cpu", weights_only=False)
+    return states[DEFAULT_POLICY]["algorithm"]
 
 
 def _first_difference(ours: Any, theirs: Any, name: str = "the state") -> str | None:

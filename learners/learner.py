@@ -22,7 +22,7 @@ import torch
 
 from distrl.core.accounting import Ledger
 from distrl.core.arrivals import Arrivals
-from distrl.core.checkpoint import load_latest, prune_checkpoints, save_checkpoint
+from distrl.core.checkpoint import LEARNER, load_initial, load_latest, prune_checkpoints, save_checkpoint
 from distrl.core.contracts import Receipt
 from distrl.core.deduplication import SeenSteps
 from distrl.core.errors import RunFailed, StorageError
@@ -45,13 +45,15 @@ _LOOK_S = 0.002  # between two looks at several limiters
 class LearnerSettings:
     """Attributes: checkpoint_period: in updates of all policies together. keep: checkpoints kept. sync_period_s: how
     often the log is forced to the disk; 0: before each fragment is acknowledged. warm_start: run directories whose logs
-    fill the replay first. logged: whether there is a log; a replay needs one.
+    fill the replay first. warm_limits: fragments that the first start takes of each, or None: all. logged: whether
+    there is a log; a replay needs one.
     """
 
     checkpoint_period: int
     keep: int
     sync_period_s: float = 0.0
     warm_start: Sequence[str] = ()
+    warm_limits: list[int] | None = None
     logged: bool = True
 
 
@@ -234,7 +236,7 @@ class Learner:
         files = {name: content for trainer in self.trainers.values() for name, content in trainer.files().items()}
         for name, policy in self._frozen.items():
             files |= policy_files(policy.weights, policy.spec, name)
-        files["learner.pt"] = to_bytes(states)
+        files[LEARNER] = to_bytes(states)
         directory = self._directory / "checkpoints"
         path = save_checkpoint(directory, f"{self.num_updates:010d}", files, meta)
         prune_checkpoints(directory, self._settings.keep)
@@ -274,13 +276,15 @@ class Learner:
                     f"only {self._log.num_records}: "
                     "restore the log from a copy, or remove the checkpoint to continue from an older one"
                 )
-            states = from_bytes(files["learner.pt"], self._device)
+            states = from_bytes(files[LEARNER], self._device)
             for name, trainer in self.trainers.items():
                 trainer.restore(meta["policies"][name], states[name], str(path))
                 if self._league is not None and self._league.players.resets[name] > trainer.version:
                     trainer.begin_again()  # it had, after the checkpoint
             records = meta["log_records"]
-        self._warm_up(meta["warm_fragments"] if found else None, notes)
+        else:
+            self._start_from(notes)
+        self._warm_up(meta["warm_fragments"] if found else self._settings.warm_limits, notes)
         newest = {name: trainer.keep_published(self._published(name)) for name, trainer in self.trainers.items()}
         for number, fragment in read_log(self._directory / "log") if self._settings.logged else ():
             if found and number == records:
@@ -302,6 +306,22 @@ class Learner:
             where = f"{sum(ledger.secured.values())} transitions from the log" if self._settings.logged else "no log"
             notes.append(f"continues from checkpoint {path.name} with {where}")
         return notes
+
+    def _start_from(self, notes: list[str]) -> None:
+        """Take networks and optimizers from another run's checkpoint, where the run directory holds one."""
+        initial = load_initial(self._directory / "checkpoints")
+        if initial is None:
+            return
+        files, meta = initial
+        if set(meta["policies"]) != set(self.trainers):
+            raise StorageError(
+                f"learner.start_from holds the policies {', '.join(meta['policies'])}, but the configuration has "
+                f"{', '.join(self.trainers)}: start from a run with the same policies"
+            )
+        states = from_bytes(files[LEARNER], self._device)
+        for name, trainer in self.trainers.items():
+            trainer.start_from(meta["policies"][name], states[name])
+        notes.append(f"starts from the networks of another run, after {meta['num_updates']} updates")
 
     def _published(self, policy_id: str) -> PublishedVersion:
         suffix = "" if policy_id == DEFAULT_POLICY else f"-{policy_id}"

@@ -55,6 +55,7 @@ class SwitchingPPO:
         parts = config.parts(env_spec)
         self._own, self._switch = (_Part(*parts[name], device, seed) for name in (OWN, SWITCH))
         self._central = _Central(*parts[CENTRAL], device, seed + 1)  # the actors begin differently
+        self.config = config
         self._parts: dict[str, PPO] = {OWN: self._own, CENTRAL: self._central, SWITCH: self._switch}
         self._policy_spec = config.policy_spec(env_spec)
         actions = self._policy_spec.kwargs[OWN]["actions"]

@@ -193,6 +193,10 @@ class PolicyTrainer:
         policy.load(self.policy_weights())
         return policy
 
+    def options(self) -> dict[str, Any]:
+        """The hyperparameters that the algorithm holds, whatever it was restored from."""
+        return self._algorithm.config.model_dump(mode="json")
+
     def keep_first(self) -> None:
         """Remember the models and optimizers as they are now, before anything is restored, for ``begin_again``."""
         self._first = to_bytes(self._algorithm.state())
@@ -237,21 +241,33 @@ class PolicyTrainer:
         Raises:
             StorageError: it was trained with other spaces or another configuration.
         """
-        if facts["spaces"] != self._spaces:
-            raise StorageError(
-                f"this run was trained on {facts['spaces']}, but the environment now has {self._spaces}: resume it "
-                "with the environment it began with"
-            )
-        try:
-            self._algorithm.load_state(state["algorithm"])
-        except ValueError as error:
-            raise StorageError(f"checkpoint {checkpoint} does not fit the configuration: {error}") from None
+        self._load(facts, state, f"checkpoint {checkpoint}")
         self.num_updates = self.num_drawn = facts["num_updates"]
         self.updates_undone = facts["updates_undone"]
         self._limiter.num_sampled = facts["num_sampled"]
         histogram = facts["staleness"]
         self.staleness.counts[:] = histogram["counts"]
         self.staleness.total, self.staleness.sum = histogram["total"], histogram["sum"]
+
+    def start_from(self, facts: dict[str, Any], state: dict[str, Any]) -> None:
+        """Take networks and optimizers of another run's checkpoint; counters begin at 0.
+
+        Raises:
+            StorageError: it was trained with other spaces or networks.
+        """
+        self._load(facts, state, "learner.start_from")
+
+    def _load(self, facts: dict[str, Any], state: dict[str, Any], what: str) -> None:
+        """Learning rates and all other hyperparameters stay those of the configuration."""
+        if facts["spaces"] != self._spaces:
+            raise StorageError(
+                f"{what} was trained on {facts['spaces']}, but the environment now has {self._spaces}: take the "
+                "environment it began with"
+            )
+        try:
+            self._algorithm.load_state(state["algorithm"])
+        except ValueError as error:
+            raise StorageError(f"{what} does not fit the configuration: {error}") from None
 
     def report(self) -> dict[str, Any]:
         """Counters and newest metrics."""

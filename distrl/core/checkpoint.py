@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distrl.core.errors import StorageError
+from distrl.core.errors import ConfigError, StorageError
 
 META = "meta.json"
+LEARNER = "learner.pt"  # models and optimizers of all policies
+_INITIAL = "initial"  # another run's checkpoint, which the first update continues
 
 
 def save_checkpoint(directory: Path, name: str, files: Mapping[str, bytes], meta: Mapping[str, Any]) -> Path:
@@ -117,6 +119,39 @@ def load_latest(directory: Path) -> tuple[Path, dict[str, bytes], dict[str, Any]
     if complaints:
         raise StorageError(f"no checkpoint in {directory} can be read. {'; '.join(complaints)}")
     return None
+
+
+def newest_checkpoint(source: Path) -> Path:
+    """``source`` itself where it is a checkpoint, else the newest whole one of the run in it.
+
+    Raises:
+        ConfigError: neither, or there is nothing that a learner could continue.
+    """
+    if not (source / META).exists():
+        found = load_latest(source / "checkpoints")
+        if found is None:
+            raise ConfigError(
+                f"learner.start_from needs a run that has a checkpoint, or a checkpoint's folder, but {source} is "
+                "neither"
+            )
+        return found[0]
+    if LEARNER not in load_checkpoint(source)[0]:
+        raise ConfigError(
+            f"learner.start_from needs networks and optimizers, and {source} holds a policy alone: name its run, or "
+            "one of its numbered checkpoints"
+        )
+    return source
+
+
+def keep_initial(directory: Path, source: Path) -> None:
+    """Copy a checkpoint beside those that a run will write: its own may be gone when the run's learner is replaced."""
+    files, meta = load_checkpoint(source)
+    save_checkpoint(directory, _INITIAL, files, meta)
+
+
+def load_initial(directory: Path) -> tuple[dict[str, bytes], dict[str, Any]] | None:
+    """What ``keep_initial`` kept, (files, meta); None where the run began with networks of its own."""
+    return load_checkpoint(directory / _INITIAL) if (directory / _INITIAL).exists() else None
 
 
 def prune_checkpoints(directory: Path, keep: int) -> None:

@@ -208,8 +208,11 @@ class Algorithm(Protocol):
         gradients, metrics = algorithm.gradients(batch, rng)   # every loss at the same parameters
         algorithm.apply(gradients)                             # owns optimizers and target networks
 
-    So a gradient can be computed here and applied there.
+    So a gradient can be computed here and applied there. ``state`` holds what updates change, never a hyperparameter:
+    these are those of ``config`` (the model that built it), also after ``load_state``.
     """
+
+    config: Any
 
     def gradients(self, batch: Any, rng: Any) -> tuple[Any, dict[str, Any]]: ...
 

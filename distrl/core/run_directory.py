@@ -19,6 +19,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from distrl.core.checkpoint import keep_initial, newest_checkpoint
 from distrl.core.config import RunConfig, to_toml
 from distrl.core.errors import ConfigError, StorageError
 from distrl.core.metrics import write_json
@@ -48,11 +49,13 @@ class RunDirectory:
         """A new run.
 
         Raises:
-            ConfigError: there is a run already.
+            ConfigError: there is a run already, or ``learner.start_from`` names none that one could start from.
             StorageError: the folder cannot be written.
         """
         if (path / "run.json").exists():
             raise ConfigError(f"{path} already holds a run: continue it with --resume {path}, or choose another --out")
+        source = config.learner.start_from
+        initial = newest_checkpoint(Path(source)) if source is not None else None
         try:
             for folder in ("log", "checkpoints", "snapshots", "media"):
                 (path / folder).mkdir(parents=True, exist_ok=True)
@@ -61,6 +64,8 @@ class RunDirectory:
             raise StorageError(
                 f"the run directory {path} cannot be written: {error.strerror}; choose another with --out"
             ) from error
+        if initial is not None:
+            keep_initial(path / "checkpoints", initial)
         facts = {
             "id": uuid.uuid4().hex[:12],
             "created_s": time.time(),

@@ -35,6 +35,12 @@ class RunSection(Section):
     wall_limit_s: float | None = Field(
         None, gt=0, description="Wall seconds after which the run ends even if steps are missing."
     )
+    core_hours: float | None = Field(
+        None,
+        gt=0,
+        description="Core-hours (CPU time of environments, env workers and learner) after which the run ends even if "
+        "steps are missing: the budget at which runs of different settings compare.",
+    )
     durability: Literal["auto", "always", "off"] = Field(
         "auto",
         description="What env workers commit to their node's spool before they publish it, so that it survives their "
@@ -385,12 +391,22 @@ class LearnerSection(Section):
     threads: int = Field(
         1, ge=1, le=256, description="CPU threads of the learner; the other cores are the environments'."
     )
+    start_from: str | None = Field(
+        None,
+        description="A run, or one of its checkpoints, whose networks and optimizers a new run begins with; its "
+        "experience comes along with `replay.warm_start`. Without it they are drawn from the seed.",
+    )
     publish_period: int = Field(50, ge=1, description="Updates between two publications of the policy's weights.")
     finish_updates: bool = Field(
         True,
         description="After the last env step, do the updates that samples_per_insert still owes, so that runs of "
         "different speed compare.",
     )
+
+    @field_validator("start_from")
+    @classmethod
+    def _absolute(cls, source: str | None) -> str | None:
+        return None if source is None else str(Path(source).absolute())
 
 
 class EvaluationSection(Section):
