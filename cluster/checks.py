@@ -11,6 +11,7 @@ from distrl.cluster.policies import PolicyPlan, plan_policies, plan_sides, read_
 from distrl.core.config import RunConfig
 from distrl.core.config_input import explain
 from distrl.core.errors import ConfigError
+from distrl.core.sweep import SweepConfig
 from distrl.core.types import EnvRecipe, EnvSpec, PolicySpec
 
 if TYPE_CHECKING:
@@ -231,3 +232,17 @@ def pick_device(requested: str) -> str:
             "or cpu"
         )
     return requested
+
+
+def check_sweep(sweep: SweepConfig) -> None:
+    """Refuse a space in which some trial could not begin.
+
+    Raises:
+        ConfigError: naming the values, and what an algorithm has against them.
+    """
+    for values in sweep.examples():
+        try:
+            algorithm_model(sweep.run_config(values))
+        except ConfigError as error:
+            came = ", ".join(f"{key} = {value!r}" for key, value in values.items())
+            raise ConfigError(f"the sweep's space has {came}, and then: {error}" if came else str(error)) from None

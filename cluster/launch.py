@@ -34,8 +34,9 @@ _AUTH_MODE = "RAY_AUTH_MODE"  # set by ray.init where it starts a Ray that asks 
 _ANSWER_S = 10.0
 
 
-def connect(config: RunConfig, address: str | None) -> bool:
-    """Start Ray on this machine, or connect to the cluster at ``address`` (shipping the working directory).
+def connect(cpus: float, address: str | None) -> bool:
+    """Start Ray on this machine, with at least so many logical CPUs, or connect to the cluster at ``address`` (shipping
+    the working directory).
 
     Returns whether it did; False where this process was connected already.
     """
@@ -55,7 +56,6 @@ def connect(config: RunConfig, address: str | None) -> bool:
             )
         return True
     # Logical CPUs: on one machine environments may outnumber the cores; the operating system shares them out.
-    cpus = config.actors.env_workers * config.actors.envs_per_worker * config.env.cores
     with _signal_handlers_kept():
         ray.init(
             address="local",

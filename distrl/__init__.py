@@ -13,21 +13,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from distrl.api import RunResult, load_policy, train
+    from distrl.api import RunResult, SweepResult, load_policy, train, tune
     from distrl.core.config import RunConfig
     from distrl.core.errors import DistrlError
+    from distrl.core.sweep import SweepConfig
 
 __version__ = "0.1.0"
 
 _HOME = {
     "train": "distrl.api",
+    "tune": "distrl.api",
     "load_policy": "distrl.api",
     "RunResult": "distrl.api",
+    "SweepResult": "distrl.api",
+    "SweepConfig": "distrl.core.sweep",
     "RunConfig": "distrl.core.config",
     "DistrlError": "distrl.core.errors",
 }
 
-__all__ = ["DistrlError", "RunConfig", "RunResult", "load_policy", "train"]
+__all__ = ["DistrlError", "RunConfig", "RunResult", "SweepConfig", "SweepResult", "load_policy", "train", "tune"]
 
 
 def __getattr__(name: str) -> Any:

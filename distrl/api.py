@@ -1,7 +1,9 @@
-"""What a user calls: train a run, load what it learned."""
+"""What a user calls: train a run, load what it learned, search for what is trained best."""
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import threading
 import time
@@ -9,7 +11,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,10 +24,16 @@ from distrl.core.metrics import write_json
 from distrl.core.policy_file import policies_in, read_policy
 from distrl.core.run_directory import RunDirectory
 from distrl.core.spool_files import refuse_network_file_system
+from distrl.core.sweep import SweepConfig
 from distrl.core.types import ARRAY, EnvSpec, Observation
 from distrl.core.warm_start import check_warm_start
 
+if TYPE_CHECKING:
+    from distrl.cluster.sweeps.sweep import TrialRow
+
 Show = Callable[[dict[str, Any]], None]
+ShowTrial = Callable[[str, dict[str, Any], dict[str, Any]], None]
+_SWEEP = "sweep.json"  # in a sweep's folder
 
 
 @dataclass(frozen=True)
@@ -164,12 +172,13 @@ def train(
                 summary = run_local(config, run, spec, show, ending.is_set)
         else:
             from distrl.cluster import launch
+            from distrl.cluster.resources import bundles
 
             if address is None and config.run.durability != "off":
                 refuse_network_file_system(components.spool_directory(config, ""))
             with ThreadPoolExecutor(1) as background:  # the environment is tried while Ray starts
                 tried = background.submit(checks.try_environment, config)
-                connected = launch.connect(config, address)
+                connected = launch.connect(sum(bundle["CPU"] for bundle in bundles(config)[1:]), address)
                 trial = tried.result()
             launch.check_device(config)
             spec, given, config = trial.spec, config, checks.with_hosting(config, trial, local=False)
@@ -200,6 +209,79 @@ def train(
     return RunResult(run.path, summary)
 
 
+@dataclass(frozen=True)
+class SweepResult:
+    """Attributes: directory: the sweep's folder. rows: its trials, best first. best: the first one's
+    configuration; None where the sweep was ended before any result."""
+
+    directory: Path
+    rows: list[TrialRow]
+    best: RunConfig | None
+
+
+def read_sweep(directory: Path | str) -> SweepConfig:
+    """What the sweep in a folder searches.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    try:
+        return SweepConfig.validated(json.loads((Path(directory) / _SWEEP).read_text()))
+    except FileNotFoundError:
+        raise ConfigError(f"{directory} is not a sweep's folder: it has no {_SWEEP}") from None
+
+
+def tune(
+    sweep: SweepConfig,
+    *,
+    resume: Path | str | None = None,
+    address: str | None = None,
+    show: ShowTrial = lambda trial, values, result: None,
+    stop: threading.Event | None = None,
+) -> SweepResult:
+    """Search a space of configurations with Ray Tune: each trial is a run.
+
+    Args:
+        sweep: what to search. resume: the folder of a sweep that goes on where it was.
+        address: a Ray cluster; without it Ray is started on this machine and ended again.
+        show: called with (trial, its values, its result) at every evaluation of a trial, and at a failure.
+        stop: setting it ends the sweep, each trial with a checkpoint.
+
+    Raises:
+        ConfigError: refused before anything starts. RunFailed: every trial failed.
+    """
+    from distrl import sweep_results
+    from distrl.cluster import checks, launch
+    from distrl.cluster.resources import bundles
+
+    named = Path(sweep.out).absolute() if sweep.out else Path("sweeps").absolute() / time.strftime("%Y%m%d-%H%M%S")
+    directory = Path(resume).absolute() if resume else named
+    if resume:
+        sweep = read_sweep(directory)
+    if not resume and (directory / _SWEEP).exists():
+        raise ConfigError(
+            f"{directory} already holds a sweep: continue it with --resume {directory}, or choose another --out"
+        )
+    checks.check_sweep(sweep)
+    cpus = sum(bundle["CPU"] for bundle in bundles(sweep.run_config({})))
+    at_once = sweep.max_concurrent or max(int((os.cpu_count() or 1) / cpus), 1)
+    connected = launch.connect(cpus * at_once, address)
+    try:
+        from distrl.cluster.sweeps import sweep as sweeping
+
+        if not resume:
+            directory.mkdir(parents=True, exist_ok=True)
+            write_json(directory / _SWEEP, sweep.model_dump(by_alias=True))
+        ending = stop or threading.Event()
+        rows = sweeping.run(sweep, directory, resume=bool(resume), show=show, stop=ending.is_set)
+    finally:
+        if connected:
+            launch.disconnect()
+    sweep_results.write(sweep, rows, directory)
+    best = next((row for row in rows if row.result), None)
+    return SweepResult(directory, rows, sweep.run_config(best.values) if best else None)
+
+
 def _check_warm_start(config: RunConfig, spec: EnvSpec, run: RunDirectory | None) -> None:
     from distrl.cluster.components import log_facts
 
@@ -219,4 +301,4 @@ def _new_directory(config: RunConfig) -> Path:
     return Path("runs").absolute() / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-__all__ = ["LoadedPolicy", "RunFailed", "RunResult", "load_policy", "train"]
+__all__ = ["LoadedPolicy", "RunFailed", "RunResult", "SweepResult", "load_policy", "train", "tune"]

@@ -13,6 +13,7 @@ from distrl.cli.health import chaos, doctor
 from distrl.cli.log import log_app
 from distrl.cli.runs import evaluate, reproduce, scale
 from distrl.cli.train import train
+from distrl.cli.tune import tune
 from distrl.cli.tune_pool import tune_pool
 from distrl.core.errors import DistrlError
 
@@ -22,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Asynchronous reinforcement learning for expensive environments, on Ray or in one process.",
 )
-for command in (train, scale, evaluate, reproduce, chaos, baseline, tune_pool, envs, doctor):
+for command in (train, tune, scale, evaluate, reproduce, chaos, baseline, tune_pool, envs, doctor):
     app.command()(command)
 app.add_typer(log_app, name="log")
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -38,3 +40,18 @@ def config_for_env(name: str, overrides: list[str]) -> RunConfig:
     for override in overrides:
         apply_override(data, override)
     return RunConfig.validated(data)
+
+
+def stop_on_signals(text: str) -> threading.Event:
+    """What the first Ctrl-C or SIGTERM sets, so that all ends in order, and says; the second ends at once."""
+    stop = threading.Event()
+
+    def handle(number: int, frame: Any) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        console.print(text)
+
+    signal.signal(signal.SIGINT, handle)
+    signal.signal(signal.SIGTERM, handle)
+    return stop

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import signal
-import threading
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from distrl.cli.console import SetOption, console, say
+from distrl.cli.console import SetOption, console, say, stop_on_signals
 from distrl.core.config import RunConfig
 from distrl.core.config_input import apply_override, read_toml
 
@@ -60,8 +58,7 @@ def train(
             apply_override(data, f"{key}={json.dumps(str(value) if isinstance(value, Path) else value)}")
     config = RunConfig.validated(data)
 
-    stop = threading.Event()
-    _stop_on_signals(stop)
+    stop = stop_on_signals("stopping with a checkpoint; once more to stop at once")
     with Progress(console, config.run.steps) as progress:
         result = api.train(config, resume=resume, local=local, address=address, show=progress.show, stop=stop)
     show_summary(result.summary)
@@ -69,19 +66,6 @@ def train(
         say(f"stopped with a checkpoint; continue with: distrl train --resume {result.directory}")
     else:
         say(f"everything is in {result.directory}: summary.json, learning_curve.png, staleness.png, media/")
-
-
-def _stop_on_signals(stop: threading.Event) -> None:
-    """The first Ctrl-C or SIGTERM ends the run with a checkpoint, the second at once."""
-
-    def handle(number: int, frame: Any) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-        console.print("stopping with a checkpoint; once more to stop at once")
-
-    signal.signal(signal.SIGINT, handle)
-    signal.signal(signal.SIGTERM, handle)
 
 
 def show_summary(summary: dict[str, Any]) -> None:

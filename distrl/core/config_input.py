@@ -51,29 +51,30 @@ def _alternatives(annotation: Any) -> tuple[Any, ...]:
     return getattr(annotation, "__args__", None) or (annotation,)
 
 
-def presets_directory() -> Path:
-    """Where the shipped presets lie."""
+def presets_directory(folder: str = "presets") -> Path:
+    """Where the shipped presets lie, or the sweeps."""
     import distrl.tune_configs
 
-    return Path(distrl.tune_configs.__path__[0]) / "presets"
+    return Path(distrl.tune_configs.__path__[0]) / folder
 
 
-def read_toml(source: str | Path) -> dict[str, Any]:
-    """A preset or a TOML file as nested plain data.
+def read_toml(source: str | Path, folder: str = "presets") -> dict[str, Any]:
+    """A preset (or what else is shipped in a folder), or a TOML file, as nested plain data.
 
     Raises:
         ConfigError: it does not exist or is not TOML.
     """
     path = Path(source)
     if path.suffix != ".toml":
-        presets = sorted(file.stem for file in presets_directory().glob("*.toml"))
-        if str(source) not in presets:
-            near = difflib.get_close_matches(str(source), presets, n=1, cutoff=0.0)
+        shipped, what = presets_directory(folder), folder.removesuffix("s")
+        names = sorted(file.stem for file in shipped.glob("*.toml"))
+        if str(source) not in names:
+            near = difflib.get_close_matches(str(source), names, n=1, cutoff=0.0)
             raise ConfigError(
-                f"there is no preset {str(source)!r}; did you mean {near[0]!r}? The presets are {', '.join(presets)}; "
+                f"there is no {what} {str(source)!r}; did you mean {near[0]!r}? The {folder} are {', '.join(names)}; "
                 "a file of your own ends in .toml"
             )
-        path = presets_directory() / f"{source}.toml"
+        path = shipped / f"{source}.toml"
     try:
         return tomllib.loads(path.read_text())
     except OSError as error:

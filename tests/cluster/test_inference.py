@@ -31,7 +31,7 @@ def a_ray():
 
 
 def run(config, watcher):
-    connect(config, None)
+    connect(config.actors.env_workers * config.actors.envs_per_worker, None)
     return train(config, show=watcher, keep_ray=True)
 
 

@@ -62,7 +62,7 @@ class Watcher:
 
 
 def run(config, watcher, **options):
-    connect(config, None)
+    connect(config.actors.env_workers * config.actors.envs_per_worker, None)
     return train(config, show=watcher, keep_ray=True, **options)
 
 
