@@ -29,7 +29,7 @@ MAY_IMPORT = {
 }
 MAY_IMPORT_RAY = {
     f"cluster/{name}.py" for name in ("launch", "supervisor", "crew", "member", "ray_actors", "ray_links", "inference")
-}
+} | {f"cluster/sweeps/{name}.py" for name in ("search", "sweep", "trial")}
 FORBIDDEN_PACKAGES = {
     "core": {"torch"},
     "envs": {"torch", "pydantic"},
@@ -125,7 +125,7 @@ def test_only_the_configuration_uses_pydantic_on_the_ground_floor():
         for name, path in sources().items()
         if room_of(name) == "core" and any(module.split(".")[0] == "pydantic" for _, module in imports(path))
     }
-    assert users == {f"distrl/core/{name}.py" for name in ("config", "config_input", "sections")}
+    assert users == {f"distrl/core/{name}.py" for name in ("config", "config_input", "sections", "sweep")}
 
 
 def test_nobody_imports_a_room_by_its_bare_name():

@@ -26,7 +26,7 @@ from distrl.cluster.sweeps import search
 from distrl.cluster.sweeps.trial import SweepTrial
 from distrl.core.errors import ConfigError, DistrlError, RunFailed
 from distrl.core.metrics import write_json
-from distrl.core.sweep import SweepConfig
+from distrl.core.sweep import LEARNER, METRICS, SweepConfig
 
 _SPENT = "spent.json"
 _QUIET = {
@@ -151,11 +151,7 @@ def _row(sweep: SweepConfig, result: Any) -> TrialRow:
         status = _sentence(result.error)
     else:
         status = "finished" if found.get("finished") else "ended early"
-    kept = {
-        name: value
-        for name, value in found.items()
-        if isinstance(value, int | float) and name not in ("done", "finished")
-    }
+    kept = {name: value for name, value in found.items() if name in METRICS or name.startswith(LEARNER)}
     directory = Path(found["directory"]) if "directory" in found else None
     return TrialRow(Path(result.path).name, status, sweep.decode(config), kept, directory)
 
