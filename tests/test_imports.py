@@ -28,7 +28,10 @@ MAY_IMPORT = {
     "roof": {"core", "envs", "learners", "actors", "parameter_server", "cluster", "tune_configs"},
 }
 MAY_IMPORT_RAY = {
-    f"cluster/{name}.py" for name in ("launch", "supervisor", "crew", "member", "ray_actors", "ray_links", "inference")
+    f"cluster/{name}.py"
+    for name in (
+        *("launch", "supervisor", "crew", "member", "placement", "ray_actors", "ray_links", "inference", "jobs"),
+    )
 }
 FORBIDDEN_PACKAGES = {
     "core": {"torch"},

@@ -144,7 +144,18 @@ class EnvSection(Section):
     cores: float = Field(
         1.0,
         gt=0,
-        description="Cores that one environment uses: asked of a Ray cluster, and its libraries' threads.",
+        description="Cores that one environment uses, all its MPI ranks together: asked of a Ray cluster, and its "
+        "libraries' threads.",
+    )
+    memory_gb: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="Memory that one environment uses, in GB: asked of a Ray cluster."
+    )
+    gpus: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="GPUs that one environment uses, or its share of one."
+    )
+    labels: dict[str, str] = Field(
+        default_factory=dict,
+        description='Node labels that env workers ask for, in Ray\'s words: {"market" = "!spot"}.',
     )
 
     def recipe(self) -> EnvRecipe:
@@ -248,6 +259,11 @@ class ActorsSection(Section):
         False,
         description="Bind each environment process, and the solver it starts, to env.cores cores of its own; refused "
         "where there are not enough.",
+    )
+    placement: Literal["pack", "spread"] | None = Field(
+        None,
+        description="pack: env workers go to as few nodes as possible; spread: to as many; without it Ray decides "
+        "(half fills one node, then the next). Inside a Ray Tune trial its placement group decides.",
     )
     drain_grace_s: float = Field(
         30.0,
@@ -384,6 +400,10 @@ class LearnerSection(Section):
     )
     threads: int = Field(
         1, ge=1, le=256, description="CPU threads of the learner; the other cores are the environments'."
+    )
+    gpus: float = Field(1.0, gt=0, le=1, description="The share of a GPU that the learner reserves where it uses one.")
+    labels: dict[str, str] = Field(
+        default_factory=dict, description="Node labels that the learner asks for, in Ray's words."
     )
     publish_period: int = Field(50, ge=1, description="Updates between two publications of the policy's weights.")
     finish_updates: bool = Field(
