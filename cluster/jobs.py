@@ -5,6 +5,7 @@ stop leaves time for a checkpoint.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import shlex
@@ -56,7 +57,8 @@ class Jobs:
         import requests
         from ray.job_submission import JobSubmissionClient
 
-        logging.getLogger("ray").setLevel(logging.ERROR)
+        for name in ("dashboard.modules.job.sdk", "dashboard.modules.dashboard_sdk", "_private.runtime_env.packaging"):
+            logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)
         try:
             self._client = JobSubmissionClient(self.address)
         except ray.exceptions.AuthenticationError as error:
@@ -111,39 +113,36 @@ class Jobs:
         Raises:
             RunFailed: the connection was lost; the job goes on.
         """
-        lost: list[BaseException] = []
+        written = 0
+
+        def show(piece: str) -> None:
+            nonlocal written
+            written += len(piece)
+            write(piece)
 
         def tail() -> None:
             async def pieces() -> None:
                 async for piece in self._client.tail_job_logs(job):
-                    write(piece)
+                    show(piece)
 
-            try:
+            with contextlib.suppress(Exception):  # whoever waits for this thread looks whether the head is there
                 asyncio.run(pieces())
-            except Exception as error:  # noqa: BLE001  told by whoever waits for this thread
-                lost.append(error)
 
         thread = threading.Thread(target=tail, name="log", daemon=True)
         thread.start()
         asked = False
-        while thread.is_alive():
+        while True:
             try:
                 thread.join(0.2)
+                if not thread.is_alive() and (info := self._info(job)).status.is_terminal():
+                    break
             except KeyboardInterrupt:
                 if asked:
                     raise
                 asked = True
                 self.stop(job)
                 stopping()
-        try:
-            info = self._client.get_job_info(job)
-        except Exception as error:  # noqa: BLE001  whatever way the head has gone
-            lost.append(error)
-        if lost or not info.status.is_terminal():
-            why = f": {_first_line(lost[0])}" if lost else ""
-            raise RunFailed(
-                f"lost the connection to {self.address}{why}. The job {job} goes on: distrl jobs, distrl stop"
-            )
+        show(self._client.get_job_logs(job)[written:])  # Ray ends the tail as soon as a job is told to stop
         if info.status == "STOPPED":
             return _STOPPED
         if info.status == "SUCCEEDED":
@@ -151,6 +150,15 @@ class Jobs:
         if info.driver_exit_code is None:  # it never began
             write(f"{info.message}\n")
         return info.driver_exit_code or 1
+
+    def _info(self, job: str) -> Any:
+        try:
+            return self._client.get_job_info(job)
+        except Exception as error:  # noqa: BLE001  whatever way the head has gone
+            raise RunFailed(
+                f"lost the connection to {self.address} ({_first_line(error)}); if the cluster lives, the job {job} "
+                "goes on: distrl jobs, distrl stop"
+            ) from None
 
 
 def environment(shipped: Path, names: Sequence[str], stop_grace_s: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from distrl.cli.console import console, say
 from distrl.core.config_input import apply_override, read_toml
@@ -66,9 +66,9 @@ def list_jobs(address: AddressOption) -> None:
     """List the jobs of a Ray cluster."""
     from distrl.cluster.jobs import Jobs
 
-    table = Table("job", "status", "began", "lasted", "command")
+    table = Table(*(Column(name, no_wrap=True) for name in ("job", "status", "began", "lasted")), "command")
     for job in Jobs(address).list():
-        began = "" if job.start_s is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job.start_s))
+        began = "" if job.start_s is None else time.strftime("%m-%d %H:%M", time.localtime(job.start_s))
         lasted = "" if job.start_s is None else f"{(job.end_s or time.time()) - job.start_s:.0f} s"
         status = job.status if not job.exit_code else f"{job.status} ({job.exit_code})"
         table.add_row(job.id, status, began, lasted, job.command)
