@@ -24,7 +24,7 @@ from distrl.core.types import EnvSpec
 
 # What Ray and the numerical libraries read when their processes start: one thread each, no idle workers, no usage
 # report.
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "RAY_prestart_worker_first_driver": "0",
     "RAY_enable_worker_prestart": "0",
@@ -42,7 +42,7 @@ def connect(config: RunConfig, address: str | None) -> bool:
 
     Returns whether it did; False where this process was connected already.
     """
-    for name, value in _ENVIRONMENT.items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import ray
 
