@@ -53,9 +53,9 @@ def note_weights() -> None:
 
     publish, pull = LearnerActor._publish, LocalInference.pull
 
-    def noted_publish(self: Any, version: int, *rest: Any) -> None:
+    def noted_publish(self: Any, version: int, weights: Any, policy_id: str) -> None:
         note("published", version)
-        publish(self, version, *rest)
+        publish(self, version, weights, policy_id)
 
     def noted_pull(self: Any, wait_s: float = 0.0) -> bool:
         newer = pull(self, wait_s)
@@ -85,7 +85,7 @@ def config(out: Path, env_workers: int) -> Any:
             "replay.samples_per_insert=8",
             "replay.min_size=100",
             "learner.finish_updates=false",
-            "learner.publish_period=10",
+            f"learner.publish_period={env_workers}",  # about one a second at every size
             "algorithm.batch_size=64",
             "algorithm.hidden=[64, 64]",
             "evaluation.period=10000000",

@@ -140,7 +140,8 @@ def test_the_learner_goes_to_the_node_that_it_asks_for_and_the_run_directory_is_
         if status["phase"] == "training":
             found.update(nodes_of(status))
 
-    config = ledgered(tmp_path / "run", "learner.labels={disk='fast'}", "env.labels={disk='!fast'}")
+    labels = "learner.labels={disk='fast'}", "env.labels={disk='!fast'}"
+    config = ledgered(tmp_path / "run", "run.steps=8000", *labels)
     result = train(config, show=look, keep_ray=True)
     assert found["learner"] == node.node_id
     assert node.node_id not in {found["env_worker_0"], found["env_worker_1"]}
