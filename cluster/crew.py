@@ -17,9 +17,11 @@ from distrl.cluster.components import PolicySpecs, spool_directory
 from distrl.cluster.env_worker_actor import EnvWorkerActor
 from distrl.cluster.inference import InferenceServerActor
 from distrl.cluster.member import Member, Worker
+from distrl.cluster.placement import Placement, in_group
 from distrl.cluster.ray_actors import EvaluatorActor, LearnerActor, ParameterServerActor
 from distrl.cluster.ray_links import start_actor, sweep
 from distrl.cluster.recorder import Recorder
+from distrl.cluster.resources import learner as learner_request
 from distrl.core.config import RunConfig
 from distrl.core.errors import RunFailed
 from distrl.core.limiter import WaitNotice
@@ -58,6 +60,7 @@ class Crew:
         self._config, self._plain, self._run, self._recorder = config, config.model_dump(), run, recorder
         self._spec, self._policies, self._inline = spec, policies, inline
         self._gpus, self._inference_gpus = gpus, inference_gpus
+        self._placement = Placement(config)
         self._workers: dict[int, Worker] = {}  # by number
         self._inference: list[Member] = []  # inference servers, by number; env worker i asks server i modulo these
         self._in_vain: dict[str, int] = {}  # name → restarts in a row that came to nothing
@@ -115,9 +118,9 @@ class Crew:
             return self._unplaced.over()
         self._unplaced.waiting(
             lambda: (
-                f"env workers {', '.join(map(str, waiting))} have not started: each asks Ray for {self._cpus:g} CPUs "
-                f"(actors.envs_per_worker × env.cores), and {ray.available_resources().get('CPU', 0):g} of "
-                f"{ray.cluster_resources().get('CPU', 0):g} are free"
+                f"env workers {', '.join(map(str, waiting))} have not started: each asks Ray for "
+                f"{self._placement.asked} on one node, and {ray.available_resources().get('CPU', 0):g} of "
+                f"{ray.cluster_resources().get('CPU', 0):g} CPUs are free"
             )
         )
 
@@ -299,16 +302,13 @@ class Crew:
 
     # -- starting, leaving and replacing -------------------------------------------------------------------------------
 
-    @property
-    def _cpus(self) -> float:
-        return self._config.actors.envs_per_worker * self._config.env.cores
-
     def _start_server(self) -> Member:
         return Member("parameter_server", start_actor(ParameterServerActor))
 
     def _start_learner(self) -> Member:
         arguments = (self._plain, self._spec, str(self._run.path), self._server.actor)
-        learner = start_actor(LearnerActor, *arguments, num_gpus=self._gpus)
+        asked = learner_request(self._config, self._gpus)
+        learner = start_actor(LearnerActor, *arguments, **in_group(asked.options()))
         learner.start.remote()
         return Member("learner", learner)
 
@@ -336,7 +336,7 @@ class Crew:
     def _start_worker(self, number: int) -> Worker:
         incarnation = self._run.next_incarnation()
         arguments = (self._plain, number, incarnation, str(self._run.path), self._run.id, self._inline, self._env_steps)
-        actor = start_actor(EnvWorkerActor, *arguments, num_cpus=self._cpus)
+        actor = start_actor(EnvWorkerActor, *arguments, **self._placement.options())
         self._recorder.event("start", role="env_worker", worker=number, incarnation=incarnation)
         return Worker("env_worker", actor, number, incarnation=incarnation)
 

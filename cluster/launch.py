@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from distrl.cluster.components import PolicySpecs
+from distrl.cluster.resources import gpu_shares
 from distrl.core.config import RunConfig
 from distrl.core.errors import ConfigError, RunFailed
 from distrl.core.run_directory import RunDirectory
@@ -23,7 +24,7 @@ from distrl.core.types import EnvSpec
 
 # What Ray and the numerical libraries read when their processes start: one thread each, no idle workers, no usage
 # report.
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "RAY_prestart_worker_first_driver": "0",
     "RAY_enable_worker_prestart": "0",
@@ -31,7 +32,9 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 _AUTH_MODE = "RAY_AUTH_MODE"  # set by ray.init where it starts a Ray that asks for a token
-_ANSWER_S = 10.0
+ANSWER_S = 10.0
+NOT_SHIPPED = ["runs/", ".venv*/", ".git/"]  # of a working directory, beside what its .gitignore names
+_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set in a job that Ray has started: its working directory is there already
 
 
 def connect(cpus: float, address: str | None) -> bool:
@@ -40,20 +43,14 @@ def connect(cpus: float, address: str | None) -> bool:
 
     Returns whether it did; False where this process was connected already.
     """
-    for name, value in _ENVIRONMENT.items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import ray
 
     if ray.is_initialized():
         return False
     if address is not None:
-        with _signal_handlers_kept():
-            ray.init(
-                address=address,
-                namespace="distrl",
-                runtime_env={"working_dir": os.getcwd(), "excludes": ["runs/", ".venv*/", ".git/"]},
-                log_to_driver=True,
-            )
+        _join(address)
         return True
     # Logical CPUs: on one machine environments may outnumber the cores; the operating system shares them out.
     with _signal_handlers_kept():
@@ -69,18 +66,64 @@ def connect(cpus: float, address: str | None) -> bool:
     return True
 
 
-def check_device(config: RunConfig) -> None:
-    """Refuse a GPU that the connected Ray does not have.
-
+def _join(address: str) -> None:
+    """
     Raises:
-        ConfigError: ``learner.device`` asks for one.
+        ConfigError: nobody is there, or does not let us in, or runs another Ray.
     """
     import ray
 
-    if config.learner.device.startswith("cuda") and ray.cluster_resources().get("GPU", 0) < 1:
+    host, _, port = address.rpartition(":")
+    needed = "--address needs HOST:PORT of a Ray cluster whose network this machine is in, or auto on one of its nodes"
+    if address != "auto" and ("://" in address or not host or not port.isdecimal()):
+        raise ConfigError(f"{needed}, but {address} came; from elsewhere use distrl submit --address http://…")
+    if address != "auto":
+        try:  # Ray itself would look for minutes, and end this process
+            socket.create_connection((host, int(port)), timeout=ANSWER_S).close()
+        except OSError as error:
+            raise ConfigError(f"{needed}, but nobody answers at {address} ({error})") from None
+        with_token()
+    shipped = {} if _JOB in os.environ else {"working_dir": os.getcwd(), "excludes": NOT_SHIPPED}
+    try:
+        with _signal_handlers_kept():
+            ray.init(address=address, namespace="distrl", runtime_env=shipped, log_to_driver=True)
+    except (ConnectionError, SystemExit) as error:
         raise ConfigError(
-            f"learner.device = {config.learner.device!r} needs a GPU, and this Ray has none; use auto or cpu"
+            f"{needed}, but what is at {address} does not let this process in ({str(error).splitlines()[0]}): where it "
+            "asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to a file that holds it"
+        ) from None
+    except RuntimeError as error:
+        if "ersion mismatch" not in str(error):
+            raise
+        there = " ".join(str(error).split())
+        raise ConfigError(f"the cluster at {address} must run the Ray and Python of this process: {there}") from None
+
+
+def with_token() -> None:
+    """A token that the user has is shown to a cluster: Ray's clients look for it only when told to."""
+    given = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ)
+    if given or (Path.home() / ".ray" / "auth_token").exists():
+        os.environ.setdefault(_AUTH_MODE, "token")
+
+
+def check_cluster(config: RunConfig) -> None:
+    """Refuse what the connected Ray can never give. A placement group around this process has been placed already.
+
+    Raises:
+        ConfigError: ``learner.device`` asks for a GPU and there is none; see also ``resources.check_cluster``.
+    """
+    import ray
+
+    from distrl.cluster import placement, resources
+
+    if config.learner.device.startswith("cuda") and placement.num_gpus() < config.learner.gpus:
+        raise ConfigError(
+            f"learner.device = {config.learner.device!r} needs a GPU (learner.gpus = {config.learner.gpus:g}), and "
+            f"this Ray has {placement.num_gpus():g}; use auto or cpu"
         )
+    resources.check_shares(config)
+    if ray.util.get_current_placement_group() is None:
+        resources.check_cluster(config, placement.nodes(), grows=placement.grows())
 
 
 def disconnect() -> None:
@@ -139,12 +182,7 @@ def run_on_ray(
 
 
 class LiveRun:
-    """A run that trains on the Ray that is connected, led by a supervisor of its own.
-
-    Args:
-        placement: where the supervisor goes, a Ray scheduling strategy; without it on this node. In a placement group
-            that captures child tasks, all that it starts goes there too.
-    """
+    """A run that trains on the Ray that is connected, led by a supervisor of its own, beside this process."""
 
     def __init__(
         self,
@@ -154,24 +192,22 @@ class LiveRun:
         policies: PolicySpecs,
         *,
         inline: bool,
-        placement: Any = None,
     ):
         import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+        from distrl.cluster.placement import beside_driver, num_gpus
         from distrl.cluster.ray_links import start_actor
         from distrl.cluster.supervisor import Supervisor
 
         self._run = run
-        gpus, inference_gpus = gpu_shares(config, ray.cluster_resources().get("GPU", 0))
+        gpus, inference_gpus = gpu_shares(config, num_gpus())
         name = f"supervisor-{run.id}"
         context = ray.get_runtime_context()
         auth_mode = os.environ.get(_AUTH_MODE)
         # where `distrl scale` finds it
         run.note(ray={"address": context.gcs_address, "supervisor": name, "auth_mode": auth_mode})
-        here = NodeAffinitySchedulingStrategy(context.get_node_id(), soft=False)  # it lives and dies with the driver
         arguments = (config.model_dump(), str(run.path), spec, policies, inline, gpus, inference_gpus)
-        self._actor = start_actor(Supervisor, *arguments, name=name, scheduling_strategy=placement or here)
+        self._actor = start_actor(Supervisor, *arguments, name=name, scheduling_strategy=beside_driver())
         ray.get(self._actor.begin.remote())
 
     def status(self) -> dict[str, Any]:
@@ -216,17 +252,6 @@ class LiveRun:
             ) from None
 
 
-def gpu_shares(config: RunConfig, num_gpus: float) -> tuple[float, float]:
-    """(of the learner, of each inference server): one each; where there are too few, servers that are asked for share
-    the learner's."""
-    if config.learner.device == "cpu" or num_gpus < 1:
-        return 0.0, 0.0
-    servers = config.actors.inference_servers
-    if num_gpus >= 1 + servers:
-        return 1.0, 1.0
-    return (0.5, 0.5 / servers) if config.actors.inference == "server" else (1.0, 0.0)
-
-
 def scale(run: RunDirectory, env_workers: int) -> int:
     """Ask a running job for so many env workers; returns how many there were to be before.
 
@@ -239,7 +264,7 @@ def scale(run: RunDirectory, env_workers: int) -> int:
         raise ConfigError(f"{not_running}: it has never run on Ray")
     host, _, port = where["address"].rpartition(":")
     try:  # Ray itself would look for a minute
-        socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
+        socket.create_connection((host, int(port)), timeout=ANSWER_S).close()
     except OSError as error:
         raise ConfigError(f"{not_running}: no answer from {where['address']}") from error
     if where.get("auth_mode") is not None:  # Ray asks for a token by default, and a client must know that beforehand

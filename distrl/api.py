@@ -180,7 +180,7 @@ def train(
                 tried = background.submit(checks.try_environment, config)
                 connected = launch.connect(sum(bundle["CPU"] for bundle in bundles(config)[1:]), address)
                 trial = tried.result()
-            launch.check_device(config)
+            launch.check_cluster(config)
             spec, given, config = trial.spec, config, checks.with_hosting(config, trial, local=False)
             policies = checks.policy_specs(config, spec)
             if address is None:
@@ -295,10 +295,15 @@ def _new_run(config: RunConfig, logged: bool) -> RunDirectory:
 
 
 def _new_directory(config: RunConfig) -> Path:
-    if config.run.out is not None:
-        return Path(config.run.out).absolute()  # actors may have another working directory
     name = config.env.id.split("/")[-1].split(":")[-1]
-    return Path("runs").absolute() / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    out = config.run.out or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    path = Path(out).absolute()  # actors may have another working directory
+    if "working_dir_files" in path.parts:  # Ray's name for where it unpacks what travels with a job
+        raise ConfigError(
+            f"a job's own folder is deleted after it has ended, and the run directory {out} would go with it: give an "
+            "absolute --out on storage that the cluster's nodes share"
+        )
+    return path
 
 
 __all__ = ["LoadedPolicy", "RunFailed", "RunResult", "SweepResult", "load_policy", "train", "tune"]

@@ -28,8 +28,12 @@ MAY_IMPORT = {
     "roof": {"core", "envs", "learners", "actors", "parameter_server", "cluster", "tune_configs"},
 }
 MAY_IMPORT_RAY = {
-    f"cluster/{name}.py" for name in ("launch", "supervisor", "crew", "member", "ray_actors", "ray_links", "inference")
-} | {f"cluster/sweeps/{name}.py" for name in ("search", "sweep", "trial")}
+    f"cluster/{name}.py"
+    for name in (
+        *("launch", "supervisor", "crew", "member", "placement", "ray_actors", "ray_links", "inference", "jobs"),
+        *("sweeps/search", "sweeps/sweep", "sweeps/trial"),
+    )
+}
 FORBIDDEN_PACKAGES = {
     "core": {"torch"},
     "envs": {"torch", "pydantic"},

@@ -16,15 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
 from ray.tune import Callback, PlacementGroupFactory, Stopper
 from ray.tune.logger import JsonLoggerCallback
 
-from distrl.cluster.resources import bundles
+from distrl.cluster import placement, resources
 from distrl.cluster.sweeps import search
 from distrl.cluster.sweeps.trial import SweepTrial
-from distrl.core.errors import ConfigError, DistrlError, RunFailed
+from distrl.core.config import RunConfig
+from distrl.core.errors import DistrlError, RunFailed
 from distrl.core.metrics import write_json
 from distrl.core.sweep import LEARNER, METRICS, SweepConfig
 
@@ -64,26 +64,6 @@ class TrialRow:
     directory: Path | None
 
 
-def check_resources(asked_bundles: list[dict[str, float]]) -> None:
-    """Refuse a trial that the connected cluster can never hold.
-
-    Raises:
-        ConfigError: what one trial asks for, and what there is.
-    """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    total = {name: sum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU")}
-    for name in ("CPU", "GPU"):
-        asked = sum(bundle.get(name, 0.0) for bundle in asked_bundles)
-        largest = max(bundle.get(name, 0.0) for bundle in asked_bundles)
-        on_one = max(node.get(name, 0.0) for node in nodes)
-        if asked > total[name] or largest > on_one:
-            raise ConfigError(
-                f"a trial asks for {asked:g} {name}s, {largest:g} of them on one node (bundles: {asked_bundles}), but "
-                f"the cluster has {total[name]:g}, at most {on_one:g} on a node: lower actors.env_workers, "
-                "actors.envs_per_worker or env.cores in [set], or use a larger cluster"
-            )
-
-
 def run(
     sweep: SweepConfig,
     directory: Path,
@@ -105,10 +85,10 @@ def run(
     os.environ.update(_QUIET)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failed trial is told in a sentence, by ``show``
     _Caller.show, _Caller.stop = staticmethod(show), staticmethod(stop)
-    check_resources(bundles(sweep.run_config({})))
+    gpus = _check(sweep)
     plain = sweep.model_dump(by_alias=True)
     trial = tune.with_parameters(SweepTrial, sweep=plain, directory=str(directory))
-    sized = tune.with_resources(trial, lambda values: _placement(sweep, values))
+    sized = tune.with_resources(trial, lambda values: _group(sweep.run_config(sweep.decode(values)), gpus))
     if resume:
         tuner = tune.Tuner.restore(str(directory / "tune"), trainable=sized, resume_errored=True)
     else:
@@ -140,8 +120,22 @@ def run(
     return rows
 
 
-def _placement(sweep: SweepConfig, values: dict[str, Any]) -> PlacementGroupFactory:
-    return PlacementGroupFactory(bundles(sweep.run_config(sweep.decode(values))))
+def _check(sweep: SweepConfig) -> float:
+    """Refuse a trial that the connected cluster can never hold, at any end of the space; the cluster's GPUs."""
+    nodes, grows = placement.nodes(), placement.grows()
+    gpus = sum(node.resources.get("GPU", 0.0) for node in nodes)
+    for values in sweep.examples():
+        config = sweep.run_config(values)
+        resources.check_shares(config)
+        resources.check_group(resources.bundles(config, gpus), nodes, grows=grows)
+    return gpus
+
+
+def _group(config: RunConfig, gpus: float) -> PlacementGroupFactory:
+    """What a trial reserves."""
+    bundles, labels = resources.bundles(config, gpus), resources.bundle_labels(config, gpus)
+    labelled = {"bundle_label_selector": labels} if any(labels) else {}
+    return PlacementGroupFactory(bundles, strategy=(config.actors.placement or "pack").upper(), **labelled)
 
 
 def _row(sweep: SweepConfig, result: Any) -> TrialRow:

@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.util import get_current_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from distrl.cluster import checks
 from distrl.cluster.components import count_leftovers
@@ -196,13 +194,9 @@ class SweepTrial(tune.Trainable):
         policies = checks.policy_specs(hosted, trial.spec)
         if run.facts["sessions"] == 0:
             run.note(logged=checks.keeps_log(hosted))
-        group = get_current_placement_group()
-        placement = None
-        if group is not None:
-            placement = PlacementGroupSchedulingStrategy(group, 0, placement_group_capture_child_tasks=True)
         run.begin_session()
         inline = hosted.env.hosting != "process"
-        self._live = LiveRun(hosted, run, trial.spec, policies, inline=inline, placement=placement)
+        self._live = LiveRun(hosted, run, trial.spec, policies, inline=inline)
         while (status := self._live.status())["phase"] == "starting":
             time.sleep(_POLL_S)
         self._evaluations = status["num_evaluations"]

@@ -10,6 +10,7 @@ from rich.markup import escape
 from distrl.cli.console import console
 from distrl.cli.envs import baseline, envs
 from distrl.cli.health import chaos, doctor
+from distrl.cli.jobs import list_jobs, stop, submit
 from distrl.cli.log import log_app
 from distrl.cli.runs import evaluate, reproduce, scale
 from distrl.cli.train import train
@@ -23,8 +24,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Asynchronous reinforcement learning for expensive environments, on Ray or in one process.",
 )
-for command in (train, tune, scale, evaluate, reproduce, chaos, baseline, tune_pool, envs, doctor):
+for command in (train, tune, scale, evaluate, reproduce, chaos, baseline, tune_pool, envs, doctor, submit, stop):
     app.command()(command)
+app.command("jobs")(list_jobs)
 app.add_typer(log_app, name="log")
 
 

@@ -150,7 +150,18 @@ class EnvSection(Section):
     cores: float = Field(
         1.0,
         gt=0,
-        description="Cores that one environment uses: asked of a Ray cluster, and its libraries' threads.",
+        description="Cores that one environment uses, all its MPI ranks together: asked of a Ray cluster, and its "
+        "libraries' threads.",
+    )
+    memory_gb: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="Memory that one environment uses, in GB: asked of a Ray cluster."
+    )
+    gpus: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="GPUs that one environment uses, or its share of one."
+    )
+    labels: dict[str, str] = Field(
+        default_factory=dict,
+        description='Node labels that env workers ask for, in Ray\'s words: {"market" = "!spot"}.',
     )
 
     def recipe(self) -> EnvRecipe:
@@ -254,6 +265,11 @@ class ActorsSection(Section):
         False,
         description="Bind each environment process, and the solver it starts, to env.cores cores of its own; refused "
         "where there are not enough.",
+    )
+    placement: Literal["pack", "spread"] | None = Field(
+        None,
+        description="pack: env workers go to as few nodes as possible; spread: to as many; without it Ray decides "
+        "(half fills one node, then the next). Inside a Ray Tune trial its placement group decides.",
     )
     drain_grace_s: float = Field(
         30.0,
@@ -395,6 +411,10 @@ class LearnerSection(Section):
         None,
         description="A run, or one of its checkpoints, whose networks and optimizers a new run begins with; its "
         "experience comes along with `replay.warm_start`. Without it they are drawn from the seed.",
+    )
+    gpus: float = Field(1.0, gt=0, le=1, description="The share of a GPU that the learner reserves where it uses one.")
+    labels: dict[str, str] = Field(
+        default_factory=dict, description="Node labels that the learner asks for, in Ray's words."
     )
     publish_period: int = Field(50, ge=1, description="Updates between two publications of the policy's weights.")
     finish_updates: bool = Field(

@@ -13,8 +13,10 @@ import ray
 from ray._private import state
 from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from distrl.api import train
+from distrl.cluster.resources import bundles
 from distrl.core.experience_log import read_log
 from distrl.core.metrics import read_json_lines
 from tests.chaos.balance import MARK, assert_balanced, ledgered
@@ -50,14 +52,20 @@ class At:
 
     def __init__(self, cluster, steps, act):
         self._cluster, self._steps, self._act, self.done = cluster, steps, act, None
+        self.where = {}  # component → node at that moment
 
     def __call__(self, status):
         if self.done is None and status["phase"] == "training" and status["env_steps"] >= self._steps:
-            pid = status["pids"]["env_worker_0"]
-            (address,) = [a["Address"] for a in state.actors().values() if a["Pid"] == pid and a["State"] == "ALIVE"]
-            (node,) = [node for node in self._cluster.worker_nodes if node.node_id == address["NodeID"]]
+            self.where = nodes_of(status)
+            (node,) = [node for node in self._cluster.worker_nodes if node.node_id == self.where["env_worker_0"]]
             self.done = node
             self._act(node)
+
+
+def nodes_of(status):
+    """Component → the id of its node."""
+    alive = {a["Pid"]: a["Address"]["NodeID"] for a in state.actors().values() if a["State"] == "ALIVE"}
+    return {name: alive[pid] for name, pid in status["pids"].items() if pid in alive}
 
 
 def events(run, kind):
@@ -66,8 +74,9 @@ def events(run, kind):
 
 def test_a_node_that_is_gone_without_a_word(cluster, tmp_path):
     end = At(cluster, 400, lambda node: cluster.remove_node(node, allow_graceful=False))
-    result = train(ledgered(tmp_path / "run"), show=end, keep_ray=True)
+    result = train(ledgered(tmp_path / "run", "actors.placement=pack"), show=end, keep_ray=True)
     assert end.done is not None
+    assert end.where["env_worker_0"] == end.where["env_worker_1"], "packed env workers have room on one node"
     cluster.add_node(num_cpus=4, **SMALL)
     assert 0 in [event.get("worker") for event in events(result.directory, "restart")]
     assert result.summary["env_steps"] >= 1500
@@ -83,9 +92,10 @@ def test_a_node_with_five_seconds_notice_loses_nothing(cluster, tmp_path):
         assert accepted, why
 
     notice = At(cluster, 400, drain)
-    config = ledgered(tmp_path / "run", "run.steps=2500")
+    config = ledgered(tmp_path / "run", "run.steps=2500", "actors.placement=spread")
     result = train(config, show=notice, keep_ray=True)
     assert notice.done is not None
+    assert notice.where["env_worker_0"] != notice.where["env_worker_1"], "spread env workers share a node"
     cluster.remove_node(notice.done, allow_graceful=False)
     drained, left = events(result.directory, "drain"), events(result.directory, "leave")
     assert {event["node_id"] for event in drained} == {notice.done.node_id}
@@ -98,3 +108,70 @@ def test_a_node_with_five_seconds_notice_loses_nothing(cluster, tmp_path):
     for _, fragment in read_log(result.directory / "log"):
         lives.setdefault(int(fragment.columns["episode_uid"][0, 0]), set()).add(fragment.incarnation)
     assert any(len(found) > 1 for found in lives.values()), "no episode went on elsewhere"
+
+
+@pytest.mark.slow
+def test_a_run_begins_with_the_env_workers_that_there_is_room_for_and_the_others_come_with_a_node(cluster, tmp_path):
+    before = len(cluster.worker_nodes) * 2  # env workers of two CPUs on nodes of four
+    counts = []
+
+    def join(status):
+        counts.append(status.get("env_workers", 0))
+        if status["phase"] == "training" and status["env_steps"] >= 500 and len(cluster.worker_nodes) * 2 == before:
+            cluster.add_node(num_cpus=4, **SMALL)
+
+    config = ledgered(tmp_path / "run", "run.steps=8000", f"actors.env_workers={before + 2}")
+    result = train(config, show=join, keep_ray=True)
+    assert before in counts
+    assert counts.index(before) < counts.index(before + 2)
+    assert events(result.directory, "restart") == []
+    assert_balanced(result.directory, in_flight=2 * (before + 2), mark=os.environ[MARK])
+
+
+@pytest.mark.slow
+def test_the_learner_goes_to_the_node_that_it_asks_for_and_the_run_directory_is_on_storage_that_all_see(
+    cluster, tmp_path
+):
+    """It writes the log there, the driver on the head the summary, and the evaluator the best policy."""
+    node = cluster.add_node(num_cpus=1, labels={"disk": "fast"}, **SMALL)
+    found = {}
+
+    def look(status):
+        if status["phase"] == "training":
+            found.update(nodes_of(status))
+
+    labels = "learner.labels={disk='fast'}", "env.labels={disk='!fast'}"
+    config = ledgered(tmp_path / "run", "run.steps=8000", *labels)
+    result = train(config, show=look, keep_ray=True)
+    assert found["learner"] == node.node_id
+    assert node.node_id not in {found["env_worker_0"], found["env_worker_1"]}
+    assert_balanced(result.directory, mark=os.environ[MARK])
+    cluster.remove_node(node)
+
+
+@pytest.mark.slow
+def test_inside_a_placement_group_everything_is_in_the_group(cluster, tmp_path):
+    """As Ray Tune runs a trial: the first bundle is the driver's, whose children are captured."""
+    config = ledgered(tmp_path / "run", "run.steps=600", "actors.placement=spread", "actors.env_workers=1")
+    group = ray.util.placement_group(bundles(config), strategy="STRICT_PACK")
+    assert group.wait(30)
+    within = PlacementGroupSchedulingStrategy(group, 0, placement_group_capture_child_tasks=True)
+
+    @ray.remote(num_cpus=1, scheduling_strategy=within)
+    def trial():
+        seen = []
+
+        def look(status):
+            if status["phase"] == "training" and status["env_steps"] > 300:
+                seen.append((ray.available_resources()["CPU"], nodes_of(status)))
+
+        train(config, show=look, keep_ray=True)
+        return seen, ray.get_runtime_context().get_node_id()
+
+    free_before = ray.available_resources()["CPU"]  # beside the group
+    seen, here = ray.get(trial.remote(), timeout=120)
+    for free, where in seen:
+        assert free == free_before, "an env worker has taken CPUs beside the group's"
+        assert set(where.values()) == {here}
+    ray.util.remove_placement_group(group)
+    assert_balanced(tmp_path / "run", mark=os.environ[MARK])

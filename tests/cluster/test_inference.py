@@ -9,7 +9,8 @@ import ray
 
 from distrl.api import train
 from distrl.cluster.inference_choice import choose, step_s
-from distrl.cluster.launch import connect, gpu_shares
+from distrl.cluster.launch import connect
+from distrl.cluster.resources import gpu_shares
 from distrl.core.config import RunConfig
 from distrl.core.errors import ConfigError
 from distrl.core.metrics import read_json_lines

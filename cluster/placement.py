@@ -1,0 +1,106 @@
+"""What a run asks for and what its cluster has in, where its actors go out: the placement group of a Ray Tune trial
+where there is one, else packed, spread, or as Ray likes.
+
+Env workers are placed one by one, never as one group: a group starts only once all of it can be placed, and a run
+should begin with those that can.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from typing import Any
+
+import ray
+from ray._private import state
+from ray.experimental.internal_kv import _internal_kv_get
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
+
+from distrl.cluster.resources import Node, env_worker, fullest
+from distrl.core.config import RunConfig
+
+_PROMISE_S = 5.0  # within which Ray has placed what it can, and tells it in what is free
+
+
+def nodes() -> list[Node]:
+    """Those of the connected cluster that are alive."""
+    return [Node(node["Resources"], node["Labels"]) for node in ray.nodes() if node["Alive"]]
+
+
+def grows() -> bool:
+    """Whether the connected cluster starts nodes when something waits for them, as far as Ray tells a job."""
+    if state.state.get_cluster_config() is not None:
+        return True
+    status = _internal_kv_get("__autoscaling_status")  # written by the head of every cluster, and with node types …
+    try:
+        kinds = json.loads(status or b"{}").get("autoscaler_report", {}).get("active_nodes", {})
+    except ValueError:
+        return True
+    return any(not kind.startswith("node_") for kind in kinds)  # … named by a cluster's file, or after each node's id
+
+
+def num_gpus() -> float:
+    """That the learner's side may use: of the cluster, or of its bundle of a placement group (``resources.bundles``),
+    which has no CPUs."""
+    group = ray.util.get_current_placement_group()
+    if group is None:
+        return ray.cluster_resources().get("GPU", 0.0)
+    return sum(bundle.get("GPU", 0.0) for bundle in group.bundle_specs[1:] if not bundle.get("CPU"))
+
+
+def beside_driver() -> Any:
+    """The scheduling strategy of what lives and dies with this process; in a placement group, what it starts is in the
+    group, too."""
+    group = ray.util.get_current_placement_group()
+    if group is not None:
+        return PlacementGroupSchedulingStrategy(group, 0, placement_group_capture_child_tasks=True)
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
+def in_group(options: dict[str, Any]) -> dict[str, Any]:
+    """An actor's options inside a placement group, whose bundles have the labels already; else as they are."""
+    if ray.util.get_current_placement_group() is None:
+        return options
+    return {name: value for name, value in options.items() if name != "label_selector"}
+
+
+class Placement:
+    """Options of each env worker's actor."""
+
+    def __init__(self, config: RunConfig):
+        self.asked = env_worker(config)
+        self._kind = config.actors.placement
+        self._promised: list[tuple[float, str]] = []  # (when, node) of those that Ray is about to place
+
+    def options(self) -> dict[str, Any]:
+        """Of the next one; where nothing is free it waits, and holds up nobody."""
+        options = in_group(self.asked.options())
+        if self._kind is None or ray.util.get_current_placement_group() is not None:
+            return options
+        if self._kind == "spread":
+            return options | {"scheduling_strategy": "SPREAD"}
+        chosen = fullest(self.asked, self._free())
+        if chosen is None:
+            return options
+        self._promised.append((time.monotonic(), chosen))
+        # another job may take it meanwhile: then anywhere else
+        here = NodeAffinitySchedulingStrategy(chosen, soft=True, _spill_on_unavailable=True)
+        return options | {"scheduling_strategy": here}
+
+    def _free(self) -> dict[str, Node]:
+        now = time.monotonic()
+        self._promised = [promise for promise in self._promised if now - promise[0] < _PROMISE_S]
+        promised = Counter(node for _, node in self._promised)
+        labels = {node["NodeID"]: node["Labels"] for node in ray.nodes() if node["Alive"]}
+        return {
+            node: Node(
+                {
+                    name: amount - promised[node] * self.asked.bundle().get(name, 0.0)
+                    for name, amount in available.items()
+                },
+                labels[node],
+            )
+            for node, available in state.available_resources_per_node().items()
+            if node in labels
+        }
