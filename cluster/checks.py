@@ -235,14 +235,20 @@ def pick_device(requested: str) -> str:
 
 
 def check_sweep(sweep: SweepConfig) -> None:
-    """Refuse a space in which some trial could not begin.
+    """Refuse a space in which some trial could not begin; the environment is tried as most trials have it.
 
     Raises:
-        ConfigError: naming the values, and what an algorithm has against them.
+        ConfigError: naming the values, and what an algorithm has against them. EnvironmentFault: see
+        ``try_environment``.
     """
+    base = sweep.run_config({})
+    spec = try_environment(base).spec
     for values in sweep.examples():
         try:
-            algorithm_model(sweep.run_config(values))
+            config = sweep.run_config(values)
+            algorithm_model(config)
+            if config.env == base.env:
+                policy_specs(config, spec)
         except ConfigError as error:
             came = ", ".join(f"{key} = {value!r}" for key, value in values.items())
             raise ConfigError(f"the sweep's space has {came}, and then: {error}" if came else str(error)) from None
