@@ -279,12 +279,14 @@ class SeveralAgents:
         )
 
     def _end_episodes(self, outcomes: Outcomes) -> None:
+        terminated = outcomes.terminated[outcomes.ended].tolist()
         for k, env in enumerate(outcomes.rows[outcomes.ended].tolist()):
             returns = outcomes.final_observation[RETURN][k]
             self._episodes.append(
                 {
                     "return": float(returns.sum()),
                     "returns": self._returns(env, returns),
+                    "terminated": terminated[k],
                     "length": int(self._steps[env]) + 1,
                     "seed": int(self._seed[env]),
                     "fidelity": int(self._fidelity[env]),

@@ -331,6 +331,7 @@ class EnvWorker:
             "lifetime_s": stats.lifetime_s,
             "process_starts": stats.process_starts,
             "num_envs": self._pool.num_envs,
+            "waits_for": "newer weights" if self.waits else None,
             "recomputed": stats.recomputed,
             "snapshots": stats.snapshots,
             "snapshot_s": stats.snapshot_s,

@@ -164,7 +164,7 @@ class FragmentBuilder:
         rows = outcomes.rows[outcomes.ended]
         after = self._cursor[rows]
         returns = self._episode_return[rows] + outcomes.reward[outcomes.ended]
-        self._add_episodes(rows, after - 1, returns, 1, outcomes.info)
+        self._add_episodes(rows, after - 1, returns, outcomes.terminated[outcomes.ended], 1, outcomes.info)
         if self._whole:
             final = {path: outcomes.final_observation[path].copy() for path in self._paths}
             self._finals.append((after - 1, rows, final))
@@ -182,7 +182,7 @@ class FragmentBuilder:
             return
         slots, columns = self._cursor[rows], self._columns
         info = [{"failed": True}] * len(rows)
-        self._add_episodes(rows, slots, self._episode_return[rows], 0, info)
+        self._add_episodes(rows, slots, self._episode_return[rows], np.zeros(len(rows), bool), 0, info)
         self._in_flight[rows] = False
         last = slots - 1
         cut = (slots > 0) & ~(columns["terminated"][last, rows] | columns["truncated"][last, rows])
@@ -241,13 +241,21 @@ class FragmentBuilder:
         self._common = first if (self._cursor == first).all() else -1
 
     def _add_episodes(
-        self, rows: np.ndarray, slots: np.ndarray, returns: np.ndarray, steps: int, info: list[dict[str, Any]]
+        self,
+        rows: np.ndarray,
+        slots: np.ndarray,
+        returns: np.ndarray,
+        terminated: np.ndarray,
+        steps: int,
+        info: list[dict[str, Any]],
     ) -> None:
         """Of rows whose episode is over. ``slots``: of their last request; ``steps``: what to add to its index to have
         the episode's length."""
         columns = {name: self._columns[name][slots, rows] for name in ("step", "seed", "fidelity", "policy_version")}
         columns["step"] += steps
-        columns |= {"return": returns} | {name: array[rows] for name, array in self._indices.items()}
+        columns |= {"return": returns, "terminated": terminated} | {
+            name: array[rows] for name, array in self._indices.items()
+        }
         columns["length"] = columns.pop("step")
         values = zip(*(column.tolist() for column in columns.values()), strict=True)
         self.episodes += [

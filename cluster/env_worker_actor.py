@@ -148,7 +148,7 @@ class EnvWorkerActor(LoopActor):
             Also ``failure`` where the loop has ended in one, ``left`` where this is the last report of one that was
             told to stop, ``adopted``: incarnation → transitions committed by the lives whose spools it took over,
             ``notes``: what of these could not be read, told once. ``asks``: whether an inference server chooses the
-            actions.
+            actions. ``worker``: its number.
 
         Raises:
             DistrlError: why there are no environments.
@@ -159,9 +159,13 @@ class EnvWorkerActor(LoopActor):
         complaints = [complaint for orphan in self._orphans for complaint in orphan.complaints]
         notes, self._told = complaints[self._told :], len(complaints)
         # before the rest: it is final
-        facts = {"failure": self._failure, "left": self._left, "adopted": self._adopted, "notes": notes}
+        facts: dict[str, Any] = {"failure": self._failure, "left": self._left, "adopted": self._adopted, "notes": notes}
         facts["asks"] = self._link is not None and self._link.alive
-        return self._worker.report() | facts | whereabouts()
+        facts["worker"] = self._identity["worker"]
+        report = self._worker.report() | facts | whereabouts()
+        if self._sink is not None and self._sink.is_full:
+            report["waits_for"] = "the learner's acknowledgement"
+        return report
 
     def stop(self, grace_s: float) -> None:
         """Let steps under way finish within the grace, publish what is finished, wait until it is secured, end the

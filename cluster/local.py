@@ -117,8 +117,8 @@ def run_local(
     started, started_cpu, shown = time.monotonic(), time.process_time(), 0.0
 
     def collect() -> None:
-        for incarnation, worker in workers.items():
-            recorder.worker_reported(incarnation, worker.report())
+        for number, (incarnation, worker) in enumerate(workers.items()):
+            recorder.worker_reported(incarnation, worker.report() | {"worker": number})
         report = learner.report() | {"cpu_s": time.process_time() - started_cpu, "training_s": learner.update_s}
         recorder.learner_reported(report)
 

@@ -89,13 +89,18 @@ class RaySink:
         """A new learner has taken the place of the old one (any thread)."""
         self._newest = learner
 
+    @property
+    def is_full(self) -> bool:
+        """Whether publishing waits for the learner."""
+        return self._bytes > self._max_bytes
+
     def publish(self, fragment: Fragment, secured: Callable[[], None]) -> None:
         """See ``FragmentSink``."""
         self._switch()
         self._under_way.append(_Sent(fragment, secured, self._learner.receive.remote(fragment)))
         self._bytes += fragment.nbytes
         self._hear(0.0)
-        while self._bytes > self._max_bytes:
+        while self.is_full:
             self._switch()
             self._notice.waiting(
                 lambda: (

@@ -19,6 +19,9 @@ from distrl.learners.league.payoffs import Match, MatchWriter
 _POOL_TOTALS = ("step_s", "reset_s", "core_s", "lifetime_s", "cpu_s")
 _LEVEL_TOTALS = ("env_steps_by_fidelity", "core_s_by_fidelity")
 _RECENT = 20  # episodes
+_BUSY_TICKS = 6  # over which an env worker's busy fraction is measured
+_WORKERS_SHOWN = 64  # in a status; of more, the least busy ones
+_HISTOGRAM_PERIOD_S = 60.0
 
 
 class Recorder:
@@ -72,6 +75,10 @@ class Recorder:
         self._steps_before = 0  # env steps of earlier sessions
         self._counted: dict[int, int] = {}  # incarnation → transitions that its environments counted, told by others
         self._committed: dict[int, int] = {}  # incarnation → transitions that its spool has held
+        self._ticks: dict[
+            int, deque[tuple[float, float]]
+        ] = {}  # incarnation → (step_s, lifetime_s) at the newest ticks
+        self._histograms_s = 0.0  # when they were written, in seconds of this session
         self._returns: dict[str, deque[float]] = {}  # fidelity → of its newest episodes
         self._inference: dict[int, dict[str, Any]] = {}  # by process id
         self.faults: Counter[str] = Counter()  # by kind
@@ -118,6 +125,7 @@ class Recorder:
     def worker_ended(self, incarnation: int, produced: int | None = None) -> None:
         """A worker's life is over. ``produced``: what its environments counted, if it could not report that."""
         self._live.discard(incarnation)
+        self._ticks.pop(incarnation, None)
         if produced is not None:
             self._counted[incarnation] = produced
 
@@ -292,13 +300,50 @@ class Recorder:
             "evaluation": self.evaluations[-1]["return_mean"] if self.evaluations else None,
             "best": self.best_return,
             "metrics": self._learner["metrics"],
+            "core_hours": self.core_hours,
+            "waits_for": self._learner.get("waits_for"),
+            "workers": self._worker_states(),
+        }
+
+    def _worker_states(self) -> list[dict[str, Any]]:
+        """Of each live env worker: its number, environments, busy fraction of late, and what all of them wait for, or
+        None; of many, those that are the least busy."""
+        states = []
+        for life in list(self._live):
+            report, ticks = self._workers[life], self._ticks.get(life)
+            step_s, lifetime_s = ticks[0] if ticks else (0.0, 0.0)
+            lived_s = report["lifetime_s"] - lifetime_s
+            state = {
+                "worker": report["worker"],
+                "num_envs": report["num_envs"],
+                "busy": min((report["step_s"] - step_s) / lived_s, 1.0) if lived_s > 0 else 0.0,
+                "waits_for": report["waits_for"],
+            }
+            states.append(state)
+        states = sorted(states, key=lambda state: state["busy"])[:_WORKERS_SHOWN]
+        return sorted(states, key=lambda state: state["worker"])
+
+    def _histograms(self) -> dict[str, Any]:
+        """Staleness over all sessions, and the times of the steps that have come in this life of the learner; each as
+        [the most that a bin holds, numbers in it]."""
+        return {
+            "env_steps": self.env_steps,
+            "staleness": self._learner.get("staleness_counts", []),
+            "step_s": self._learner.get("step_s_counts", []),
         }
 
     def tick(self) -> None:
         """Write the measured quantities of this moment."""
         status = self.status()
+        for life in self._live:
+            report = self._workers[life]
+            ticks = self._ticks.setdefault(life, deque(maxlen=_BUSY_TICKS))
+            ticks.append((report["step_s"], report["lifetime_s"]))
         self._timing.write({"kind": "status", **{name: status[name] for name in status if name != "metrics"}})
         self._timing.write({"kind": "totals", **self.totals()})
+        if self.wall_s - self._histograms_s > _HISTOGRAM_PERIOD_S:
+            self._histograms_s = self.wall_s
+            self._timing.write({"kind": "histograms", **self._histograms()})
 
     def summary(self) -> dict[str, Any]:
         """The run in numbers; the final evaluation adds its own (results.py)."""
@@ -355,6 +400,7 @@ class Recorder:
 
     def close(self) -> None:
         """Write the last totals and close the files."""
+        self._histograms_s = -_HISTOGRAM_PERIOD_S
         self.tick()
         for file in (self._metrics, self._timing, self._events):
             file.close()

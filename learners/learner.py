@@ -27,6 +27,7 @@ from distrl.core.contracts import Receipt
 from distrl.core.deduplication import SeenSteps
 from distrl.core.errors import RunFailed, StorageError
 from distrl.core.experience_log import ExperienceLog, read_log
+from distrl.core.histogram import LogHistogram
 from distrl.core.log_facts import LogFacts
 from distrl.core.policy_file import policy_files
 from distrl.core.published_version import PublishedVersion
@@ -346,11 +347,12 @@ class Learner:
 
     def report(self) -> dict[str, Any]:
         """Counters and newest metrics, for the supervisor; of several policies the sums, and ``metrics`` by
-        "policy/name"."""
+        "policy/name"; ``waits_for``: see there, or None."""
         reports = {name: trainer.report() for name, trainer in self.trainers.items()}
-        staleness = StalenessHistogram()
+        staleness, step_us = StalenessHistogram(), LogHistogram()
         for trainer in self.trainers.values():
             staleness.include(trainer.staleness)
+            step_us.include(trainer.step_us)
         alone = len(reports) == 1
         metrics = {
             name if alone else f"{policy}/{name}": value
@@ -370,7 +372,9 @@ class Learner:
             "duplicates": self.ledger.duplicates,
             "rejected": dict(self.ledger.rejected),
             **staleness.summary(),
+            "step_s_counts": [[most * 1e-6, count] for most, count in step_us.bins()],
             "metrics": metrics,
+            "waits_for": None if any(map(PolicyTrainer.allows_update, self.trainers.values())) else self.waits_for(),
         }
 
     def wait(self, timeout_s: float) -> bool:

@@ -12,10 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from distrl.core.contracts import Algorithm, Policy
 from distrl.core.errors import StorageError
+from distrl.core.histogram import LogHistogram
 from distrl.core.limiter import SamplesPerInsert
 from distrl.core.policy_file import policy_files
 from distrl.core.published_version import PublishedVersion
@@ -77,6 +79,7 @@ class PolicyTrainer:
 
     Attributes:
         policy_id: whose. store: what it draws from. staleness: of what it trains on.
+        step_us: times of the steps that have come in this life, in microseconds.
         num_updates: behind the weights.
         num_drawn: updates that have drawn their batch: one more than ``num_updates`` while one is under way.
         updates_undone: by deaths of a learner.
@@ -101,7 +104,7 @@ class PolicyTrainer:
         self._draw_lock = threading.Lock()
         self._published: PublishedVersion | None = None
         self._first: bytes | None = None
-        self.staleness = StalenessHistogram()
+        self.staleness, self.step_us = StalenessHistogram(), LogHistogram()
         self.num_updates = self.num_drawn = self.updates_undone = 0
         self.metrics: tuple[int, dict[str, float]] = (0, {})
         self.update_s = 0.0
@@ -124,6 +127,8 @@ class PolicyTrainer:
 
     def arrived(self, fragment: Fragment) -> None:
         """A fragment has come while training."""
+        step_s = fragment.columns["end_s"] - fragment.columns["start_s"]
+        self.step_us.count(np.maximum(step_s * 1e6, 0).astype(np.int64))
         if isinstance(self.store, Replay):  # what will be drawn, and when, is chance
             self.staleness.add(self.version, fragment.columns["policy_version"])
 

@@ -54,7 +54,8 @@ class SamplesPerInsert:
         if self.num_inserted < max(self.min_size, 1):
             return f"the replay holds {self.num_inserted} of the {self.min_size} transitions that learning starts "
             "with (replay.min_size)"
-        assert self.samples_per_insert is not None
+        if self.samples_per_insert is None:
+            return "nothing"
         missing = self.num_sampled / self.samples_per_insert + self.min_size - self.num_inserted
         return (
             f"the learner is {missing:.0f} transitions ahead of replay.samples_per_insert = {self.samples_per_insert:g}"
