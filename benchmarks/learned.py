@@ -46,7 +46,7 @@ def train(preset: str, seed: int, overrides: list[str], local: bool) -> dict[str
     from distrl.api import train as run
     from distrl.core.config import RunConfig
     from distrl.core.metrics import read_json_lines
-    from distrl.progress import Progress
+    from distrl.monitor.terminal import Progress
 
     folder = Path(tempfile.mkdtemp(prefix="distrl-learned-"))
     try:

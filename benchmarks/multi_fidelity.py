@@ -34,7 +34,7 @@ def train(name: str, seed: int, target: str, wanted: float, minutes: float) -> d
     from distrl.api import train as run
     from distrl.core.config import RunConfig
     from distrl.core.metrics import read_json_lines
-    from distrl.progress import Progress
+    from distrl.monitor.terminal import Progress
 
     folder = Path(tempfile.mkdtemp(prefix="distrl-multi-fidelity-"))
     try:

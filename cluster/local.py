@@ -49,6 +49,7 @@ def check_local(config: RunConfig) -> None:
             'actors.inference = "server" lets speed decide which rows are answered together; --local needs local or '
             "auto, which is local there"
         )
+    refuse_prometheus(config)
     for key in ("fragment_max_age_s", "pull_period_s"):
         if (
             key in config.actors.model_fields_set
@@ -58,6 +59,18 @@ def check_local(config: RunConfig) -> None:
                 f"actors.{key} lets speed decide how fragments are cut or weights pulled; --local does without: "
                 "remove it"
             )
+
+
+def refuse_prometheus(config: RunConfig) -> None:
+    """
+    Raises:
+        ConfigError: the sink is asked for where there is no Ray.
+    """
+    if "prometheus" in config.monitor.sinks:
+        raise ConfigError(
+            "the sink prometheus shows gauges at the metrics port of Ray's nodes, and this run has one process and no "
+            "Ray: leave it out of monitor.sinks"
+        )
 
 
 class _DirectSink:

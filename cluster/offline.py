@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distrl.cluster import components
+from distrl.cluster.local import refuse_prometheus
 from distrl.cluster.local_evaluation import LocalEvaluation
 from distrl.cluster.policies import plan_policies
 from distrl.cluster.recorder import Recorder
@@ -77,6 +78,7 @@ def check_offline(config: RunConfig) -> None:
     Raises:
         ConfigError: naming the key.
     """
+    refuse_prometheus(config)
     if config.league is not None:
         raise ConfigError(f"nobody plays in a run that learns from {KEY} alone, but [league] came: leave it out")
     plain = ReplaySection()
@@ -168,6 +170,7 @@ def run_offline(
     period, total = config.evaluation.period * num_policies, config.offline.updates * num_policies
     chunk = max(period // 10, 1)
     recorder = Recorder(run.path, chunk, by_updates=True)
+    recorder.updates_in_all = total
     recorder.began(learner.report(), {}, {})
     evaluation = LocalEvaluation(config, run, spec, server, recorder)
     started, started_cpu, shown = time.monotonic(), time.process_time(), 0.0
@@ -193,14 +196,14 @@ def run_offline(
                 evaluation.evaluate()
             if time.monotonic() - shown > 0.5:
                 shown = time.monotonic()
-                show(recorder.status() | {"updates_in_all": total})
+                show(recorder.status())
                 recorder.tick()
         learner.publish()
         if not stop():
             evaluation.evaluate()
         collect()
         learner.checkpoint()
-        show(recorder.status() | {"updates_in_all": total})
+        show(recorder.status())
         found = {
             "data_transitions": sum(data.transitions.values()),
             "data_episodes": len(data.returns),

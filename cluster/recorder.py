@@ -30,6 +30,7 @@ class Recorder:
     Attributes:
         env_steps: steps that environments have finished, earlier sessions included.
         best_return: of the evaluations, or None.
+        updates_in_all: after which the run ends, where updates decide that.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Recorder:
                 a return against an equal says nothing.
         """
         self._by_updates = by_updates
+        self.updates_in_all: int | None = None
         self._target = target
         self._matches = MatchWriter(directory / "league", "supervisor") if league else None
         self._metrics = JsonLines(directory / "metrics.jsonl")
@@ -303,6 +305,7 @@ class Recorder:
             "core_hours": self.core_hours,
             "waits_for": self._learner.get("waits_for"),
             "workers": self._worker_states(),
+            **({} if self.updates_in_all is None else {"updates_in_all": self.updates_in_all}),
         }
 
     def _worker_states(self) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ import ray
 
 from distrl.cluster.components import PolicySpecs
 from distrl.cluster.crew import DEATHS, POLL_S, Crew
+from distrl.cluster.prometheus import PrometheusSink
 from distrl.cluster.recorder import Recorder
 from distrl.core.config import RunConfig
 from distrl.core.errors import ConfigError, DistrlError
@@ -84,6 +85,7 @@ class Supervisor:
         return {
             **status,
             "phase": self._phase,
+            "steps": self._config.run.steps,
             "failure": self._failure,
             "summary": self._summary,
             "pids": dict(self._crew.pids),
@@ -133,7 +135,10 @@ class Supervisor:
 
     def _guarded(self) -> None:
         ended = "failed"
+        gauges = None
         try:
+            if "prometheus" in self._config.monitor.sinks:
+                gauges = PrometheusSink(self._run.path, self._run.id)
             self._execute()
             ended = "ended"
         except ray.exceptions.RayTaskError as error:  # it is also of the cause's type, but words it as a traceback
@@ -153,6 +158,8 @@ class Supervisor:
         finally:
             self._crew.note_lives()
             self._recorder.close()
+            if gauges is not None:
+                gauges.close()
             shutil.rmtree(self._run.scratch(), ignore_errors=True)
             self._phase = ended  # last: the driver ends this process once it reads that
 

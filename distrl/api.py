@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ from distrl.core.spool_files import refuse_network_file_system
 from distrl.core.sweep import SweepConfig
 from distrl.core.types import ARRAY, EnvSpec, Observation
 from distrl.core.warm_start import check_warm_start
+from distrl.monitor.session import monitored
 
 if TYPE_CHECKING:
     from distrl.cluster.sweeps.sweep import TrialRow
@@ -122,6 +124,20 @@ def train(
         ConfigError: refused before anything starts. EnvironmentFault: the environment is broken. RunFailed: it ended
         early; continue it with ``resume``.
     """
+    with ExitStack() as monitoring:
+        return _train(config, resume, local, address, keep_ray, show, stop, monitoring)
+
+
+def _train(
+    config: RunConfig,
+    resume: Path | str | None,
+    local: bool,
+    address: str | None,
+    keep_ray: bool,
+    show: Show,
+    stop: threading.Event | None,
+    monitoring: ExitStack,
+) -> RunResult:
     from distrl import results
     from distrl.cluster import checks, components
     from distrl.cluster.local import check_local, run_local
@@ -165,6 +181,7 @@ def train(
                 _check_warm_start(config, spec, run)
             run = run or _new_run(given, checks.keeps_log(config))
             run.begin_session()
+            monitoring.enter_context(monitored(run, given))
             show({"phase": "starting", "directory": str(run.path)})
             if offline:
                 summary = run_offline(config, run, spec, data, show, ending.is_set)
@@ -189,6 +206,7 @@ def train(
             inline = config.env.hosting != "process"
             run = run or _new_run(given, checks.keeps_log(config))
             run.begin_session()
+            monitoring.enter_context(monitored(run, given))
             show({"phase": "starting", "directory": str(run.path)})
             summary = launch.run_on_ray(config, run, spec, policies, inline=inline, show=show, stop=ending.is_set)
     finally:

@@ -23,15 +23,16 @@ MAY_IMPORT = {
     "learners": {"core"},
     "actors": {"core", "envs"},
     "parameter_server": {"core"},
+    "monitor": {"core"},
     "tune_configs": set(),
-    "cluster": {"core", "envs", "learners", "actors", "parameter_server"},
-    "roof": {"core", "envs", "learners", "actors", "parameter_server", "cluster", "tune_configs"},
+    "cluster": {"core", "envs", "learners", "actors", "parameter_server", "monitor"},
+    "roof": {"core", "envs", "learners", "actors", "parameter_server", "monitor", "cluster", "tune_configs"},
 }
 MAY_IMPORT_RAY = {
     f"cluster/{name}.py"
     for name in (
-        *("launch", "supervisor", "crew", "member", "placement", "ray_actors", "ray_links", "inference", "jobs"),
-        *("sweeps/search", "sweeps/sweep", "sweeps/trial"),
+        *("launch", "supervisor", "crew", "member", "placement", "ray_actors", "ray_links", "inference", "jobs", "watch"),
+        *("sweeps/search", "sweeps/sweep", "sweeps/trial", "prometheus"),
     )
 }
 FORBIDDEN_PACKAGES = {
@@ -39,6 +40,7 @@ FORBIDDEN_PACKAGES = {
     "envs": {"torch", "pydantic"},
     "actors": {"torch", "pydantic"},
     "parameter_server": {"torch", "pydantic"},
+    "monitor": {"torch"},
     "tune_configs": {"torch", "pydantic", "numpy"},
 }
 
@@ -57,15 +59,15 @@ def room_of(path: str) -> str:
     first, *rest = Path(path).parts
     if first in ROOMS:
         return first
-    if rest[0] == "core":
-        return "core"
+    if rest[0] in ("core", "monitor"):
+        return rest[0]
     return "parameter_server" if rest[0] == "parameter_server.py" else "roof"
 
 
 def room_of_module(module: str) -> str:
     """The room of ``distrl.x.y``."""
     parts = module.split(".")
-    if len(parts) > 1 and parts[1] in {*ROOMS, "core", "parameter_server"}:
+    if len(parts) > 1 and parts[1] in {*ROOMS, "core", "monitor", "parameter_server"}:
         return parts[1]
     return "roof"
 
@@ -154,6 +156,7 @@ def test_nobody_imports_a_room_by_its_bare_name():
         ("distrl.cluster.components", "ray torch"),
         ("distrl.cluster.recorder", "ray torch"),
         ("distrl.cluster.ray_actors", "torch"),
+        ("distrl.monitor.sidecar", "ray torch wandb tensorboard matplotlib"),
         ("distrl.parameter_server", "ray torch pydantic gymnasium"),
         ("distrl.actors.env_worker", "ray torch pydantic"),
         ("distrl.actors.inference_server", "ray torch pydantic"),

@@ -16,6 +16,7 @@ from distrl.cli.runs import evaluate, reproduce, scale
 from distrl.cli.train import train
 from distrl.cli.tune import tune
 from distrl.cli.tune_pool import tune_pool
+from distrl.cli.watch import watch
 from distrl.core.errors import DistrlError
 
 app = typer.Typer(
@@ -24,8 +25,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Asynchronous reinforcement learning for expensive environments, on Ray or in one process.",
 )
-for command in (train, tune, scale, evaluate, reproduce, chaos, baseline, tune_pool, envs, doctor, submit, stop):
+for command in (train, tune, watch, scale, evaluate, reproduce, chaos, baseline, tune_pool, envs, doctor, submit):
     app.command()(command)
+app.command()(stop)
 app.command("jobs")(list_jobs)
 app.add_typer(log_app, name="log")
 

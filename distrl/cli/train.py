@@ -18,6 +18,10 @@ def train(
     preset: Annotated[
         str | None, typer.Argument(help="A preset (fin-ray, fin-ray-full, sac …) or a TOML file.", show_default=False)
     ] = None,
+    keys: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY.PATH=VALUE]…", help="As with --set; wandb agent writes them.", show_default=False),
+    ] = None,
     set_: SetOption = None,
     env_workers: Annotated[int | None, typer.Option(help="actors.env_workers")] = None,
     steps: Annotated[int | None, typer.Option(help="run.steps: env steps in all.")] = None,
@@ -33,8 +37,12 @@ def train(
 ) -> None:
     """Train a policy and show what it learned; with offline.data=[RUN, …], from their logs alone."""
     from distrl import api
-    from distrl.progress import Progress
+    from distrl.monitor.terminal import Progress
 
+    overrides = [*(set_ or []), *(keys or [])]
+    if preset is not None and "=" in preset and not preset.endswith(".toml"):
+        overrides.append(preset)
+        preset = None
     if local and address is not None:
         raise typer.BadParameter("--local runs in one process, --address on a Ray cluster: give one of them")
     if resume is not None and out is not None:
@@ -51,7 +59,7 @@ def train(
         raise typer.BadParameter("name a preset or a TOML file, or continue a run with --resume DIR")
     else:
         data = read_toml(preset)
-    for override in set_ or []:
+    for override in overrides:
         apply_override(data, override)
     for key, value in (("actors.env_workers", env_workers), ("run.steps", steps), ("run.seed", seed), ("run.out", out)):
         if value is not None:

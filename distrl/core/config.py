@@ -20,11 +20,13 @@ from distrl.core.sections import (
     FidelitySection,
     LeagueSection,
     LearnerSection,
+    MonitorSection,
     OfflineSection,
     PolicySection,
     ReplaySection,
     RunSection,
     Section,
+    WandbSection,
 )
 
 
@@ -51,6 +53,8 @@ class RunConfig(Section):
     learner: LearnerSection = Field(default_factory=LearnerSection)
     evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
     checkpoint: CheckpointSection = Field(default_factory=CheckpointSection)
+    monitor: MonitorSection = Field(default_factory=MonitorSection)
+    wandb: WandbSection = Field(default_factory=WandbSection)
 
     @model_validator(mode="after")
     def _has_target(self) -> RunConfig:

@@ -456,3 +456,37 @@ class CheckpointSection(Section):
         "at the end and on Ctrl-C.",
     )
     keep: int = Field(3, ge=1, le=1000, description="Checkpoints kept beside the best policy.")
+
+
+class MonitorSection(Section):
+    """Where a run's metrics are shown while it lasts, beside the terminal and `distrl watch`."""
+
+    sinks: list[Literal["tensorboard", "wandb", "prometheus"]] = Field(
+        default_factory=list,
+        description="tensorboard: event files in RUN/tensorboard; wandb: Weights & Biases, see `[wandb]`; prometheus: "
+        "gauges at the metrics port of Ray's nodes.",
+    )
+    drain_s: float = Field(
+        30.0, ge=0, le=3600, description="How long the end of a run waits for sinks that still have something to send."
+    )
+
+
+class WandbSection(Section):
+    """How a run appears in Weights & Biases, where `monitor.sinks` names it. The key comes from `WANDB_API_KEY` or
+    `wandb login`, and is kept nowhere else."""
+
+    mode: Literal["online", "offline", "disabled"] | None = Field(
+        None,
+        description="online: recorded in RUN/wandb, and uploaded as far as the server can be reached; offline: "
+        "recorded, for `wandb sync`; disabled: neither. Without it `WANDB_MODE`, else online.",
+    )
+    project: str | None = Field(None, description="Without it `WANDB_PROJECT`, else distrl.")
+    entity: str | None = Field(None, description="A user or a team; without it the key's own.")
+    name: str | None = Field(None, description="Of the run; without it the name of its directory.")
+    group: str | None = Field(None, description="Runs that belong together, such as the seeds of one configuration.")
+    tags: list[str] = Field(default_factory=list, description="To find the run by.")
+    checkpoints: Literal["none", "best", "all"] = Field(
+        "none",
+        description="Checkpoints that are kept as artifacts: the best policy when a session ends, or each checkpoint "
+        "too.",
+    )

@@ -1,0 +1,127 @@
+"""Recordings in RUN/wandb in, their upload by W&B's own ``sync`` in a process of its own: first what earlier sessions
+have left, then this session's while it is still being written.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+_AGAIN_S = (2.0, 60.0)  # after an upload that came to nothing: at first, and at most
+_POLL_S = 0.1
+#: Of the client's settings; without them it gives up after minutes, and marks as uploaded what it has given up.
+_PATIENCE = {
+    f"WANDB__{what}_RETRY_{bound}": value
+    for what in ("FILE_STREAM", "GRAPHQL", "FILE_TRANSFER")
+    for bound, value in (("MAX", "100000"), ("WAIT_MIN_SECONDS", "1"), ("WAIT_MAX_SECONDS", "15"))
+}
+#: Of the session that is recorded, and of the process that records it: an upload that crashes must not take that along.
+_NOT_FOR_IT = {
+    f"WANDB_{name}" for name in ("SERVICE", "MODE", "RUN_ID", "RESUME", "SWEEP_ID", "SWEEP_PARAM_PATH", "NAME", "DIR")
+}
+_GAVE_UP = "Fatal error while uploading"
+_NO_KEY = "Not authenticated"
+
+
+def recordings(run: Path) -> list[Path]:
+    """Those of a run that are not uploaded completely, oldest first."""
+    found = sorted((run / "wandb").glob("offline-run-*"))
+    return [path for path in found if not any(path.glob("*.wandb.synced"))]
+
+
+class Upload:
+    """``poll`` now and then, ``finish`` at the end; neither waits for the network."""
+
+    def __init__(self, run: Path, live: Path, say: Callable[[str], None]):
+        """
+        Args:
+            live: the recording that is still being written.
+        """
+        self._run, self._live, self._say = run, live, say
+        self._log = run / "monitor" / "wandb_sync.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._under_way: Path | None = None
+        self._from = 0  # in the log, where this upload's begins
+        self._next_s, self._pause_s = 0.0, _AGAIN_S[0]
+        self._has_key, self._told = True, False
+
+    def poll(self) -> bool:
+        """Look after the upload under way, or begin the next one; returns whether anything is left that can be
+        uploaded."""
+        if self._process is not None:
+            self._tell_url()
+            if self._process.poll() is None:
+                return True
+            self._ended()
+        left = recordings(self._run)
+        if not left or not self._has_key:
+            return False
+        if time.monotonic() >= self._next_s:
+            self._begin(left[0])
+        return True
+
+    def finish(self, until_s: float) -> None:
+        """Wait until everything is uploaded, or until then (monotonic clock); what is not is named."""
+        while self.poll() and time.monotonic() < until_s:
+            time.sleep(_POLL_S)
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(5)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+        if left := recordings(self._run):
+            why = "" if self._has_key else "there is no key (wandb login, or WANDB_API_KEY), so "
+            self._say(
+                f"W&B: {why}{len(left)} of this run's recordings are not uploaded. The next session does that, or: "
+                f"wandb sync {' '.join(map(str, left))}"
+            )
+
+    def _begin(self, recording: Path) -> None:
+        command = [sys.executable, "-m", "wandb", "beta", "sync"]
+        command += (
+            ["--live"] if recording == self._live else []
+        )  # others may lack their end, and it would wait for that
+        environment = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_IT}
+        self._under_way = recording
+        with self._log.open("ab") as log:
+            self._from = log.tell()
+            self._process = subprocess.Popen(
+                [*command, str(recording)],
+                cwd=self._run,
+                env=_PATIENCE | environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    def _said(self) -> str:
+        with self._log.open("rb") as log:
+            log.seek(self._from)
+            return log.read().decode(errors="replace")
+
+    def _ended(self) -> None:
+        said, recording = self._said(), self._under_way
+        self._process = self._under_way = None
+        assert recording is not None
+        self._has_key = _NO_KEY not in said
+        if _GAVE_UP in said:
+            for marker in recording.glob("*.wandb.synced"):
+                marker.unlink()
+        if any(recording.glob("*.wandb.synced")):
+            self._pause_s = _AGAIN_S[0]
+        else:
+            self._next_s = time.monotonic() + self._pause_s
+            self._pause_s = min(2 * self._pause_s, _AGAIN_S[1])
+
+    def _tell_url(self) -> None:
+        if not self._told and (found := re.search(r"View run .* at (http\S+)", self._said())):
+            self._told = True
+            self._say(f"W&B: {found[1]}")
