@@ -302,7 +302,6 @@ class Recorder:
             "evaluation": self.evaluations[-1]["return_mean"] if self.evaluations else None,
             "best": self.best_return,
             "metrics": self._learner["metrics"],
-            "core_hours": self.core_hours,
             "waits_for": self._learner.get("waits_for"),
             "workers": self._worker_states(),
             **({} if self.updates_in_all is None else {"updates_in_all": self.updates_in_all}),
