@@ -1,0 +1,117 @@
+"""What of a W&B server its client's upload talks to, on this machine: answers, refuses or hangs as a test says, and keeps
+what came.
+"""
+
+import contextlib
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+class WandbServer:
+    """A context manager; clients find it by ``url``.
+
+    Attributes:
+        mode: ``answers``, ``refuses`` (503) or ``hangs``. requests: how many came.
+        history: run id → number of the row → row. exits: run id → exit codes. upserts: variables of each run's creation.
+        files: names of those that were uploaded. artifacts: names.
+    """
+
+    def __init__(self) -> None:
+        self.mode, self.requests = "answers", 0
+        self.history: dict[str, dict[int, dict[str, Any]]] = {}
+        self.exits: dict[str, list[int]] = {}
+        self.upserts: list[dict[str, Any]] = []
+        self.files: set[str] = set()
+        self.artifacts: list[str] = []
+        self._over = threading.Event()
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *arguments: object) -> None:
+                """Silence."""
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                server.requests += 1
+                while server.mode == "hangs" and not server._over.wait(0.05):
+                    pass
+                if server.mode != "answers":
+                    return self._reply({}, 503)
+                if self.path == "/graphql":
+                    return self._reply({"data": server._answer(json.loads(body))})
+                if self.path.endswith("/file_stream"):
+                    server._stream(self.path.split("/")[-2], json.loads(body))
+                self._reply({"limits": {}})
+
+            def do_PUT(self) -> None:
+                self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                server.files.add(self.path.removeprefix("/upload/"))
+                self._reply({})
+
+            def _reply(self, document: dict[str, Any], code: int = 200) -> None:
+                content = json.dumps(document).encode()
+                with contextlib.suppress(OSError):
+                    self.send_response(code)
+                    self.send_header("Content-Type", "application/json")
+                    self.send_header("Content-Length", str(len(content)))
+                    self.end_headers()
+                    self.wfile.write(content)
+
+        class Server(ThreadingHTTPServer):
+            def handle_error(self, request: Any, client_address: Any) -> None:
+                """A client that was stopped."""
+
+        self._server = Server(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> "WandbServer":
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._over.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def rows(self, run_id: str) -> list[dict[str, Any]]:
+        """Of a run's history, in order; a gap is an error."""
+        rows = self.history.get(run_id, {})
+        assert sorted(rows) == list(range(len(rows)))
+        return [rows[number] for number in sorted(rows)]
+
+    def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        variables, what = request.get("variables") or {}, request["operationName"]
+        project = {"id": "p", "name": variables.get("project"), "entity": {"id": "e", "name": "me"}}
+        if what == "UpsertBucket":
+            self.upserts.append(variables)
+            bucket = {"id": "b", "name": variables["name"], "displayName": "d", "config": "{}", "project": project}
+            return {"upsertBucket": {"bucket": bucket, "inserted": True}}
+        if what == "RunResumeStatus":
+            rows = self.history.get(variables["name"])
+            last = json.dumps(rows[max(rows)]) if rows else ""
+            counts = {f"{name}LineCount": 0 for name in ("log", "events")} | {"historyLineCount": len(rows or ())}
+            tails = {"historyTail": json.dumps([last]), "eventsTail": "[]", "wandbConfig": '{"t": 1}'}
+            bucket = {"id": "b", "name": variables["name"], "summaryMetrics": "{}", "config": "{}", **counts, **tails}
+            return {"model": {**project, "bucket": bucket if rows else None}}
+        if what == "CreateRunFiles":
+            files = [{"name": name, "uploadUrl": f"{self.url}/upload/{name}"} for name in variables["files"]]
+            return {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": files}}
+        if what == "CreateArtifact":
+            self.artifacts.append(variables["input"]["artifactCollectionName"])
+            artifact = {"id": "a", "state": "COMMITTED", "artifactSequence": {"latestArtifact": {"id": "a"}}}
+            return {"createArtifact": {"artifact": artifact}}
+        return {}
+
+    def _stream(self, run_id: str, message: dict[str, Any]) -> None:
+        rows = (message.get("files") or {}).get("wandb-history.jsonl", {"offset": 0, "content": []})
+        for number, row in enumerate(rows["content"], rows["offset"]):
+            self.history.setdefault(run_id, {})[number] = json.loads(row)
+        if message.get("complete"):
+            self.exits.setdefault(run_id, []).append(message["exitcode"])
+
+
