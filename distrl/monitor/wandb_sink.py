@@ -60,6 +60,7 @@ class WandbSink:
             mode="offline",
             id=self._state["id"],
             resume="allow",
+            reinit="create_new",
             dir=run.path,
             project=config.wandb.project or os.environ.get("WANDB_PROJECT") or "distrl",
             entity=config.wandb.entity,

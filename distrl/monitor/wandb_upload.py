@@ -25,7 +25,7 @@ _NOT_FOR_IT = {
     f"WANDB_{name}" for name in ("SERVICE", "MODE", "RUN_ID", "RESUME", "SWEEP_ID", "SWEEP_PARAM_PATH", "NAME", "DIR")
 }
 _GAVE_UP = "Fatal error while uploading"
-_NO_KEY = "Not authenticated"
+_NO_KEY = re.compile("Not authenticated|No API key configured")
 
 
 def recordings(run: Path) -> list[Path]:
@@ -111,7 +111,7 @@ class Upload:
         said, recording = self._said(), self._under_way
         self._process = self._under_way = None
         assert recording is not None
-        self._has_key = _NO_KEY not in said
+        self._has_key = _NO_KEY.search(said) is None
         if _GAVE_UP in said:
             for marker in recording.glob("*.wandb.synced"):
                 marker.unlink()

@@ -38,13 +38,18 @@ def records(recording: Path) -> Iterator[Any]:
 
 def history(recording: Path) -> list[dict[str, Any]]:
     """The rows that were logged."""
-    rows = []
-    for record in records(recording):
-        if record.HasField("history"):
-            rows.append(
-                {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
-            )
-    return rows
+    return [_row(record.history) for record in records(recording) if record.HasField("history")]
+
+
+def _row(history: Any) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for item in history.item:
+        *parents, last = item.nested_key or [item.key]
+        table = row
+        for parent in parents:
+            table = table.setdefault(parent, {})
+        table[last] = json.loads(item.value_json)
+    return row
 
 
 def config(recording: Path) -> dict[str, Any]:

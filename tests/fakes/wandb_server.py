@@ -1,11 +1,10 @@
-"""What of a W&B server its client's upload talks to, on this machine: answers, refuses or hangs as a test says, and keeps
-what came.
+"""What of a W&B server its client's upload talks to, on this machine: answers, refuses or hangs as a test says, and
+keeps what came.
 """
 
 import contextlib
 import json
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -15,8 +14,8 @@ class WandbServer:
 
     Attributes:
         mode: ``answers``, ``refuses`` (503) or ``hangs``. requests: how many came.
-        history: run id → number of the row → row. exits: run id → exit codes. upserts: variables of each run's creation.
-        files: names of those that were uploaded. artifacts: names.
+        history: run id → number of the row → row. exits: run id → exit codes. upserts: variables of each creation of
+            a run. files: names of those that were uploaded. artifacts: names.
     """
 
     def __init__(self) -> None:
@@ -113,5 +112,3 @@ class WandbServer:
             self.history.setdefault(run_id, {})[number] = json.loads(row)
         if message.get("complete"):
             self.exits.setdefault(run_id, []).append(message["exitcode"])
-
-

@@ -24,7 +24,11 @@ def test_curves_and_histograms_are_drawn_over_env_steps(tmp_path):
     first_session(run)
     session(run)
     events = read(run)
-    assert [(event.step, event.value) for event in events.Scalars("episode/return")] == [(20, 1.0), (40, 3.0), (60, 5.0)]
+    assert [(event.step, event.value) for event in events.Scalars("episode/return")] == [
+        (20, 1.0),
+        (40, 3.0),
+        (60, 5.0),
+    ]
     assert [(event.step, round(event.value, 3)) for event in events.Scalars("run/busy")] == [(50, 0.9), (100, 0.9)]
     (staleness,) = events.Histograms("run/staleness")
     assert staleness.histogram_value.num == 12
