@@ -4,8 +4,11 @@ have left, then this session's while it is still being written.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +17,7 @@ from pathlib import Path
 
 _AGAIN_S = (2.0, 60.0)  # after an upload that came to nothing: at first, and at most
 _POLL_S = 0.1
+_PR_SET_PDEATHSIG = 1
 #: Of the client's settings; without them it gives up after minutes, and marks as uploaded what it has given up.
 _PATIENCE = {
     f"WANDB__{what}_RETRY_{bound}": value
@@ -22,7 +26,7 @@ _PATIENCE = {
 }
 #: Of the session that is recorded, and of the process that records it: an upload that crashes must not take that along.
 _NOT_FOR_IT = {
-    f"WANDB_{name}" for name in ("SERVICE", "MODE", "RUN_ID", "RESUME", "SWEEP_ID", "SWEEP_PARAM_PATH", "NAME", "DIR")
+    f"WANDB_{name}" for name in ("SERVICE", "MODE", "RUN_ID", "RESUME", "SWEEP_ID", "SWEEP_PARAM_PATH", "NAME")
 }
 _GAVE_UP = "Fatal error while uploading"
 _NO_KEY = re.compile("Not authenticated|No API key configured")
@@ -85,18 +89,16 @@ class Upload:
             )
 
     def _begin(self, recording: Path) -> None:
-        command = [sys.executable, "-m", "wandb", "beta", "sync"]
-        command += (
-            ["--live"] if recording == self._live else []
-        )  # others may lack their end, and it would wait for that
+        command = [sys.executable, "-m", "distrl.monitor.wandb_upload", str(recording)]
+        if recording == self._live:
+            command.append("--live")  # others may lack their end, and it would wait for that
         environment = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_IT}
         self._under_way = recording
         with self._log.open("ab") as log:
             self._from = log.tell()
             self._process = subprocess.Popen(
-                [*command, str(recording)],
-                cwd=self._run,
-                env=_PATIENCE | environment,
+                command,
+                env=_PATIENCE | environment | {"WANDB_DIR": str(self._run)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -125,3 +127,15 @@ class Upload:
         if not self._told and (found := re.search(r"View run .* at (http\S+)", self._said())):
             self._told = True
             self._say(f"W&B: {found[1]}")
+
+
+def main() -> None:
+    """Become W&B's sync with this command line, which ends with the process that has started it: a recording whose
+    writer was killed has no end, and it would wait for that for ever."""
+    with contextlib.suppress(AttributeError):  # Linux has it
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    os.execv(sys.executable, [sys.executable, "-m", "wandb", "beta", "sync", *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    main()
