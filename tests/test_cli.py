@@ -85,6 +85,11 @@ WRONG = {
         "train sac --set replay.min_size=9 --set replay.capacity=8",
         "must not exceed",
     ),
+    "words that are no keys": ("train sac run.stepz=3", "unknown key run.stepz; did you mean run.steps?"),
+    "words without a value": ("train sac steps", "has the form key.path=value"),
+    "a sink that there is not": ("train sac --set monitor.sinks=['graphite']", "should be 'tensorboard', 'wandb' or"),
+    "gauges without Ray": ("train sac --local monitor.sinks=['prometheus']", "leave it out of monitor.sinks"),
+    "a look at what is no run": ("watch nowhere", "nowhere is not a run directory"),
     "an evaluation of what is no run": ("evaluate nowhere", "nowhere is not a run directory"),
     "an evaluation of nothing": ("evaluate", "Missing argument"),
     "no episodes": ("evaluate . --episodes 0", "greater than or equal to 1"),
@@ -130,6 +135,7 @@ def test_wrong_input_is_one_sentence(command, name, tmp_path):
 
 def test_every_command_lists_its_options(command):
     listed = {
+        "watch": "--address",
         "train": "--set --env-workers --steps --seed --out --resume --local --address",
         "evaluate": "--episodes --video",
         "baseline": "--set --episodes --out",
