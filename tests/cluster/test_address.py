@@ -1,6 +1,8 @@
 """Training on a cluster that is already running: the user's own modules travel with the job."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 import ray
@@ -9,6 +11,7 @@ from ray.cluster_utils import Cluster
 import distrl
 from distrl.core.config import RunConfig
 from tests.cluster.test_local import balanced
+from tests.fakes.run_files import status
 
 OWN_MODULE = '''
 import gymnasium
@@ -69,3 +72,29 @@ def test_an_environment_of_the_users_own_trains_on_a_running_cluster(cluster, tm
     assert not ray.is_initialized()
     ray.init(address=cluster.address)  # the cluster was there before, and is left alone
     assert [node["Alive"] for node in ray.nodes()] == [True]
+
+
+class Supervising:
+    """A run's supervisor as far as somebody elsewhere sees it."""
+
+    def __init__(self):
+        self._asked = 0
+
+    def status(self):
+        self._asked += 1
+        phase = "training" if self._asked < 3 else "ended"
+        return status(50 * self._asked) | {"phase": phase, "steps": 1000, "failure": None}
+
+
+def test_a_run_on_a_cluster_is_watched_without_its_directory(cluster):
+    if not ray.is_initialized():
+        ray.init(address=cluster.address)
+    actor = ray.remote(Supervising).options(name="supervisor-0123", namespace="distrl", num_cpus=0).remote()
+    watch = [sys.executable, "-m", "distrl.cli", "watch"]
+    other = subprocess.Popen([*watch, "4567", "--address", cluster.address], stdout=subprocess.PIPE, text=True)
+    seen = subprocess.run([*watch, "0123", "--address", cluster.address], capture_output=True, text=True, check=True)
+    assert "150/1000 env steps" in seen.stdout
+    assert seen.stdout.endswith("0123: its training has ended\n")
+    said = " ".join(other.communicate(timeout=60)[0].split())
+    assert f"no run with the id 4567 is running at {cluster.address}; there are 0123" in said
+    ray.kill(actor)

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import urllib.request
 
 import pytest
 import ray
@@ -21,6 +22,8 @@ from tests.cluster.test_multi_agent import TWO
 from tests.cluster.test_multi_agent import small as several_agents
 from tests.cluster.test_on_policy import small as on_policy
 from tests.fakes.leveled import LEVELS
+from tests.fakes.processes import wait_until
+from tests.fakes.run_files import first_session, hand_made
 
 
 def slow(out, *overrides):
@@ -32,7 +35,7 @@ def slow(out, *overrides):
 
 @pytest.fixture(scope="module", autouse=True)
 def a_ray_with_one_logical_gpu(tmp_path_factory):
-    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ |= {"OMP_NUM_THREADS": "1", "RAY_metrics_report_interval_ms": "1000"}
     ray.init(
         address="local",
         namespace="distrl",
@@ -86,6 +89,40 @@ def test_a_run_accounts_for_everything_and_only_the_learner_has_the_gpu(finished
     assert secured == result.summary["transitions_produced"] - sum(result.summary["transitions_rejected"].values())
     starts = [event for event in read_json_lines(result.directory / "events.jsonl") if event["kind"] == "start"]
     assert [event["incarnation"] for event in starts] == [0, 1]
+
+
+class Gauges:
+    """The part of a supervisor that shows gauges."""
+
+    def __init__(self, run):
+        from distrl.cluster.prometheus import PrometheusSink
+
+        self._sink = PrometheusSink(run.path, run.id)
+
+
+def test_prometheus_scrapes_a_run_at_the_metrics_port_of_its_node(tmp_path):
+    run, _ = hand_made(tmp_path / "run")
+    first_session(run)
+    actor = ray.remote(Gauges).options(num_cpus=0).remote(run)
+    (node,) = ray.nodes()
+    url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    gauges = {}
+
+    def scrape():
+        for line in urllib.request.urlopen(url, timeout=10).read().decode().splitlines():
+            if line.startswith("ray_distrl_") and f'run="{run.id}"' in line:
+                name, _, value = line.rpartition(" ")
+                labels = dict(part.split("=") for part in name.partition("{")[2].rstrip("}").split(","))
+                kind = labels.get("worker") or labels.get("outcome")
+                gauges[name.partition("{")[0], kind] = float(value)
+        return len(gauges) > 20
+
+    assert wait_until(scrape)
+    assert gauges["ray_distrl_env_steps", None] == 100
+    assert gauges["ray_distrl_evaluation_return", None] == 7
+    assert gauges["ray_distrl_busy_of_env_worker", '"1"'] == 0.25
+    assert gauges["ray_distrl_outcomes", '"fault: crash"'] == 1
+    ray.kill(actor)
 
 
 def test_a_run_none_of_whose_checkpoints_is_whole_is_refused(finished):
