@@ -97,7 +97,15 @@ PAGES = [
     "README.md",
     *(
         f"docs/{name}.md"
-        for name in ("architecture", "environments", "configuration", "experience", "multi_fidelity", "offline")
+        for name in (
+            "architecture",
+            "environments",
+            "configuration",
+            "experience",
+            "multi_fidelity",
+            "offline",
+            "monitoring",
+        )
     ),
 ]
 
