@@ -31,8 +31,8 @@ MAY_IMPORT = {
 MAY_IMPORT_RAY = {
     f"cluster/{name}.py"
     for name in (
-        *("launch", "supervisor", "crew", "member", "placement", "ray_actors", "ray_links", "inference", "jobs", "watch"),
-        *("sweeps/search", "sweeps/sweep", "sweeps/trial", "prometheus"),
+        *("launch", "supervisor", "crew", "member", "placement", "ray_actors", "ray_links", "inference", "jobs"),
+        *("sweeps/search", "sweeps/sweep", "sweeps/trial", "prometheus", "watch"),
     )
 }
 FORBIDDEN_PACKAGES = {

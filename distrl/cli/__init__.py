@@ -25,9 +25,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Asynchronous reinforcement learning for expensive environments, on Ray or in one process.",
 )
-for command in (train, tune, watch, scale, evaluate, reproduce, chaos, baseline, tune_pool, envs, doctor, submit):
+for command in (train, tune, watch, scale, evaluate, reproduce, chaos, baseline, tune_pool, envs, doctor):
     app.command()(command)
-app.command()(stop)
+for command in (submit, stop):
+    app.command()(command)
 app.command("jobs")(list_jobs)
 app.add_typer(log_app, name="log")
 

