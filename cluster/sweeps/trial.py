@@ -27,6 +27,7 @@ from distrl.core.errors import ConfigError, RunFailed
 from distrl.core.metrics import write_json
 from distrl.core.run_directory import RunDirectory
 from distrl.core.sweep import LEARNER, METRICS, SweepConfig
+from distrl.monitor.session import monitored
 
 _POLL_S = 0.5
 _END_S = 300.0  # within which a run that is told to stop has written its checkpoint
@@ -54,6 +55,7 @@ class SweepTrial(tune.Trainable):
         self._values = self._sweep.decode(config)
         self._directory = Path(directory)
         self._live: LiveRun | None = None
+        self._monitoring = contextlib.ExitStack()
         self._run: RunDirectory | None = None
         self._evaluations = 0
         self._settings = self._sweep.run_config(self._values)
@@ -81,7 +83,7 @@ class SweepTrial(tune.Trainable):
             raise RunFailed("no evaluation had a finite return: every episode diverged")
         result = self._result(status)
         if ended:
-            self._ended(status["summary"])
+            self._ended(status["summary"] | {"interrupted": False})
         metric = self._sweep.metric
         if metric not in result and (ended or status["metrics"]):
             came = ", ".join(f"{LEARNER}{name}" for name in status["metrics"]) or "none"
@@ -128,16 +130,19 @@ class SweepTrial(tune.Trainable):
         if self._live is None:
             return
         try:
+            finished = self._live.status()["phase"] == "ended"
             self._live.stop()
             deadline = time.monotonic() + _END_S
             while (status := self._live.status())["phase"] != "ended" and time.monotonic() < deadline:
                 time.sleep(_POLL_S)
             if status["phase"] == "ended":
-                self._ended(status["summary"])
+                self._ended(status["summary"] | {"interrupted": not finished})
         except RunFailed as failure:  # what was secured is in the run directory, and nobody waits for this trial
             print(failure)
-        self._live.kill()
-        self._live = None
+        finally:
+            self._live.kill()
+            self._live = None
+            self._monitoring.close()
 
     # -- the trial's runs ----------------------------------------------------------------------------------------------
 
@@ -160,7 +165,8 @@ class SweepTrial(tune.Trainable):
     def _begin_from(self, origin: dict[str, Any] | None, checkpoint: Path | None) -> None:
         """A new run; from the checkpoint of another one."""
         path = self._directory / "runs" / f"{self.trial_id}-{len(self._mine())}"
-        changes: dict[str, Any] = {"run": {"out": str(path)}}
+        group = self._settings.wandb.group or self._directory.name
+        changes: dict[str, Any] = {"run": {"out": str(path)}, "wandb": {"group": group}}
         if origin is not None:
             changes["learner"] = {"start_from": str(checkpoint)}
             if origin["logs"]:
@@ -195,6 +201,7 @@ class SweepTrial(tune.Trainable):
         if run.facts["sessions"] == 0:
             run.note(logged=checks.keeps_log(hosted))
         run.begin_session()
+        self._monitoring.enter_context(monitored(run, config))
         inline = hosted.env.hosting != "process"
         self._live = LiveRun(hosted, run, trial.spec, policies, inline=inline)
         while (status := self._live.status())["phase"] == "starting":

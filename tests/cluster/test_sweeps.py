@@ -56,7 +56,9 @@ def searched(tmp_path_factory, ray_here):
 def test_each_trial_is_a_run_with_the_values_drawn(searched):
     assert [row.status for row in searched.rows] == ["finished"] * 2
     for row in searched.rows:
-        held = RunConfig.load(row.directory / "config.toml").algorithm.options
+        config = RunConfig.load(row.directory / "config.toml")
+        assert config.wandb.group == searched.directory.name
+        held = config.algorithm.options
         assert held["actor_learning_rate"] == row.values["algorithm.actor_learning_rate"]
         assert held["hidden"] == row.values["algorithm.hidden"]
         assert row.result["env_steps"] >= 300
