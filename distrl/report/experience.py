@@ -175,11 +175,11 @@ def _timeline(steps: dict[str, np.ndarray], events: Sequence[dict[str, Any]], ce
         state = np.append(np.where(follows[part][: len(gaps[0]) - 1], WAIT, RESET), _NOTHING)
         state[:-1][np.diff(steps["attempt"][part]) > 0] = RECOVERY
         changed = np.append(np.diff(steps["life"][part]) != 0, False)
+        state[changed] = _NOTHING
         state[changed & _holds(gaps, [event["time_s"] for event in restarts if event["worker"] == worker])] = RECOVERY
         state[_failed(gaps, [event["time_s"] for event in its])] = RECOVERY
-        lived = ~(changed & _holds(gaps, [at for at, _ in breaks]))
         for number in range(len(STATES)):
-            own = (state == number) & lived
+            own = state == number
             first, until = (start[part], end[part]) if number == STEP else (gaps[0][own], gaps[1][own])
             shares[place, :, number] = _occupied(_without(first, begin, breaks), _without(until, begin, breaks), edges)
     pauses = [(float(_without(np.array([at]), begin, breaks)[0]), stop - at) for at, stop in breaks]

@@ -34,8 +34,8 @@ class Missing:
 
 @dataclass(frozen=True)
 class Ending:
-    """How a run ended. Attributes: kind: finished, interrupted, failed, going on, or unknown. sentence: with a capital
-    letter."""
+    """How a run ended. Attributes: kind: finished, trained, interrupted, failed, going on, or unknown. sentence: of a
+    page."""
 
     kind: str
     sentence: str
@@ -226,7 +226,7 @@ def _ending(run: RunDirectory, summary: Record, events: list[Record]) -> Ending:
     if "final_return_mean" in summary:
         return Ending("finished", "Finished, and evaluated on held-out seeds.")
     if summary:
-        return Ending("unknown", "Trained to its end; the final evaluation is not there.")
+        return Ending("trained", "Trained to its end, or to its sweep's; there is no final evaluation.")
     failed = [index for index, event in enumerate(events) if event["kind"] == "failed"]
     started = [index for index, event in enumerate(events) if event["kind"] == "start"]
     if failed and failed[-1] > max(started, default=-1):

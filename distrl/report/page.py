@@ -208,22 +208,24 @@ def _several(found: Sequence[Group]) -> str:
 
 
 def _best(found: Sequence[Group]) -> str:
-    """Who is ahead, by the mean of its runs' final returns; only on one environment do they compare."""
+    """Who is ahead, by the mean of its runs' returns; only on one environment do they compare."""
     runs = [run for group in found for run in group.runs]
     if len({run.env_id for run in runs}) > 1:
         return "They are on different environments, so their returns do not compare."
+    final = any(run.summary.get("final_return_mean") is not None for run in runs)
+    key, what = ("final_return_mean", "Final return") if final else ("best_return_mean", "Best evaluation")
     means = []
     for group in found:
-        finals = [value for run in group.runs if (value := run.summary.get("final_return_mean")) is not None]
-        if finals:
-            means.append((sum(finals) / len(finals), min(finals), max(finals), len(finals), group.label))
+        returns = [one for run in group.runs if (one := run.summary.get(key)) is not None]
+        if returns:
+            means.append((sum(returns) / len(returns), min(returns), max(returns), len(returns), group.label))
     if not means:
-        return "None of them has a final evaluation on held-out seeds yet."
+        return "None of them has an evaluation on held-out seeds yet."
     means.sort(reverse=True)
     told = [
         f"<b>{escaped(label)}</b>: {number(mean, 4)}"
-        + (f" ({number(low, 4)} to {number(high, 4)})" if count > 1 else "")
-        for mean, low, high, count, label in means[:4]
+        + (f" ({number(low, 4)} to {number(high, 4)})" if many > 1 else "")
+        for mean, low, high, many, label in means[:4]
     ]
     more = f", and {len(means) - 4} more below" if len(means) > 4 else ""
-    return f"Final return on held-out seeds, best first: {'; '.join(told)}{more}."
+    return f"{what} on held-out seeds, best first: {'; '.join(told)}{more}."
