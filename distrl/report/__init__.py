@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _CELLS = 400_000  # environments × time bins of all timelines together: a few hundred kilobytes
 
 
-def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
+def write_report(runs: Sequence[Path | str], out: Path | str | None = None) -> Path:
     """Write the page and return its path.
 
     Args:
@@ -32,7 +32,8 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
     if not runs:
         raise ConfigError("a report needs a run directory, and none came: distrl report RUN")
     facts: list[RunFacts] = []
-    for path in runs:
+    paths = [Path(run) for run in runs]
+    for path in paths:
         found = gather(path, _CELLS // len(runs))
         same = [other.path for other in facts if other.id == found.id]
         if same:
@@ -40,12 +41,12 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
                 f"a report compares different runs, but {same[0]} and {path} are the same run: name it once"
             )
         facts.append(found)
-    out = out or (runs[0] if len(runs) == 1 else Path()) / "report.html"
+    file = Path(out) if out is not None else (paths[0] if len(paths) == 1 else Path()) / "report.html"
     document = page(facts)
-    temporary = out.with_name(f".{out.name}.tmp-{os.getpid()}")
+    temporary = file.with_name(f".{file.name}.tmp-{os.getpid()}")
     try:
         temporary.write_text(document)
-        os.replace(temporary, out)
+        os.replace(temporary, file)
     except OSError as error:
-        raise StorageError(f"{out} cannot be written: {error.strerror}; choose another with --out") from error
-    return out
+        raise StorageError(f"{file} cannot be written: {error.strerror}; choose another with --out") from error
+    return file

@@ -37,11 +37,10 @@ class _Axis:
     of: Callable[[Points], np.ndarray]
 
 
-def learning_charts(groups: Sequence[Group]) -> list[str]:
-    """A figure for each axis: held-out evaluations, with the training returns behind them where there is one run; of
+def learning_charts(groups: Sequence[Group], alone: bool) -> list[str]:
+    """A figure for each axis: held-out evaluations, with the training returns behind them where a run is ``alone``; of
     several seeds the median and the range. All have the same vertical axis."""
     runs = [run for group in groups for run in group.runs]
-    alone = len(runs) == 1
     axes, found = _axes(runs), []
     for axis in axes:
         series = _training(runs[0], axis) if alone else []
@@ -59,13 +58,13 @@ def learning_charts(groups: Sequence[Group]) -> list[str]:
 
 
 def references(runs: Sequence[RunFacts]) -> list[tuple[str, float, int, str]]:
-    """(label, return, colour, style) of what these runs compare with, where they are on one environment."""
-    if len({run.env_id for run in runs}) > 1:
-        return []
+    """(label, return, colour, style) of what these runs, which are on one environment, compare with; none where its
+    settings give them different ones."""
     return [
         (label, values[0], colour, style)
         for key, label, colour, style in _REFERENCES
         if (values := [run.summary[key] for run in runs if run.summary.get(key) is not None])
+        and np.allclose(values, values[0], rtol=1e-6)
     ]
 
 

@@ -37,11 +37,21 @@ def sections(groups: Sequence[Group]) -> list[Part]:
 
 
 def _learning(groups: Sequence[Group]) -> str:
+    """Returns of two environments do not compare: each has charts of its own."""
+    by_env: dict[str, list[Group]] = {}
+    for group in groups:
+        by_env.setdefault(group.runs[0].env_id, []).append(group)
+    if len(by_env) == 1:
+        return _curves(groups)
+    return "".join(f"<h3>{escaped(env)}</h3>{_curves(its, alone=False)}" for env, its in by_env.items())
+
+
+def _curves(groups: Sequence[Group], alone: bool = True) -> str:
     runs = [run for group in groups for run in group.runs]
-    charts = learning_charts(groups)
+    alone = alone and len(runs) == 1
+    charts = learning_charts(groups, alone)
     if not charts:
         return none("There is no curve yet: no episode has ended and no evaluation was made.")
-    alone = len(runs) == 1
     if alone:
         key = [("var(--c0)", "held-out evaluation (mean of its seeds)")] if len(runs[0].evaluations) else []
         key += [("var(--c2)", "training episodes")] if runs[0].episodes else []

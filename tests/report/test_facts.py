@@ -189,7 +189,7 @@ def test_several_seeds_give_a_median_and_their_range(run):
     for seed, offset in enumerate((0.0, 1.0, 5.0)):
         metrics = [evaluation(100, -10.0 + offset), evaluation(200, offset)]
         runs.append(gather(run(f"{seed}", metrics=metrics, timing=[totals(10.0, 200, 1.0)], run={"seed": seed}), CELLS))
-    by_steps = learning_charts([Group("three", 0, tuple(runs))])[0]
+    by_steps = learning_charts([Group("three", 0, tuple(runs))], alone=False)[0]
     assert "three from −9 to 1, at most 1" in by_steps  # the median of −10, −9, −5 and of 0, 1, 5
 
 
