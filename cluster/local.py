@@ -130,10 +130,13 @@ def run_local(
     started, started_cpu, shown = time.monotonic(), time.process_time(), 0.0
 
     def collect() -> None:
+        environments_s = 0.0  # of this process's time, counted as theirs
         for number, (incarnation, worker) in enumerate(workers.items()):
-            recorder.worker_reported(incarnation, worker.report() | {"worker": number})
-        report = learner.report() | {"cpu_s": time.process_time() - started_cpu, "training_s": learner.update_s}
-        recorder.learner_reported(report)
+            found = worker.report()
+            environments_s += found["core_s"]
+            recorder.worker_reported(incarnation, found | {"worker": number})
+        cpu_s = max(time.process_time() - started_cpu - environments_s, 0.0)
+        recorder.learner_reported(learner.report() | {"cpu_s": cpu_s, "training_s": learner.update_s})
 
     try:
         for note in learner.notes:

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from distrl.core.matchups import is_snapshot
-from distrl.learners.league.payoffs import Payoffs
-from distrl.learners.league.ratings import Ratings, elo
+from distrl.learners.league.ratings import Ratings
+from distrl.report.league import Standing, read_standing, some, version
 
 _COLOURS = ("#1f5fa8", "#c2571a", "#3a8f5c", "#7d4fa0", "#777777")
 _MAX_PLAYERS = 40  # shown; of more, as many from the first to the last
@@ -25,56 +24,35 @@ def league(directory: Path, window: int = 100) -> Path | None:
     Raises:
         StorageError: the matches cannot be read.
     """
-    payoffs = Payoffs(directory / "league", window)
-    payoffs.read()
-    names = _order(payoffs.players())
-    if not names:
-        return None
-    path = directory / "league.png"
-    draw(path, names, *payoffs.counts(names, names))
-    return path
+    found = read_standing(directory, window)
+    return None if found is None else draw(directory / "league.png", found)
 
 
-def draw(path: Path, names: list[str], wins: np.ndarray, draws: np.ndarray, losses: np.ndarray) -> Ratings:
-    """The picture of these players.
-
-    Args:
-        names: as in matches, in their order on the axes. wins, draws, losses: [n, n], row against column.
-
-    Returns:
-        The ratings, above the snapshot that has met the most others.
-    """
+def draw(path: Path, found: Standing) -> Path:
+    """The picture of these players."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    opponents = np.count_nonzero(wins + draws + losses, axis=1)
-    opponents[[not is_snapshot(name) for name in names]] //= len(names)  # who learns is no fixed point
-    anchor = names[int(opponents.argmax())]
-    ratings = elo(names, wins, draws, losses, anchor)
-    shown = np.unique(np.linspace(0, len(names) - 1, _MAX_PLAYERS).round().astype(int))
-    won, lost = ((one + 0.5 * draws)[np.ix_(shown, shown)] for one in (wins, losses))
+    shown = some(len(found.names), _MAX_PLAYERS)
     size = 3.2 + 0.16 * len(shown)
     figure, (table, curve) = plt.subplots(
         1, 2, figsize=(size + 5.8, size), width_ratios=(size, 5.0), constrained_layout=True
     )
-    _win_rates(figure, table, [names[index] for index in shown], won, lost)
-    _ratings(curve, ratings, anchor)
+    _win_rates(figure, table, [found.names[index] for index in shown], found.rates[np.ix_(shown, shown)])
+    _ratings(curve, found.ratings, found.anchor)
     figure.savefig(path, dpi=130)
     plt.close(figure)
-    return ratings
+    return path
 
 
-def _win_rates(figure: Any, axes: Any, names: list[str], won: np.ndarray, lost: np.ndarray) -> None:
-    matches = won + lost
-    np.fill_diagonal(matches, 0.0)
-    rates = np.divide(won, matches, out=np.full(matches.shape, np.nan), where=matches > 0)
+def _win_rates(figure: Any, axes: Any, names: list[str], rates: np.ndarray) -> None:
     image = axes.imshow(rates, cmap="RdBu", vmin=0.0, vmax=1.0)
     axes.set_facecolor("#eeeeee")  # pairs that have not met
     small = 7 if len(names) <= 25 else 5
     if len(names) <= 14:
-        for i, j in zip(*np.nonzero(matches), strict=True):
+        for i, j in zip(*np.nonzero(~np.isnan(rates)), strict=True):
             colour = "white" if abs(rates[i, j] - 0.5) > 0.3 else "black"
             axes.text(j, i, f"{100 * rates[i, j]:.0f}", ha="center", va="center", fontsize=small, color=colour)
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=small)
@@ -87,7 +65,7 @@ def _win_rates(figure: Any, axes: Any, names: list[str], won: np.ndarray, lost: 
 
 def _ratings(axes: Any, ratings: Ratings, anchor: str) -> None:
     """Snapshots by their version; who still learns, at the right edge."""
-    versions = [_version(name) for name in ratings.names]
+    versions = [version(name) for name in ratings.names]
     newest = max((version for version in versions if version is not None), default=0)
     right = 1.08 * newest if newest else 1.0
     policies = list(dict.fromkeys(name.split(":")[0] for name in ratings.names))
@@ -105,12 +83,3 @@ def _ratings(axes: Any, ratings: Ratings, anchor: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.set(xlabel="updates of the policy (◆: still learning)", ylabel=f"Elo above {anchor}, ± standard error")
     axes.legend(frameon=False, fontsize=8)
-
-
-def _order(names: list[str]) -> list[str]:
-    """Snapshots from old to new, by policy; behind each policy's, itself."""
-    return sorted(names, key=lambda name: (name.split(":")[0], not is_snapshot(name), _version(name) or 0))
-
-
-def _version(name: str) -> int | None:
-    return int(name.split(":")[1]) if is_snapshot(name) else None

@@ -4,6 +4,7 @@ and a film of the best policy.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from distrl.core.config import RunConfig
 from distrl.core.metrics import read_json_lines
 from distrl.core.run_directory import RunDirectory
+from distrl.report.points import Clock, evaluations
 
 _POLICY, _TRAINING, _BASELINE, _NOTHING, _OTHER = "#1f5fa8", "#9db8d6", "#c2571a", "#777777", "#d5cfc3"
 
@@ -26,8 +28,7 @@ def learning_curve(directory: Path, summary: dict[str, Any]) -> Path:
 
     metrics = read_json_lines(directory / "metrics.jsonl")
     timing = read_json_lines(directory / "timing.jsonl")
-    evaluations = [record for record in metrics if record["kind"] == "evaluation" and record["return_mean"] is not None]
-    timed = [record for record in timing if record["kind"] == "evaluation" and record["return_mean"] is not None]
+    evaluated = evaluations(metrics, timing, Clock([record for record in timing if record["kind"] == "totals"]))
     status = [record for record in timing if record["kind"] == "status"]
     episodes = [record for record in metrics if record["kind"] == "episode"]
 
@@ -48,22 +49,8 @@ def learning_curve(directory: Path, summary: dict[str, Any]) -> Path:
     recent = [(record["wall_s"], record["recent_return"]) for record in status if record["recent_return"] is not None]
     if recent:
         by_time.plot(*zip(*recent, strict=True), "-", lw=1, color=_TRAINING, label="training, last 20 episodes")
-    by_steps.plot(
-        [e[steps] for e in evaluations],
-        [e["return_mean"] for e in evaluations],
-        "o-",
-        ms=4,
-        color=_POLICY,
-        label="evaluation, held-out seeds",
-    )
-    by_time.plot(
-        [e["wall_s"] for e in timed],
-        [e["return_mean"] for e in timed],
-        "o-",
-        ms=4,
-        color=_POLICY,
-        label="evaluation, held-out seeds",
-    )
+    for axes, places in ((by_steps, getattr(evaluated, steps)), (by_time, evaluated.wall_s)):
+        axes.plot(places, evaluated.value, "o-", ms=4, color=_POLICY, label="evaluation, held-out seeds")
     references = (
         ("data_return_mean", "the data", _TRAINING, "-."),
         ("baseline_selection_return", "best baseline", _BASELINE, "--"),
@@ -125,7 +112,7 @@ def film(
     from distrl.cluster import components
     from distrl.envs.resolve import make, renderable, spec_of
 
-    recipe = renderable(config.env.recipe())
+    recipe = renderable(dataclasses.replace(config.env.recipe(), delay=None))  # delays and crashes are the training's
     if recipe is None:
         return None
     env = make(recipe)

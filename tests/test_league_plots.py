@@ -6,6 +6,7 @@ import numpy as np
 from distrl.league_plots import draw, league
 from distrl.learners.league.payoffs import Match, MatchWriter
 from distrl.learners.league.ratings import win_probability
+from distrl.report.league import standing
 
 
 def write_matches(directory, names, strengths, pairs, matches=20, seed=0):
@@ -42,6 +43,7 @@ def test_nobody_has_played(tmp_path):
 
 def test_one_that_nobody_has_met_has_no_rating(tmp_path):
     wins = np.array([[0, 3, 0], [7, 0, 0], [0, 0, 0.0]])
-    shown = draw(tmp_path / "x.png", ["a:1", "a:2", "b:1"], wins, np.zeros((3, 3)), wins.T)
-    assert np.isnan(shown.rating[2])
-    assert shown.rating[1] > 0
+    found = standing(["a:1", "a:2", "b:1"], wins, np.zeros((3, 3)), wins.T)
+    assert np.isnan(found.ratings.rating[2])
+    assert found.ratings.rating[1] > 0
+    assert draw(tmp_path / "x.png", found).exists()

@@ -12,6 +12,7 @@ from distrl.cli.envs import baseline, envs
 from distrl.cli.health import chaos, doctor
 from distrl.cli.jobs import list_jobs, stop, submit
 from distrl.cli.log import log_app
+from distrl.cli.report import report
 from distrl.cli.runs import evaluate, reproduce, scale
 from distrl.cli.train import train
 from distrl.cli.tune import tune
@@ -25,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Asynchronous reinforcement learning for expensive environments, on Ray or in one process.",
 )
-for command in (train, tune, watch, scale, evaluate, reproduce, chaos, baseline, tune_pool, envs, doctor):
+for command in (train, tune, watch, scale, evaluate, report, reproduce, chaos, baseline, tune_pool, envs, doctor):
     app.command()(command)
 for command in (submit, stop):
     app.command()(command)

@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import os
 import struct
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -37,6 +38,7 @@ _PREFIX = struct.Struct("<4sQI")
 _LENGTH = struct.Struct("<I")
 _SEGMENT_BYTES = 64 << 20
 _SEARCH_BYTES = 1 << 20  # read at a time when the next whole record is searched for
+_CHECKED_BYTES = 1 << 18  # checking a longer record would be to read what nobody asked for
 
 
 def encode(fragment: Fragment) -> bytes:
@@ -176,6 +178,59 @@ def read_log(
         if number >= start:
             yield number, decode(payload)
         number += 1
+
+
+def read_columns(directory: Path | str, columns: Collection[str], damaged: list[str]) -> Iterator[Fragment]:
+    """Every readable record as a fragment that has only these columns, in the order of arrival: of a log of pictures,
+    what a figure needs in a hundredth of the time. May be called while the log is written.
+
+    Args:
+        columns: by name; those that a record lacks are left out.
+        damaged: takes a sentence for each damaged place; a torn end is none. Checksums of records above 256 KB are not
+            compared, since all of their bytes would have to be read for that (``read_log`` does).
+    """
+    headers: dict[bytes, tuple[dict[str, Any], list[tuple[str, np.dtype, list[int], int]]]] = {}
+    files = segments(Path(directory))
+    for segment in files:
+        if not segment.stat().st_size:
+            continue
+        with segment.open("rb") as file:
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        position = 0
+        while position + _PREFIX.size + _LENGTH.size <= len(content):
+            magic, length, checksum = _PREFIX.unpack_from(content, position)
+            begin, end = position + _PREFIX.size, position + _PREFIX.size + length
+            if magic != _MAGIC or end > len(content) or not _is_whole(content, begin, end, checksum):
+                begin, following = position, content.find(_MAGIC, position + 1)
+                position = len(content) if following < 0 else following
+                if following >= 0 or segment != files[-1]:  # else it was being written
+                    damaged.append(f"{segment} is damaged between bytes {begin} and {position}")
+                continue
+            text = content[begin + _LENGTH.size : begin + _LENGTH.size + _LENGTH.unpack_from(content, begin)[0]]
+            if text not in headers:
+                headers[text] = _wanted(text, columns)
+            header, wanted = headers[text]
+            found = {
+                name: np.frombuffer(content, dtype, math.prod(shape), begin + offset).reshape(shape)
+                for name, dtype, shape, offset in wanted
+            }
+            yield Fragment(found, header["policy_id"], header["worker"], header["incarnation"])
+            position = end
+
+
+def _is_whole(content: mmap.mmap, begin: int, end: int, checksum: int) -> bool:
+    return end - begin > _CHECKED_BYTES or zlib.crc32(content[begin:end]) == checksum
+
+
+def _wanted(text: bytes, columns: Collection[str]) -> tuple[dict[str, Any], list[tuple[str, np.dtype, list[int], int]]]:
+    """A record's header, and (name, dtype, shape, offset in the payload) of these columns."""
+    header, offset, wanted = json.loads(text), _LENGTH.size + len(text), []
+    for name, code, shape in header["columns"]:
+        dtype = np.dtype(code)
+        if name in columns:
+            wanted.append((name, dtype, shape, offset))
+        offset += math.prod(shape) * dtype.itemsize
+    return header, wanted
 
 
 class ExperienceLog:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import distrl
-from distrl import api
+from distrl import api, plots
 from distrl.api import train
 from distrl.core.checkpoint import list_checkpoints
 from distrl.core.config import RunConfig
@@ -15,6 +15,7 @@ from distrl.core.errors import ConfigError, DistrlError, StorageError
 from distrl.core.experience_log import read_log
 from distrl.core.metrics import read_json_lines
 from distrl.core.run_directory import RunDirectory
+from distrl.envs import resolve
 from distrl.reproduce import reproduce
 
 
@@ -212,6 +213,19 @@ def test_a_warm_start_that_does_not_fit_is_refused_before_anything_starts(tmp_pa
     with pytest.raises(ConfigError, match=r"reward.*g"):
         train(config, local=True)
     assert not (tmp_path / "second").exists()
+
+
+def test_a_film_has_none_of_the_delays_and_crashes_of_training(finished, tmp_path, monkeypatch):
+    real = resolve.make
+
+    def careful(recipe):
+        assert recipe.delay is None
+        return real(recipe)
+
+    monkeypatch.setattr(resolve, "make", careful)
+    config = small(tmp_path / "unused", "env.delay.kind=constant", "env.delay.crash_share=1.0")
+    film = plots.film(RunDirectory.open(finished.directory), config, tmp_path / "film.mp4", max_frames=3)
+    assert film.stat().st_size > 0
 
 
 def test_pictures_that_cannot_be_drawn_cost_nothing_but_themselves(tmp_path, capsys, monkeypatch):
