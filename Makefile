@@ -58,6 +58,7 @@ bench: install-dev peers  ## every benchmark of this machine, one JSON line each
 	@$(BIN)/python benchmarks/slow_envs.py
 	@$(BIN)/python -m benchmarks.durability
 	@$(BIN)/python -m benchmarks.report
+	@$(BIN)/python -m benchmarks.monitoring
 	@$(BIN)/python -m distrl.learners.bench
 	@$(BIN)/python -m distrl.learners.bench_on_policy
 	@$(BIN)/python -m distrl.learners.bench_images

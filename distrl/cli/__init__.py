@@ -28,8 +28,8 @@ app = typer.Typer(
 )
 for command in (train, tune, watch, scale, evaluate, report, reproduce, chaos, baseline, tune_pool, envs, doctor):
     app.command()(command)
-for command in (submit, stop):
-    app.command()(command)
+app.command()(submit)
+app.command()(stop)
 app.command("jobs")(list_jobs)
 app.add_typer(log_app, name="log")
 

@@ -9,6 +9,7 @@ import pytest
 
 from distrl.monitor.wandb_sink import WandbSink
 from distrl.monitor.wandb_upload import recordings
+from tests.fakes.processes import wait_until
 from tests.fakes.run_files import episode, first_session, hand_made, write
 from tests.fakes.wandb_recording import config, history, records
 from tests.fakes.wandb_server import WandbServer
@@ -52,7 +53,9 @@ def begun(run, its_config, say=print):
 def session(run, its_config, drain_s=0.0, say=print):
     """A whole session's readings; returns its recording."""
     begun(run, its_config, say).close("ended", time.monotonic() + drain_s)
-    return sorted((run.path / "wandb").glob("offline-run-*"))[-1]
+    recording = sorted((run.path / "wandb").glob("offline-run-*"))[-1]
+    assert wait_until(lambda: any(record.HasField("exit") for record in records(recording)))
+    return recording
 
 
 def returns(rows):
