@@ -56,6 +56,7 @@ bench: install-dev peers  ## every benchmark of this machine, one JSON line each
 	@$(BIN)/python benchmarks/fluids.py --fidelities smoke coarse default
 	@$(BIN)/python -m benchmarks.gpu
 	@$(BIN)/python benchmarks/slow_envs.py
+	@$(BIN)/python -m benchmarks.scale
 	@$(BIN)/python -m benchmarks.durability
 	@$(BIN)/python -m benchmarks.report
 	@$(BIN)/python -m benchmarks.monitoring

@@ -181,6 +181,15 @@ def lags(notes: Path, env_workers: int, begin_s: float, end_s: float) -> dict[st
     }
 
 
+def slopes(sizes: list[dict[str, Any]]) -> dict[str, float]:
+    """Of each role's share of a core over the number of env workers, between the smallest and the largest size."""
+    first, last = sizes[0], sizes[-1]
+    more = last["env_workers"] - first["env_workers"]
+    return (
+        {role: (last["cpu_share"][role] - share) / more for role, share in first["cpu_share"].items()} if more else {}
+    )
+
+
 def quantile(values: list[float], share: float) -> float:
     return sorted(values)[min(math.ceil(share * len(values)), len(values)) - 1] if values else math.nan
 
@@ -210,7 +219,8 @@ def main() -> None:
             while len(cluster.worker_nodes) < num_nodes:
                 cluster.add_node(num_cpus=64, **store)
             sizes.append(measure(cluster, num_nodes, options.seconds, folder))
-        print(json.dumps({"benchmark": "scale", "cores": os.cpu_count(), "seconds": options.seconds, "sizes": sizes}))
+        facts = {"benchmark": "scale", "cores": os.cpu_count(), "seconds": options.seconds}
+        print(json.dumps({**facts, "sizes": sizes, "core_per_env_worker": slopes(sizes)}))
     finally:
         ray.shutdown()
         cluster.shutdown()

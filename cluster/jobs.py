@@ -52,7 +52,7 @@ class Jobs:
     def __init__(self, address: str):
         self.address = address if "://" in address else f"http://{address}"
         _reach(self.address)
-        with_token()
+        with_token(at_home=True)
         import ray
         import requests
         from ray.job_submission import JobSubmissionClient

@@ -34,7 +34,6 @@ ENVIRONMENT = {
 _AUTH_MODE = "RAY_AUTH_MODE"  # set by ray.init where it starts a Ray that asks for a token
 ANSWER_S = 10.0
 NOT_SHIPPED = ["runs/", ".venv*/", ".git/"]  # of a working directory, beside what its .gitignore names
-_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set in a job that Ray has started: its working directory is there already
 
 
 def connect(cpus: float, address: str | None) -> bool:
@@ -67,9 +66,10 @@ def connect(cpus: float, address: str | None) -> bool:
 
 
 def _join(address: str) -> None:
-    """
+    """Connect to the cluster there.
+
     Raises:
-        ConfigError: nobody is there, or does not let us in, or runs another Ray.
+        ConfigError: nobody is there, or does not let us in, or runs another Ray; the working directory is too large.
     """
     import ray
 
@@ -83,10 +83,16 @@ def _join(address: str) -> None:
         except OSError as error:
             raise ConfigError(f"{needed}, but nobody answers at {address} ({error})") from None
         with_token()
-    shipped = {} if _JOB in os.environ else {"working_dir": os.getcwd(), "excludes": NOT_SHIPPED}
+    shipped: dict[str, Any] = {}
+    if not in_job():
+        from distrl.cluster.jobs import check_size
+
+        check_size(Path.cwd())
+        shipped = {"working_dir": os.getcwd(), "excludes": NOT_SHIPPED}
+    options: dict[str, Any] = {"log_to_driver": True, "logging_level": logging.WARNING}
     try:
         with _signal_handlers_kept():
-            ray.init(address=address, namespace="distrl", runtime_env=shipped, log_to_driver=True)
+            ray.init(address=address, namespace="distrl", runtime_env=shipped, **options)
     except (ConnectionError, SystemExit) as error:
         raise ConfigError(
             f"{needed}, but what is at {address} does not let this process in ({str(error).splitlines()[0]}): where it "
@@ -99,10 +105,20 @@ def _join(address: str) -> None:
         raise ConfigError(f"the cluster at {address} must run the Ray and Python of this process: {there}") from None
 
 
-def with_token() -> None:
-    """A token that the user has is shown to a cluster: Ray's clients look for it only when told to."""
-    given = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ)
-    if given or (Path.home() / ".ray" / "auth_token").exists():
+def in_job() -> bool:
+    """Whether Ray has started this process as a job: what it needs has travelled with it."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def with_token(at_home: bool = False) -> None:
+    """A token that the user names is shown to a cluster: Ray's clients look for it only when told to.
+
+    Args:
+        at_home: one in Ray's file in the home directory too. A driver asks for a token what it sends one to, so there
+            it must not be: that file may be of another cluster, and this one have none.
+    """
+    named = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ)
+    if named or (at_home and (Path.home() / ".ray" / "auth_token").exists()):
         os.environ.setdefault(_AUTH_MODE, "token")
 
 

@@ -115,7 +115,7 @@ def train(
         config: what to do. With ``resume``, its spaces and algorithm must be those the run began with.
         resume: a run directory to continue.
         local: everything in this process, without Ray, deterministic.
-        address: a Ray cluster; without it Ray is started on this machine and ended again.
+        address: a Ray cluster; without it Ray is started on this machine and ended again (in a Ray job, its cluster).
         keep_ray: leave Ray running at the end (one that was running before is always left alone).
         show: called about twice a second with the status.
         stop: setting it ends the run with a checkpoint.
@@ -191,6 +191,8 @@ def _train(
             from distrl.cluster import launch
             from distrl.cluster.resources import bundles
 
+            if address is None and launch.in_job():
+                address = "auto"  # a job runs on the cluster that has started it
             if address is None and config.run.durability != "off":
                 refuse_network_file_system(components.spool_directory(config, ""))
             with ThreadPoolExecutor(1) as background:  # the environment is tried while Ray starts

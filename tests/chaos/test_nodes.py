@@ -74,7 +74,8 @@ def events(run, kind):
 
 def test_a_node_that_is_gone_without_a_word(cluster, tmp_path):
     end = At(cluster, 400, lambda node: cluster.remove_node(node, allow_graceful=False))
-    result = train(ledgered(tmp_path / "run", "actors.placement=pack"), show=end, keep_ray=True)
+    config = ledgered(tmp_path / "run", "actors.placement=pack", "env.memory_gb=0.01")
+    result = train(config, show=end, keep_ray=True)
     assert end.done is not None
     assert end.where["env_worker_0"] == end.where["env_worker_1"], "packed env workers have room on one node"
     cluster.add_node(num_cpus=4, **SMALL)
@@ -152,7 +153,7 @@ def test_the_learner_goes_to_the_node_that_it_asks_for_and_the_run_directory_is_
 @pytest.mark.slow
 def test_inside_a_placement_group_everything_is_in_the_group(cluster, tmp_path):
     """As Ray Tune runs a trial: the first bundle is the driver's, whose children are captured."""
-    config = ledgered(tmp_path / "run", "run.steps=600", "actors.placement=spread", "actors.env_workers=1")
+    config = ledgered(tmp_path / "run", "run.steps=600", "actors.env_workers=1", "env.memory_gb=0.05")
     group = ray.util.placement_group(bundles(config), strategy="STRICT_PACK")
     assert group.wait(30)
     within = PlacementGroupSchedulingStrategy(group, 0, placement_group_capture_child_tasks=True)

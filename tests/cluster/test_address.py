@@ -9,7 +9,9 @@ import ray
 from ray.cluster_utils import Cluster
 
 import distrl
+from distrl.cluster.launch import connect
 from distrl.core.config import RunConfig
+from distrl.core.errors import ConfigError
 from tests.cluster.test_local import balanced
 from tests.fakes.run_files import status
 
@@ -98,3 +100,25 @@ def test_a_run_on_a_cluster_is_watched_without_its_directory(cluster):
     said = " ".join(other.communicate(timeout=60)[0].split())
     assert f"no run with the id 4567 is running at {cluster.address}; there are 0123" in said
     ray.kill(actor)
+
+
+def test_what_no_node_has_is_refused_before_anything_starts(cluster, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = RunConfig.load("sac", ["env.id=Pendulum-v1", "env.cores=64", "run.out=result"])
+    with pytest.raises(ConfigError, match=r"an env worker asks Ray for 256 CPUs .* nodes have 4 CPUs"):
+        distrl.train(config, address=cluster.address)
+    assert not (tmp_path / "result").exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "sentence"),
+    [
+        ("127.0.0.1:9", "but nobody answers at 127.0.0.1:9"),
+        ("http://127.0.0.1:8265", "from elsewhere use distrl submit"),
+        ("there", "but there came"),
+    ],
+)
+def test_an_address_where_no_cluster_is(address, sentence):
+    ray.shutdown()
+    with pytest.raises(ConfigError, match=sentence):
+        connect(1, address)

@@ -2,9 +2,9 @@
 
 The launcher's file: Ray's own schema and defaults (no cloud is asked whether instance types and the file system exist).
 KubeRay's: the pods in them by Kubernetes' published schemas; of the rest only which keys there are, as KubeRay's types
-name them (ray-operator/apis/ray/v1 in its repository; authOptions from 1.5.1 on): no operator has seen them. The Slurm script: bash and shellcheck; in a slow test it also runs, on
-this machine as its one node, with stand-ins for srun and scontrol: what Slurm itself does with the #SBATCH lines is not
-checked. The Dockerfile: hadolint; it is built nowhere here.
+name them (ray-operator/apis/ray/v1 in its repository; authOptions from 1.5.1 on): no operator has seen them. The Slurm
+script: bash and shellcheck; in a slow test it also runs, on this machine as its one node, with stand-ins for srun and
+scontrol: what Slurm itself does with the #SBATCH lines is not checked. The Dockerfile: hadolint; it is built nowhere.
 """
 
 import json

@@ -121,11 +121,17 @@ def distrl(head, tmp_path):
     return run
 
 
-def test_a_request_without_the_token_is_refused_and_a_job_with_it_gives_back_its_exit_code(head, distrl):
+def test_a_request_without_the_token_is_refused(head, distrl):
     address, environment = head
     assert answer(address) == 401
     assert answer(address, "Bearer a-guess") == 403
     assert answer(address, f"Bearer {Path(environment['RAY_AUTH_TOKEN_PATH']).read_text()}") == 200
+    code, said = distrl("jobs", *distrl.address)
+    assert (code, "status" in said) == (0, True), said
+
+
+@pytest.mark.slow
+def test_a_job_gives_back_the_exit_code_and_the_words_of_its_command(distrl):
     code, said = distrl("submit", *distrl.address, "--wait", "--", "scale", "nowhere", "--env-workers", "1")
     assert code == 1
     assert "nowhere is not a run directory" in said
