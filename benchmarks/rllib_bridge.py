@@ -1,10 +1,10 @@
 """RLlib's PPO over distrl's environment processes, as JSON: one line.
 
-    python benchmarks/rllib_bridge.py --case cartpole    # to a mean return of 475, one process killed every 10 s
+    python benchmarks/rllib_bridge.py --case cartpole [--kill-period 10]    # to a mean return of 475
     python benchmarks/rllib_bridge.py --case slow        # beside RLlib's own env runner, the same algorithm
 
-``cartpole``: CartPole-v1 with SIGKILL for a random environment process every ten seconds, until the mean return of the
-last 100 training episodes is 475. ``return_mean``: then, 20 episodes without exploration.
+``cartpole``: CartPole-v1 with SIGKILL for a random environment process every ``--kill-period`` seconds, until the mean
+return of the last 100 training episodes is 475. ``return_mean``: then, 20 episodes without exploration.
 
 ``slow``: 16 Pendulums whose steps take a lognormal time (median 50 ms, σ 1), ``--seconds`` of training each, one after
 the other: DistrlEnvRunner, and RLlib's SingleAgentEnvRunner with an environment process each (vectorize mode "async").
@@ -13,6 +13,7 @@ the other: DistrlEnvRunner, and RLlib's SingleAgentEnvRunner with an environment
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -22,13 +23,12 @@ import threading
 import time
 from typing import Any
 
-KILL_PERIOD_S = 10.0
 TARGET = 475.0
 NUM_SLOW = 16
 DELAY = {"kind": "lognormal", "median_s": 0.05, "sigma": 1.0}
 
 
-def cartpole(limit_s: float, seed: int) -> dict[str, Any]:
+def cartpole(limit_s: float, kill_period_s: float, seed: int) -> dict[str, Any]:
     from ray.rllib.algorithms.ppo import PPOConfig
 
     from distrl.cluster.rllib.env_runner import DistrlEnvRunner
@@ -42,9 +42,10 @@ def cartpole(limit_s: float, seed: int) -> dict[str, Any]:
 
     def kill() -> None:
         rng = random.Random(seed)
-        while not over.wait(KILL_PERIOD_S):
+        while not over.wait(kill_period_s):
             pid = int(rng.choice([pid for pid in pool.pids() if pid]))
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
             kills.append(pid)
 
     killer = threading.Thread(target=kill, daemon=True)
@@ -58,6 +59,8 @@ def cartpole(limit_s: float, seed: int) -> dict[str, Any]:
     killer.join()
     episodes = algorithm.env_runner.sample(num_episodes=20, explore=False)
     found = {
+        "kill_period_s": kill_period_s,
+        "seed": seed,
         "kills": len(kills),
         "faults": int(result.get("num_env_step_failures", 0)),
         "seconds_to_target": reached,
@@ -110,6 +113,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--case", choices=("cartpole", "slow"), default="cartpole")
     parser.add_argument("--seconds", type=float, help="at most (cartpole), of each (slow)")
+    parser.add_argument("--kill-period", type=float, default=10.0, help="seconds between two kills (cartpole)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -120,7 +124,7 @@ def main() -> None:
     torch.set_num_threads(1)
     ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level=logging.ERROR)
     if options.case == "cartpole":
-        found = cartpole(options.seconds or 600.0, options.seed)
+        found = cartpole(options.seconds or 600.0, options.kill_period, options.seed)
     else:
         found = slow(options.seconds or 60.0, options.seed)
     ray.shutdown()

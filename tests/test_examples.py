@@ -118,6 +118,7 @@ PAGES = [
             "multi_fidelity",
             "offline",
             "monitoring",
+            "rllib",
         )
     ),
 ]

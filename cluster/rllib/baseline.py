@@ -45,9 +45,8 @@ _OURS = {  # keys of RLlib's → ours
 _METHODS = ("training", "env_runners", "learners", "rl_module", "reporting", "fault_tolerance")  # of its options
 _ITERATION_S = 0.5
 _ANSWER_S = 5.0
-_KNOWN_TO_NONE = (  # entries of a summary that RLlib has no counters for
-    ["trained", "queued", "evicted", "rejected", "duplicated", "warm", "committed", "lost"]
-)
+#: Of the summary's transitions_…, what RLlib has no counters for.
+_UNKNOWN = ("trained", "queued", "evicted", "rejected", "duplicated", "warm", "committed", "lost")
 
 
 def algorithm_config(config: RunConfig) -> Any:
@@ -253,10 +252,12 @@ def policy_recipe(found: Any, spec: EnvSpec) -> PolicySpec:
     made = found.get_rl_module_spec(
         spaces={DEFAULT_MODULE_ID: (spec.observation_space, spec.action_space)}, inference_only=True
     )
-    options: Any = made.model_config
+    options: Any = made.model_config or {}
+    if dataclasses.is_dataclass(options):
+        options = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
     return recipe(
         _path(made.module_class),
-        dataclasses.asdict(options) if dataclasses.is_dataclass(options) else dict(options or {}),
+        options,
         spec.observation_space,
         spec.action_space,
         None if made.catalog_class is None else _path(made.catalog_class),
@@ -310,7 +311,7 @@ class _Progress:
     def unknown(self) -> dict[str, None]:
         """Entries of the summary that RLlib says nothing about."""
         staleness = (name for name in self._recorder.summary() if name.startswith("staleness_"))
-        return dict.fromkeys([*(f"transitions_{name}" for name in _KNOWN_TO_NONE), *staleness])
+        return dict.fromkeys([*(f"transitions_{name}" for name in _UNKNOWN), *staleness])
 
     def _environments(self) -> dict[str, Any]:
         totals = self._tally.totals()
