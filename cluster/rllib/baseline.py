@@ -204,7 +204,7 @@ def run_rllib(
     recorder = Recorder(run.path, max(config.evaluation.period // 10, 1), config.env.fidelity)
     server, policy = ParameterServer(), policy_recipe(settings, spec)
     evaluation = LocalEvaluation(config, run, spec, server, recorder, {DEFAULT_POLICY: policy})
-    progress = _Progress(recorder, Tally(counts), config.env.fidelity or spec.fidelities[0])
+    progress = Progress(recorder, Tally(counts), config.env.fidelity or spec.fidelities[0])
     recorder.event("start", role="rllib", algorithm=config.algorithm.name)
     if ignored := left_out(config):
         recorder.event("note", text=f"of no meaning to {config.algorithm.name}, and left out: {', '.join(ignored)}")
@@ -279,7 +279,7 @@ def _path(cls: type) -> str:
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
-class _Progress:
+class Progress:
     """RLlib's results and the environments' counts, to the recorder."""
 
     def __init__(self, recorder: Recorder, tally: Tally, fidelity: str):
@@ -321,6 +321,8 @@ class _Progress:
             for episode in self._tally.new_episodes()
         ]
         return {
+            "worker": 0,
+            "waits_for": None,
             "episodes": episodes,
             "faults": [],
             "env_steps": steps,

@@ -1,13 +1,16 @@
 """RLlib as a baseline: what is refused, what is counted, and a run directory like any other."""
 
 import json
+import os
+from math import nan
 
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete
 
 from distrl.api import load_policy, train
-from distrl.cluster.rllib.baseline import algorithm_config, check_baseline, cpus_of, with_spaces
+from distrl.cluster.recorder import Recorder
+from distrl.cluster.rllib.baseline import Progress, algorithm_config, check_baseline, cpus_of, with_spaces
 from distrl.cluster.rllib.counted import Counted, Tally
 from distrl.core.config import RunConfig
 from distrl.core.errors import ConfigError
@@ -91,6 +94,35 @@ def test_every_environment_counts_for_itself(tmp_path):
     envs[0].close()
     assert tally.totals()["num_envs"] == 1
     assert tally.new_episodes() == []
+
+
+def test_what_rllib_and_the_environments_say_becomes_the_records_of_a_run(tmp_path):
+    counts = tmp_path / "counts"
+    counts.mkdir()
+    recorder = Recorder(tmp_path, record_period=1)
+    progress = Progress(recorder, Tally(counts), "default")
+    env = Counted(make(EnvRecipe("CartPole-v1")), str(counts))
+    env.reset(seed=1)
+    while not any(env.step(0)[2:4]):
+        pass
+    learned = {"num_module_steps_trained": 500, "module_train_batch_size_mean": 100.0, "entropy": 0.5}
+    progress.add({"learners": {"default_policy": learned}})
+    progress.add({"learners": {"default_policy": {"num_module_steps_trained": 0, "module_train_batch_size_mean": nan}}})
+    progress.used([(os.getpid(), 1e6)])
+    progress.stood_still(1e-3)
+    progress.add({})
+    recorder.tick()
+    summary = recorder.summary() | progress.unknown()
+    recorder.close()
+    env.close()
+    assert summary["updates"] == 5
+    assert summary["core_hours"] == pytest.approx(1e6 / 3600, rel=0.01)  # the env runner's CPU
+    assert summary["transitions_trained"] is summary["staleness_p50"] is None
+    episode, learner = (
+        next(record for record in read_json_lines(tmp_path / "metrics.jsonl") if record["kind"] == kind)
+        for kind in ("episode", "learner")
+    )
+    assert (episode["seed"], episode["return"], learner["entropy"]) == (1, summary["env_steps"], 0.5)
 
 
 @pytest.mark.slow
