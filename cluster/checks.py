@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from distrl.envs.describe import Trial
     from distrl.learners.league.config import LeagueConfig
 
+RLLIB = "rllib:"  # begins the names of RLlib's algorithms
 _INLINE_BELOW_S = 2e-4  # a step in a process of its own costs about as much in messages
 
 
@@ -29,6 +30,10 @@ def algorithm_model(config: RunConfig) -> Any:
     """
     from distrl.learners.registry import algorithm_config
 
+    if config.algorithm.name.startswith(RLLIB):
+        raise ConfigError(
+            f"{config.algorithm.name} is RLlib's and goes with distrl train alone: name an algorithm of distrl's here"
+        )
     model = algorithm_config(config.algorithm.name)
     try:
         options = model.model_validate(config.algorithm.options, context={"run_steps": config.run.steps})

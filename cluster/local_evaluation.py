@@ -14,14 +14,20 @@ class LocalEvaluation:
     """Environments for evaluations, on the selection seeds.
 
     Args:
-        server: has the weights. recorder: takes the returns.
+        server: has the weights. recorder: takes the returns. recipes: of the policies; None: the configuration's.
     """
 
     def __init__(
-        self, config: RunConfig, run: RunDirectory, spec: EnvSpec, server: ParameterServer, recorder: Recorder
+        self,
+        config: RunConfig,
+        run: RunDirectory,
+        spec: EnvSpec,
+        server: ParameterServer,
+        recorder: Recorder,
+        recipes: components.PolicySpecs | None = None,
     ):
         self._config, self._run, self._spec, self._server, self._recorder = config, run, spec, server, recorder
-        self._recipes = checks.policy_specs(config, spec)
+        self._recipes = checks.policy_specs(config, spec) if recipes is None else recipes
         self._policies = {name: recipe.build(seed=0, deterministic=True) for name, recipe in self._recipes.items()}
         evaluation = config.evaluation
         self._runner = components.evaluation_runner(

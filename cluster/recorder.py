@@ -195,8 +195,12 @@ class Recorder:
 
     @property
     def wall_s(self) -> float:
-        """Seconds since this session began."""
+        """Seconds since this session began, without those that ``stood_still``."""
         return time.monotonic() - self._started
+
+    def stood_still(self, seconds: float) -> None:
+        """The training has waited so long for something that is no part of it."""
+        self._started += seconds
 
     @property
     def total_wall_s(self) -> float:

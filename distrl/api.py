@@ -109,7 +109,8 @@ def train(
     show: Show = lambda status: None,
     stop: threading.Event | None = None,
 ) -> RunResult:
-    """Train until ``run.steps`` and evaluate what was learned; with ``offline.data``, learn from logs alone.
+    """Train until ``run.steps`` and evaluate what was learned; with ``offline.data``, learn from logs alone; with
+    ``algorithm.name = "rllib:PPO"`` and others, by RLlib.
 
     Args:
         config: what to do. With ``resume``, its spaces and algorithm must be those the run began with.
@@ -144,8 +145,13 @@ def _train(
     from distrl.cluster.memory import check_memory
     from distrl.cluster.offline import check_offline, read_data, run_offline
 
-    algorithm, offline = checks.algorithm_model(config), bool(config.offline.data)
-    if offline:
+    offline, rllib = bool(config.offline.data), config.algorithm.name.startswith(checks.RLLIB)
+    algorithm = None if rllib else checks.algorithm_model(config)
+    if rllib:
+        from distrl.cluster.rllib import baseline
+
+        theirs = baseline.check_baseline(config, local, address, resume)
+    elif offline:
         check_offline(config)
         if address is not None:
             raise ConfigError(
@@ -166,7 +172,20 @@ def _train(
             "with the former"
         )
     try:
-        if local:
+        if rllib:
+            from distrl.cluster import launch
+
+            with ThreadPoolExecutor(1) as background:  # the environment is tried while Ray starts
+                tried = background.submit(checks.try_environment, config)
+                connected = launch.connect(baseline.cpus_of(theirs), None)
+                trial = tried.result()
+            theirs = baseline.with_spaces(theirs, config, trial.spec)
+            run = _new_run(config, logged=False)
+            run.begin_session()
+            monitoring.enter_context(monitored(run, config))
+            show({"phase": "starting", "directory": str(run.path)})
+            summary = baseline.run_rllib(config, run, trial.spec, theirs, show, ending.is_set)
+        elif local:
             with ThreadPoolExecutor(1) as background:  # the environment is tried while torch loads
                 tried = background.submit(checks.try_environment, config)
                 checks.pick_device(config.learner.device)

@@ -105,7 +105,9 @@ def draw(run: RunDirectory, config: RunConfig) -> list[Path]:
     from distrl.plots import film, learning_curve, staleness
 
     summary = json.loads((run.path / "summary.json").read_text())
-    written = [learning_curve(run.path, summary), staleness(run.path, summary)]
+    written = [learning_curve(run.path, summary)]
+    if summary["staleness_counts"] is not None:
+        written.append(staleness(run.path, summary))
     if (league := checks.league_model(config)) is not None:
         table = league_plots.league(run.path, league.window)
         written += [] if table is None else [table]

@@ -25,6 +25,8 @@ _FOREIGN = (
 _KEPT = ("MPI_HOME", "MPI_ROOT", "I_MPI_ROOT", "OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")
 _PR_SET_PDEATHSIG = 1
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS")
+# pyarrow's allocator starts a thread when it is imported, RLlib imports it, and what has threads cannot be forked.
+_ARROW = ("JE_ARROW_MALLOC_CONF", "background_thread:false")
 
 _START = (
     "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
@@ -36,6 +38,7 @@ def light_environment(extra: dict[str, str] | None = None, threads: int = 1) -> 
     """The variables of a light interpreter: ours without a scheduler's, Ray's or MPI's, so many threads per library."""
     kept = {key: value for key, value in os.environ.items() if key in _KEPT or not key.startswith(_FOREIGN)}
     kept.update(dict.fromkeys(_THREADS, str(threads)))
+    kept.setdefault(*_ARROW)
     kept.update(extra or {})
     return kept
 

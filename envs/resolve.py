@@ -28,7 +28,7 @@ from distrl.core.errors import ConfigError
 from distrl.core.types import MAX_FIDELITIES, AgentSpec, EnvRecipe, EnvSpec
 from distrl.envs import MULTI_AGENT, REGISTRY
 from distrl.envs.delay import Delay
-from distrl.envs.multi_agent.adapt import agents_env_of, hosted
+from distrl.envs.multi_agent.adapt import agents_env_of, as_rllib_calls, hosted
 from distrl.envs.multi_agent.joint import JointEnv
 from distrl.envs.multi_agent.team import TeamEnv
 
@@ -59,7 +59,7 @@ def make(recipe: EnvRecipe) -> gymnasium.Env:
         limit = None
     elif _is_import_path(recipe.id) or _is_module(recipe.id) or recipe.id in MULTI_AGENT:
         _check_arguments(recipe, constructor, kwargs)
-        made = constructor(**kwargs)
+        made = constructor(**as_rllib_calls(constructor, kwargs))
         agents_env = agents_env_of(made)
         if agents_env is not None:
             env, limit = hosted(agents_env, recipe), None

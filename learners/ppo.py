@@ -109,19 +109,7 @@ class PPO:
         self.device = torch.device(device)
         self.updates = self.transitions = 0
         self._policy_spec = config.policy_spec(env_spec)
-        recipe = self._policy_spec.kwargs
-        actions, network = recipe["actions"], recipe["network"]
-        self._layout = input_layout(env_spec.observation_space, has_mask="choices" in actions)
-        self._images = image_paths(self._layout)
-        self._num_flat = input_size(env_spec.observation_space, self._layout)
-        self._num_seen = input_size(env_spec.observation_space, network["inputs"])  # by the actor
-        self._distribution: Distribution
-        if "choices" in actions:
-            self._distribution = Categorical(actions["choices"], actions["lowest"])
-        else:
-            center, half = action_units(env_spec.action_space.low, env_spec.action_space.high)
-            self._distribution = Gaussian(center, half, config.initial_log_std)
-        self.network = self._network(network)
+        self._distribution, self.network = self._parts(env_spec, seed)
         generator = torch.Generator().manual_seed(seed)
         initial = self.network.initial(generator) | self._distribution.initial()
         self.parameters = FlatParameters(initial, self.device)
@@ -274,8 +262,23 @@ class PPO:
             memory and Memory(memory.given[:-1], memory.state[:-1]),
         )
 
-    def _network(self, recipe: Mapping[str, Any]) -> Network:
-        num_outputs, memory = self._distribution.num_outputs, recipe["memory"]
+    def _parts(self, env_spec: EnvSpec, seed: int) -> tuple[Distribution, Network]:
+        """What the actions are drawn from, and what it follows from."""
+        recipe = self._policy_spec.kwargs
+        actions, network = recipe["actions"], recipe["network"]
+        self._layout = input_layout(env_spec.observation_space, has_mask="choices" in actions)
+        self._images = image_paths(self._layout)
+        self._num_flat = input_size(env_spec.observation_space, self._layout)
+        self._num_seen = input_size(env_spec.observation_space, network["inputs"])  # by the actor
+        if "choices" in actions:
+            distribution: Distribution = Categorical(actions["choices"], actions["lowest"])
+        else:
+            center, half = action_units(env_spec.action_space.low, env_spec.action_space.high)
+            distribution = Gaussian(center, half, self.config.initial_log_std)
+        return distribution, self._network(network, distribution.num_outputs)
+
+    def _network(self, recipe: Mapping[str, Any], num_outputs: int) -> Network:
+        memory = recipe["memory"]
         if self._images:
             from distrl.learners.images import shared_network
 

@@ -13,13 +13,23 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from distrl.core.contracts import Algorithm
 from distrl.core.errors import ConfigError
 from distrl.core.spaces import leaves
-from distrl.core.types import EnvSpec, PolicySpec
+from distrl.core.types import EnvSpec, PolicySpec, import_path
 from distrl.learners.actor_recipes import action_recipe, actor_inputs
 from distrl.learners.image_layers import output_shapes
 from distrl.learners.inputs import MASK, STATE, image_paths, input_size
 from distrl.learners.registry import AlgorithmConfig
 from distrl.learners.switching_policy import CENTRAL, OWN, SWITCH
 
+_MODULES = "distrl.cluster.rllib"  # what imports RLlib, named and not imported: it is above this room
+_OF_THE_NETWORKS = (
+    "hidden",
+    "memory_size",
+    "convolutions",
+    "central_critic",
+    "switching_cost",
+    "normalize_observations",
+    "initial_log_std",
+)
 _Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 Hidden = Annotated[
@@ -113,6 +123,12 @@ class PPO(AlgorithmConfig):
         "is not worth that, the agent has an actor and a critic of its own (after MANSA, Mguni et al. 2023, arXiv "
         "2302.05910). With `central_critic` and Discrete actions; unset: it always is.",
     )
+    module: str | None = Field(
+        default=None,
+        description='An RLModule of RLlib\'s in place of these networks, "package.module:Class": of torch, with '
+        "ValueFunctionAPI, without state. Its distribution and its initial parameters are its own.",
+    )
+    module_config: dict[str, Any] = Field(default_factory=dict, description="Its `model_config`.")
     batch_size: BatchSize = 2048
     max_staleness: MaxStaleness = 0
     epochs: Epochs = 10
@@ -204,8 +220,24 @@ class PPO(AlgorithmConfig):
             )
         return self
 
+    @model_validator(mode="after")
+    def _a_module_is_all_of_the_networks(self) -> PPO:
+        if self.module is None:
+            if self.module_config:
+                raise ValueError("algorithm.module_config is that of an algorithm.module, and none was named")
+            return self
+        for name in _OF_THE_NETWORKS:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"algorithm.module takes the place of distrl's networks, but algorithm.{name} = "
+                    f"{getattr(self, name)!r} came: leave it out, or put it into the module"
+                )
+        return self
+
     def policy_spec(self, env_spec: EnvSpec) -> PolicySpec:
         """See ``AlgorithmConfig.policy_spec``."""
+        if self.module is not None:
+            return import_path(f"{_MODULES}.module:policy_spec")(self.module, self.module_config, env_spec)
         if self.switching_cost is None:
             return self._policy_spec(env_spec)
         if not isinstance(env_spec.action_space, gymnasium.spaces.Discrete):
@@ -251,6 +283,8 @@ class PPO(AlgorithmConfig):
         """See ``AlgorithmConfig.build``."""
         from distrl.learners import ppo, switching
 
+        if self.module is not None:
+            return import_path(f"{_MODULES}.module_ppo:ModulePPO")(self, env_spec, device, seed)
         if self.switching_cost is not None:
             return switching.SwitchingPPO(self, env_spec, device, seed)
         return ppo.PPO(self, env_spec, device, seed)

@@ -150,8 +150,8 @@ class _Part(PPO):
 class _Central(PPO):
     """Trained on steps with g = 1 alone; inputs are [S, D], g [S] and V₀ [S]."""
 
-    def _network(self, recipe: Any) -> Network:
-        return _CalledCritic(self._num_flat, self._num_seen, self._distribution.num_outputs, self.config.hidden)
+    def _network(self, recipe: Any, num_outputs: int) -> Network:
+        return _CalledCritic(self._num_flat, self._num_seen, num_outputs, self.config.hidden)
 
     def _inputs(self, rollout: Rollout) -> tuple[Inputs, Inputs]:
         parts = []

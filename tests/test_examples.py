@@ -79,6 +79,19 @@ def test_learn_offline(quickstart, tmp_path):
     assert re.search(r"-?\d+ on held-out seeds", output)
 
 
+def test_a_module_of_rllibs(tmp_path):
+    assert re.search(r"^\d+ on held-out seeds", example(tmp_path, "rllib_module.py", "--local", "--steps", 3000), re.M)
+
+
+def test_rllibs_ppo_over_our_environments_with_a_kill(tmp_path):
+    lines = example(tmp_path, "rllib_env_runner.py", "--iterations", 5, "--kill", 3)
+    found = re.findall(r"(\d+) env steps, return (\d+), (\d) failures", lines)
+    assert [int(failures) for *_, failures in found] == [0, 0, 1, 1, 1]
+    steps, returns = ([int(line[column]) for line in found] for column in (0, 1))
+    assert 5 * 1024 <= steps[-1] < 5 * (1024 + 8)
+    assert returns[-1] > returns[0]
+
+
 def test_the_example_in_the_readme_is_the_quickstart():
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     source = (ROOT / "examples" / "quickstart.py").read_text()
@@ -105,6 +118,7 @@ PAGES = [
             "multi_fidelity",
             "offline",
             "monitoring",
+            "rllib",
         )
     ),
 ]

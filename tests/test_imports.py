@@ -34,7 +34,7 @@ MAY_IMPORT_RAY = {
         *("launch", "supervisor", "crew", "member", "placement", "ray_actors", "ray_links", "inference", "jobs"),
         *("sweeps/search", "sweeps/sweep", "sweeps/trial", "prometheus", "watch"),
     )
-}
+} | {f"cluster/rllib/{name}.py" for name in ("baseline", "env_runner", "module", "module_ppo")}
 FORBIDDEN_PACKAGES = {
     "core": {"torch"},
     "envs": {"torch", "pydantic"},

@@ -26,6 +26,13 @@ def train(
     env_workers: Annotated[int | None, typer.Option(help="actors.env_workers")] = None,
     steps: Annotated[int | None, typer.Option(help="run.steps: env steps in all.")] = None,
     seed: Annotated[int | None, typer.Option(help="run.seed")] = None,
+    algorithm: Annotated[
+        str | None,
+        typer.Option(
+            help="algorithm.name, without the preset's options of another one; rllib:PPO, SAC, APPO or IMPALA is "
+            "RLlib's, as a baseline, with RLlib's options."
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="run.out: the run directory.")] = None,
     resume: Annotated[
         Path | None, typer.Option(help="Continue this run directory, with its own configuration.")
@@ -59,6 +66,10 @@ def train(
         raise typer.BadParameter("name a preset or a TOML file, or continue a run with --resume DIR")
     else:
         data = read_toml(preset)
+    if algorithm is not None and resume is not None:
+        raise typer.BadParameter("--resume continues with the run's own algorithm: leave out --algorithm")
+    if algorithm is not None and data.get("algorithm", {}).get("name") != algorithm:
+        data["algorithm"] = {"name": algorithm}
     for override in overrides:
         apply_override(data, override)
     for key, value in (("actors.env_workers", env_workers), ("run.steps", steps), ("run.seed", seed), ("run.out", out)):
@@ -70,10 +81,12 @@ def train(
     with Progress(console, config.run.steps) as progress:
         result = api.train(config, resume=resume, local=local, address=address, show=progress.show, stop=stop)
     show_summary(result.summary)
-    if result.summary["interrupted"]:
+    if result.summary["interrupted"] and config.algorithm.name.startswith("rllib:"):
+        say(f"stopped; RLlib's runs cannot be continued; what it came to is in {result.directory}")
+    elif result.summary["interrupted"]:
         say(f"stopped with a checkpoint; continue with: distrl train --resume {result.directory}")
     else:
-        say(f"everything is in {result.directory}: summary.json, learning_curve.png, staleness.png, media/")
+        say(f"everything is in {result.directory}: summary.json, learning_curve.png, media/")
 
 
 def show_summary(summary: dict[str, Any]) -> None:
@@ -108,6 +121,8 @@ def show_summary(summary: dict[str, Any]) -> None:
         f"environments busy {summary['env_busy_fraction']:.0%} · {summary['updates_per_s']:.1f} updates/s · "
         f"{summary['core_hours']:.3f} core-hours"
     )
+    if summary["staleness_p50"] is None:  # RLlib does not say
+        return
     say(
         f"staleness {summary['staleness_p50']} updates or less for half of the transitions, "
         f"{summary['staleness_p90']} for 90 %, {summary['staleness_p99']} for 99 %, at most "

@@ -32,6 +32,18 @@ def scratch_directory(run_id: str) -> Path:
     return _scratch_base() / f"distrl-{run_id}"
 
 
+def own_scratch(run_id: str) -> Path:
+    """``scratch_directory``, made and marked as this process's; removes what killed processes have left in theirs."""
+    for folder in _scratch_base().glob("distrl-*"):
+        with contextlib.suppress(OSError, ValueError):
+            if not Path(f"/proc/{int((folder / _OWNER).read_text())}").exists():
+                shutil.rmtree(folder)
+    own = scratch_directory(run_id)
+    own.mkdir(parents=True, exist_ok=True)
+    (own / _OWNER).write_text(str(os.getpid()))
+    return own
+
+
 def _scratch_base() -> Path:
     memory = Path("/dev/shm")
     return memory if os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
@@ -104,13 +116,8 @@ class RunDirectory:
         return RunConfig.load(self.path / "config.toml")
 
     def begin_session(self) -> int:
-        """Counts a start or a resume; returns its number, from 0. Removes what killed runs left in shared memory."""
-        for folder in _scratch_base().glob("distrl-*"):
-            with contextlib.suppress(OSError, ValueError):
-                if not Path(f"/proc/{int((folder / _OWNER).read_text())}").exists():
-                    shutil.rmtree(folder)
-        self.scratch().mkdir(parents=True, exist_ok=True)
-        (self.scratch() / _OWNER).write_text(str(os.getpid()))
+        """Counts a start or a resume; returns its number, from 0."""
+        own_scratch(self.id)
         self.facts["sessions"] += 1
         self._save()
         return self.facts["sessions"] - 1

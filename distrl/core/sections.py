@@ -289,7 +289,11 @@ class AlgorithmSection(BaseModel):
     """The algorithm's name; all other keys belong to its own model."""
 
     model_config = ConfigDict(extra="allow")
-    name: str = Field("sac", description="A registered algorithm, or package.module:Config for one of your own.")
+    name: str = Field(
+        "sac",
+        description="A registered algorithm, package.module:Config for one of your own, or rllib:PPO, SAC, APPO or "
+        "IMPALA for RLlib's, whose keys are then RLlib's.",
+    )
 
     @property
     def options(self) -> dict[str, Any]:

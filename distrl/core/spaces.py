@@ -47,6 +47,15 @@ def leaves(space: Any) -> list[Leaf]:
     return found
 
 
+def nested(space: Any, arrays: Mapping[str, Any], keys: tuple[Any, ...] = ()) -> Any:
+    """Arrays by "/"-path → in the form of an observation space: what ``leaves`` takes apart."""
+    if isinstance(space, spaces.Dict):
+        return {key: nested(part, arrays, (*keys, key)) for key, part in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(nested(part, arrays, (*keys, position)) for position, part in enumerate(space.spaces))
+    return arrays["/".join(map(str, keys)) or ARRAY]
+
+
 def action_leaf(space: Any) -> ArraySpec:
     """Shape and dtype of one action; Discrete is int64 [].
 

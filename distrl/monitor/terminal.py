@@ -144,7 +144,9 @@ def sparkline(values: list[float]) -> str:
 
 
 def _staleness(status: dict[str, Any]) -> str:
-    """Half of the transitions, 99 % of them and the most."""
+    """Half of the transitions, 99 % of them and the most; RLlib does not say."""
+    if status["staleness_max"] is None:
+        return "–"
     return "/".join(str(status[f"staleness_{name}"]) for name in ("p50", "p99", "max"))
 
 

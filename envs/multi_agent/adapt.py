@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 from typing import Any
 
 import gymnasium
@@ -33,6 +35,18 @@ def agents_env_of(made: Any) -> AgentsEnv | None:
     if all(hasattr(made, name) for name in ("agents", "observation_spaces", "action_spaces", "state_space")):
         return made
     return None
+
+
+def as_rllib_calls(constructor: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments for a MultiAgentEnv of RLlib's, which gives a class its env_config as one, empty where none came;
+    those for others as they are."""
+    if not (isinstance(constructor, type) and _has_base(constructor, "ray.rllib", "MultiAgentEnv")):
+        return kwargs
+    first = next(iter(inspect.signature(constructor).parameters), None)
+    if first is None:
+        return kwargs
+    context = sys.modules["ray.rllib.env.env_context"].EnvContext  # a dict that also tells worker_index and others
+    return kwargs | {first: context(kwargs.get(first) or {}, worker_index=0)}
 
 
 def hosted(env: AgentsEnv, recipe: EnvRecipe) -> gymnasium.Env:
@@ -71,5 +85,5 @@ def hosted(env: AgentsEnv, recipe: EnvRecipe) -> gymnasium.Env:
 def _has_base(made: Any, package: str, name: str) -> bool:
     return any(
         cls.__name__ == name and (cls.__module__ == package or cls.__module__.startswith(package + "."))
-        for cls in type(made).__mro__
+        for cls in (made if isinstance(made, type) else type(made)).__mro__
     )
