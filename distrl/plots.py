@@ -108,7 +108,7 @@ def film(
     from gymnasium.error import DependencyNotInstalled
 
     from distrl.actors.evaluator import act_alone
-    from distrl.api import load_policies
+    from distrl.loading import load_policies
     from distrl.cluster import components
     from distrl.envs.resolve import make, renderable, spec_of
 

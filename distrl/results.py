@@ -28,7 +28,7 @@ from distrl.core.run_directory import RunDirectory
 
 def evaluate(run: RunDirectory, config: RunConfig, episodes: int, first_seed: int | None = None) -> list[Any]:
     """Deterministic episodes of a run's best policy on the test seeds; one ``EpisodeResult`` per seed."""
-    from distrl.api import load_policies
+    from distrl.loading import load_policies
     from distrl.cluster import components
 
     num_envs = min(episodes, os.cpu_count() or 1)
