@@ -173,7 +173,7 @@ def test_without_a_key_it_says_so_and_records(tmp_path, server, monkeypatch):
     run, its_config = hand_made(tmp_path / "run")
     first_session(run)
     said = []
-    recording = session(run, its_config, drain_s=6.0, say=said.append)
-    assert "there is no key (wandb login, or WANDB_API_KEY)" in said[0]
+    recording = session(run, its_config, drain_s=20.0, say=said.append)
+    assert "there is no key (wandb login, or WANDB_API_KEY)" in said[-1]
     assert len(returns(history(recording))) == 3
     assert not server.upserts
