@@ -85,7 +85,7 @@ class Upload:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-            self._process = None
+            self._ended()
         if left := recordings(self._run):
             why = "" if self._has_key else "there is no key (wandb login, or WANDB_API_KEY), so "
             self._say(
