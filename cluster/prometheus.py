@@ -34,6 +34,7 @@ class PrometheusSink:
 
     def _follow(self) -> None:
         try:
+            self.poll()
             while not self._stop.wait(_POLL_S):
                 self.poll()
         except Exception:  # noqa: BLE001  whatever is wrong with the metrics, the run goes on

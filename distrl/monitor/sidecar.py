@@ -64,7 +64,7 @@ class Sidecar:
         except Exception as error:  # noqa: BLE001  whatever a sink's library raises, the others and the run go on
             self._sinks.pop(name, None)
             traceback.print_exc()
-            self._say(f"{name} is off for this session: {type(error).__name__}: {str(error).splitlines()[:1]}")
+            self._say(f"{name} is off for this session: {type(error).__name__}: {str(error).partition(chr(10))[0]}")
 
 
 def needed(config: RunConfig) -> list[str]:

@@ -26,6 +26,7 @@ class Progress:
         self._phase = ""
         self._printed = 0.0
         self._newest: dict[str, Any] = {}  # not printed yet
+        self._newest_line = ""
 
     def __enter__(self) -> Progress:
         if self._live:
@@ -63,7 +64,9 @@ class Progress:
 
     def _print(self, status: dict[str, Any]) -> None:
         self._printed, self._newest = time.monotonic(), {}
-        self._console.print(self._line(status), highlight=False, soft_wrap=True)
+        if (line := self._line(status)) != self._newest_line:
+            self._console.print(line, highlight=False, soft_wrap=True)
+        self._newest_line = line
 
     def _line(self, status: dict[str, Any]) -> str:
         if "updates_in_all" in status:

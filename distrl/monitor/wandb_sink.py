@@ -50,10 +50,9 @@ class WandbSink:
         self._state.setdefault("id", os.environ.get("WANDB_RUN_ID") or run.id)
         # artifacts are copied aside until they are uploaded, and that may be on another day
         os.environ.setdefault("WANDB_DATA_DIR", str(run.path / "wandb" / "data"))
-        began_in = self._state.get("began_s", 0)
-        while int(time.time()) == began_in:  # a recording is named after the second in which it begins
+        name = f"offline-run-%Y%m%d_%H%M%S-{self._state['id']}"
+        while (run.path / "wandb" / time.strftime(name)).exists():  # two that begin in one second would be one
             time.sleep(0.05)
-        self._state["began_s"] = int(time.time())
         self._tail.commit()
         self._began_s = time.time()
         self._run = wandb.init(

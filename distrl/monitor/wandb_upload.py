@@ -52,7 +52,7 @@ class Upload:
         self._process: subprocess.Popen[bytes] | None = None
         self._under_way: Path | None = None
         self._from = 0  # in the log, where this upload's begins
-        self._next_s, self._pause_s = 0.0, _AGAIN_S[0]
+        self._next_s, self._failed = 0.0, 0  # uploads in a row that came to nothing
         self._has_key, self._told = True, False
 
     def poll(self) -> bool:
@@ -67,7 +67,7 @@ class Upload:
         if not left or not self._has_key:
             return False
         if time.monotonic() >= self._next_s:
-            self._begin(left[0])
+            self._begin(left[self._failed % len(left)])  # one that is damaged must not keep back the others
         return True
 
     def finish(self, until_s: float) -> None:
@@ -85,7 +85,7 @@ class Upload:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-            self._process = None
+            self._ended()
         if left := recordings(self._run):
             why = "" if self._has_key else "there is no key (wandb login, or WANDB_API_KEY), so "
             self._say(
@@ -123,10 +123,11 @@ class Upload:
             for marker in recording.glob("*.wandb.synced"):
                 marker.unlink()
         if any(recording.glob("*.wandb.synced")):
-            self._pause_s = _AGAIN_S[0]
+            self._failed = 0
         else:
-            self._next_s = time.monotonic() + self._pause_s
-            self._pause_s = min(2 * self._pause_s, _AGAIN_S[1])
+            first_s, most_s = _AGAIN_S
+            self._next_s = time.monotonic() + min(first_s * 2**self._failed, most_s)
+            self._failed += 1
 
     def _tell_url(self) -> None:
         if not self._told and (found := re.search(r"View run .* at (http\S+)", self._said())):

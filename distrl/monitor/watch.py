@@ -23,16 +23,13 @@ def follow(run: RunDirectory, poll_s: float = _POLL_S) -> Iterator[list[dict[str
     tail, heard_s, newest = Tail(run.path, None), time.monotonic(), dict[str, Any]()
     while True:
         over = how_it_ended(run)  # before the last reading: nothing is written after it
-        statuses = []
         while records := tail.read():
-            statuses += [record for record in records if record["kind"] == "status"]
-        if statuses:
-            heard_s, newest = time.monotonic(), statuses[-1]
+            if statuses := [record for record in records if record["kind"] == "status"]:
+                heard_s, newest = time.monotonic(), statuses[-1]
+                yield statuses
         if over is not None:
-            yield [*statuses, {**newest, "ended": over}]
+            yield [{**newest, "ended": over}]
             return
-        if statuses:
-            yield statuses
         if newest and (silent_s := time.monotonic() - heard_s) > _SILENT_S:
             heard_s = time.monotonic()
             yield [{**newest, "phase": f"nothing new for {silent_s:.0f} s (evaluating, waiting, or gone)"}]

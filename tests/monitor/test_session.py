@@ -109,7 +109,7 @@ def test_a_server_that_hangs_holds_the_end_up_no_longer_than_drain_s(tmp_path, m
         with monitored(run, config):
             assert wait_until(lambda: server.requests > 0)
             began_s = time.monotonic()
-        assert time.monotonic() - began_s < 12
+        assert time.monotonic() - began_s < 30
     assert "recordings are not uploaded" in capfd.readouterr().err
     assert sidecars(run) == []
 
