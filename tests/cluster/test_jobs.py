@@ -146,7 +146,7 @@ def test_a_run_of_the_users_own_environment_leaves_its_directory_on_shared_stora
     assert json.loads((out / "summary.json").read_text())["env_steps"] >= 300
     assert f"everything is in {out}" in said
     _, listed = distrl("jobs", *distrl.address, COLUMNS="400")
-    assert f"distrl {' '.join(words)} --address auto" in listed
+    assert f"distrl {' '.join(words)}" in listed
 
 
 @pytest.mark.slow
@@ -271,7 +271,9 @@ def test_a_wheel_is_unpacked(tmp_path):
     [
         (["train", "sac"], "--out must be an absolute path, on storage that the cluster's nodes share, but none came"),
         (["train", "sac", "--out", "runs/x"], "but runs/x came"),
+        (["train", "sac", "run.out=runs/x"], "but runs/x came"),
         (["train", "--resume", "runs/x"], "--resume must be an absolute path"),
+        (["tune", "ks"], "--out must be an absolute path"),
     ],
 )
 def test_a_run_that_would_be_lost_with_its_job_is_refused(command, words, sentence):  # noqa: F811
