@@ -24,7 +24,6 @@ from distrl.cluster.launch import ANSWER_S, NOT_SHIPPED, with_token
 from distrl.core.errors import ConfigError, RunFailed
 
 MAX_BYTES = 100_000_000  # of a working tree: it goes through the memory of the cluster's head
-STOP_GRACE_S = 300
 _STOPPED = 130  # exit code, as of what Ctrl-C has ended
 _WHERE = "the cluster's dashboard, such as http://127.0.0.1:8265"
 

@@ -110,6 +110,11 @@ def in_job() -> bool:
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
+def here(address: str | None) -> str | None:
+    """The address, or that of the cluster that has started this process as a job; None: Ray begins with the run."""
+    return "auto" if address is None and in_job() else address
+
+
 def with_token(at_home: bool = False) -> None:
     """A token that the user names is shown to a cluster: Ray's clients look for it only when told to.
 

@@ -20,6 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 from distrl.cluster.resources import Node, env_worker, fullest
 from distrl.core.config import RunConfig
 
+_NODE_GROUP = "ray.io/node-group"  # a label that Ray gives a node
 _PROMISE_S = 5.0  # within which Ray has placed what it can, and tells it in what is free
 
 
@@ -29,15 +30,16 @@ def nodes() -> list[Node]:
 
 
 def grows() -> bool:
-    """Whether the connected cluster starts nodes when something waits for them, as far as Ray tells a job."""
-    if state.state.get_cluster_config() is not None:
+    """Whether the connected cluster may start nodes when something waits for them, as far as Ray tells a job: its nodes
+    are of groups, which the cluster launcher and KubeRay name, or its head knows of other kinds of nodes."""
+    if any(node["Labels"].get(_NODE_GROUP) for node in ray.nodes()):
         return True
-    status = _internal_kv_get("__autoscaling_status")  # written by the head of every cluster, and with node types …
+    status = _internal_kv_get("__autoscaling_status")  # where nobody has named kinds, each is named after its node
     try:
         kinds = json.loads(status or b"{}").get("autoscaler_report", {}).get("active_nodes", {})
     except ValueError:
         return True
-    return any(not kind.startswith("node_") for kind in kinds)  # … named by a cluster's file, or after each node's id
+    return any(not kind.startswith("node_") for kind in kinds)
 
 
 def num_gpus() -> float:

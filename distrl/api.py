@@ -142,8 +142,8 @@ def tune(
     from distrl.cluster import checks, launch
     from distrl.cluster.resources import bundles
 
-    named = Path(sweep.out).absolute() if sweep.out else Path("sweeps").absolute() / time.strftime("%Y%m%d-%H%M%S")
-    directory = Path(resume).absolute() if resume else named
+    address = launch.here(address)
+    directory = Path(resume).absolute() if resume else _kept(sweep.out or f"sweeps/{time.strftime('%Y%m%d-%H%M%S')}")
     if resume:
         sweep = read_sweep(directory)
     if not resume and (directory / _SWEEP).exists():
@@ -178,11 +178,14 @@ def _new_run(config: RunConfig, logged: bool) -> RunDirectory:
 
 def _new_directory(config: RunConfig) -> Path:
     name = config.env.id.split("/")[-1].split(":")[-1]
-    out = config.run.out or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return _kept(config.run.out or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+
+
+def _kept(out: str) -> Path:
     path = Path(out).absolute()  # actors may have another working directory
     if "working_dir_files" in path.parts:  # Ray's name for where it unpacks what travels with a job
         raise ConfigError(
-            f"a job's own folder is deleted after it has ended, and the run directory {out} would go with it: give an "
+            f"a job's own folder is deleted after it has ended, and what is written to {out} would go with it: give an "
             "absolute --out on storage that the cluster's nodes share"
         )
     return path

@@ -71,8 +71,7 @@ def _on_ray(
     from distrl.cluster.resources import bundles
 
     algorithm = checks.algorithm_model(config)
-    if address is None and launch.in_job():
-        address = "auto"  # a job runs on the cluster that has started it
+    address = launch.here(address)
     if address is None and config.run.durability != "off":
         refuse_network_file_system(components.spool_directory(config, ""))
     cpus = sum(bundle["CPU"] for bundle in bundles(config)[1:])

@@ -42,7 +42,7 @@ def submit(
     """Run a distrl command as a job on a Ray cluster."""
     from distrl.cluster import jobs
 
-    words = _checked(words)
+    _check(words)
     there = jobs.Jobs(address)
     with tempfile.TemporaryDirectory() as folder:
         shipped = Path.cwd() if wheel is None else jobs.unpacked(wheel, Path(folder))
@@ -86,8 +86,8 @@ def stop(
     say(f"{job} ends, with a checkpoint" if running else f"{job} had ended before")
 
 
-def _checked(words: list[str]) -> list[str]:
-    """The command as it is run on the cluster; what its own options refuse is refused here."""
+def _check(words: list[str]) -> None:
+    """What a command's own options refuse is refused here, before anything travels."""
     from distrl.cli import app
 
     commands: Any = typer.main.get_command(app)
@@ -97,26 +97,33 @@ def _checked(words: list[str]) -> list[str]:
     given = commands.commands[words[0]].make_context(words[0], list(words[1:])).params
     if given.get("local"):
         raise typer.BadParameter("--local runs in one process, a job on a Ray cluster: leave out --local")
-    if words[0] == "train":
-        _check_kept(given)
-    if "address" in given and given["address"] is None:
-        words = [*words, "--address", "auto"]  # the cluster that the job runs on
-    return words
+    if "out" in given and "resume" in given:
+        _check_kept(words[0], given)
 
 
-def _check_kept(given: dict[str, Any]) -> None:
+def _check_kept(command: str, given: dict[str, Any]) -> None:
     """What a job writes into its own folder is deleted after it has ended."""
     name, path = "--out", given["out"]
     if given["resume"] is not None:
         name, path = "--resume", given["resume"]
-    elif path is None and given["preset"] is not None:
-        data = read_toml(given["preset"])
-        for override in given["set_"] or []:
-            apply_override(data, override)
-        path = data.get("run", {}).get("out")
+    elif path is None:
+        path = _configured(command, given)
     if path is None or not Path(path).is_absolute():
         came = "none came" if path is None else f"{path} came"
         raise ConfigError(
             f"a job's own folder is deleted after it has ended, so {name} must be an absolute path, on storage that "
             f"the cluster's nodes share, but {came}"
         )
+
+
+def _configured(command: str, given: dict[str, Any]) -> str | None:
+    """What --out would be without the option."""
+    if command == "tune":
+        from distrl.core.sweep import SweepConfig
+
+        return SweepConfig.load(given["sweep"], given["set_"] or []).out if given["sweep"] is not None else None
+    overrides = [word for word in (given["preset"], *(given["keys"] or [])) if word is not None and "=" in word]
+    data: dict[str, Any] = read_toml(given["preset"]) if given["preset"] not in (None, *overrides) else {}
+    for override in [*(given["set_"] or []), *overrides]:
+        apply_override(data, override)
+    return data.get("run", {}).get("out")

@@ -9,6 +9,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 import distrl
+from distrl.cluster import placement
 from distrl.cluster.launch import connect
 from distrl.core.config import RunConfig
 from distrl.core.errors import ConfigError
@@ -108,6 +109,15 @@ def test_what_no_node_has_is_refused_before_anything_starts(cluster, tmp_path, m
     with pytest.raises(ConfigError, match=r"an env worker asks Ray for 256 CPUs .* nodes have 4 CPUs"):
         distrl.train(config, address=cluster.address)
     assert not (tmp_path / "result").exists()
+
+
+def test_a_cluster_with_groups_of_nodes_may_grow(cluster, monkeypatch):
+    if not ray.is_initialized():
+        ray.init(address=cluster.address)
+    assert not placement.grows()
+    node = {"Labels": {"ray.io/node-group": "simulations"}}  # as the cluster launcher and KubeRay leave it
+    monkeypatch.setattr(ray, "nodes", lambda: [node])
+    assert placement.grows()
 
 
 @pytest.mark.parametrize(

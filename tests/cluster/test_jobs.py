@@ -68,6 +68,7 @@ def head(tmp_path_factory):
         "PATH": f"{PYTHON.parent}:{os.environ['PATH']}",  # a job's command is python …
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",
+        "CONTROL_STORE": f"127.0.0.1:{port}",  # for the tests
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # else Ray takes the machine's own address in place of loopback
@@ -146,7 +147,7 @@ def test_a_run_of_the_users_own_environment_leaves_its_directory_on_shared_stora
     assert json.loads((out / "summary.json").read_text())["env_steps"] >= 300
     assert f"everything is in {out}" in said
     _, listed = distrl("jobs", *distrl.address, COLUMNS="400")
-    assert f"distrl {' '.join(words)} --address auto" in listed
+    assert f"distrl {' '.join(words)}" in listed
 
 
 @pytest.mark.slow
@@ -184,6 +185,15 @@ def test_who_has_no_token_or_another_is_told(distrl):
     )
     code, said = distrl("jobs", *distrl.address, RAY_AUTH_TOKEN="a-guess", RAY_AUTH_TOKEN_PATH="")
     assert (code, "its token is wrong: set RAY_AUTH_MODE=token" in " ".join(said.split())) == (1, True), said
+
+
+@pytest.mark.slow
+def test_a_driver_with_another_token_is_told(head, distrl):
+    words = ["train", "own.toml", "--address", head[1]["CONTROL_STORE"]]
+    code, said = distrl(*words, RAY_AUTH_TOKEN="a-guess", RAY_AUTH_TOKEN_PATH="")
+    assert code == 1
+    assert "does not let this process in" in said
+    assert "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH" in said
 
 
 # -- without a head ----------------------------------------------------------------------------------------------------
@@ -271,7 +281,9 @@ def test_a_wheel_is_unpacked(tmp_path):
     [
         (["train", "sac"], "--out must be an absolute path, on storage that the cluster's nodes share, but none came"),
         (["train", "sac", "--out", "runs/x"], "but runs/x came"),
+        (["train", "sac", "run.out=runs/x"], "but runs/x came"),
         (["train", "--resume", "runs/x"], "--resume must be an absolute path"),
+        (["tune", "ks"], "--out must be an absolute path"),
     ],
 )
 def test_a_run_that_would_be_lost_with_its_job_is_refused(command, words, sentence):  # noqa: F811
