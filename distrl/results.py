@@ -106,7 +106,7 @@ def draw(run: RunDirectory, config: RunConfig) -> list[Path]:
 
     summary = json.loads((run.path / "summary.json").read_text())
     written = [learning_curve(run.path, summary)]
-    if summary["staleness_counts"] is not None:
+    if "staleness_counts" in summary:  # RLlib does not say
         written.append(staleness(run.path, summary))
     if (league := checks.league_model(config)) is not None:
         table = league_plots.league(run.path, league.window)

@@ -112,12 +112,12 @@ def test_what_rllib_and_the_environments_say_becomes_the_records_of_a_run(tmp_pa
     progress.stood_still(1e-3)
     progress.add({})
     recorder.tick()
-    summary = recorder.summary() | progress.unknown()
+    summary = progress.summary()
     recorder.close()
     env.close()
     assert summary["updates"] == 5
     assert summary["core_hours"] == pytest.approx(1e6 / 3600, rel=0.01)  # the env runner's CPU
-    assert summary["transitions_trained"] is summary["staleness_p50"] is None
+    assert not [name for name in summary if name.startswith(("transitions_", "staleness_"))]  # RLlib does not say
     episode, learner = (
         next(record for record in read_json_lines(tmp_path / "metrics.jsonl") if record["kind"] == kind)
         for kind in ("episode", "learner")
@@ -141,7 +141,6 @@ def test_a_run_of_rllibs_leaves_a_run_directory_like_any_other(tmp_path, monkeyp
     assert 2000 <= summary["env_steps"] <= 2000 + 400
     assert summary["updates"] == pytest.approx(summary["env_steps"] / 100 * 4, rel=0.1)
     assert len(summary["final_returns"]) == 2
-    assert summary["transitions_trained"] is None  # RLlib does not say
     assert 0 < summary["env_busy_fraction"] < 1
     metrics = list(read_json_lines(result.directory / "metrics.jsonl"))
     evaluations = [record for record in metrics if record["kind"] == "evaluation"]
