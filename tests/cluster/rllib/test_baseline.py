@@ -17,6 +17,7 @@ from distrl.core.errors import ConfigError
 from distrl.core.metrics import read_json_lines
 from distrl.core.types import EnvRecipe, EnvSpec
 from distrl.envs.resolve import make
+from distrl.report import write_report
 
 CARTPOLE = EnvSpec("CartPole-v1", Box(-1, 1, (4,)), Discrete(2))
 
@@ -152,4 +153,5 @@ def test_a_run_of_rllibs_leaves_a_run_directory_like_any_other(tmp_path, monkeyp
     assert {record["kind"] for record in read_json_lines(result.directory / "timing.jsonl")} >= {"status", "totals"}
     notes = [record.get("text", "") for record in read_json_lines(result.directory / "events.jsonl")]
     assert any("left out: replay" in note for note in notes)
+    assert write_report([result.directory], tmp_path / "report.html").exists()
     assert int(load_policy(result.directory).act(np.zeros(4, np.float32))) in (0, 1)
