@@ -108,9 +108,9 @@ def film(
     from gymnasium.error import DependencyNotInstalled
 
     from distrl.actors.evaluator import act_alone
-    from distrl.loading import load_policies
     from distrl.cluster import components
     from distrl.envs.resolve import make, renderable, spec_of
+    from distrl.loading import load_policies
 
     recipe = renderable(dataclasses.replace(config.env.recipe(), delay=None))  # delays and crashes are the training's
     if recipe is None:

@@ -28,8 +28,8 @@ from distrl.core.run_directory import RunDirectory
 
 def evaluate(run: RunDirectory, config: RunConfig, episodes: int, first_seed: int | None = None) -> list[Any]:
     """Deterministic episodes of a run's best policy on the test seeds; one ``EpisodeResult`` per seed."""
-    from distrl.loading import load_policies
     from distrl.cluster import components
+    from distrl.loading import load_policies
 
     num_envs = min(episodes, os.cpu_count() or 1)
     seed = components.TEST_SEEDS if first_seed is None else first_seed
@@ -106,7 +106,7 @@ def draw(run: RunDirectory, config: RunConfig) -> list[Path]:
 
     summary = json.loads((run.path / "summary.json").read_text())
     written = [learning_curve(run.path, summary)]
-    if summary["staleness_counts"] is not None:
+    if "staleness_counts" in summary:  # RLlib does not say
         written.append(staleness(run.path, summary))
     if (league := checks.league_model(config)) is not None:
         table = league_plots.league(run.path, league.window)

@@ -45,8 +45,6 @@ _OURS = {  # keys of RLlib's → ours
 _METHODS = ("training", "env_runners", "learners", "rl_module", "reporting", "fault_tolerance")  # of its options
 _ITERATION_S = 0.5
 _ANSWER_S = 5.0
-#: Of the summary's transitions_…, what RLlib has no counters for.
-_UNKNOWN = ("trained", "queued", "evicted", "rejected", "duplicated", "warm", "committed", "lost")
 
 
 def algorithm_config(config: RunConfig) -> Any:
@@ -232,7 +230,7 @@ def run_rllib(
             evaluate()
         progress.add({})
         show(recorder.status())
-        return recorder.summary() | progress.unknown()
+        return progress.summary()
     except Exception as error:
         if isinstance(error, (ConfigError, RunFailed)):
             raise
@@ -308,10 +306,10 @@ class Progress:
         """CPU seconds of each env runner's process, by process id."""
         self._runner_cpu_s = sum(used - self._tally.core_s(pid) for pid, used in seconds)
 
-    def unknown(self) -> dict[str, None]:
-        """Entries of the summary that RLlib says nothing about."""
-        staleness = (name for name in self._recorder.summary() if name.startswith("staleness_"))
-        return dict.fromkeys([*(f"transitions_{name}" for name in _UNKNOWN), *staleness])
+    def summary(self) -> dict[str, Any]:
+        """The run in numbers, without the states of transitions and the staleness, which RLlib does not tell."""
+        found = self._recorder.summary()
+        return {name: value for name, value in found.items() if not name.startswith(("transitions_", "staleness_"))}
 
     def _environments(self) -> dict[str, Any]:
         totals = self._tally.totals()

@@ -150,9 +150,7 @@ class DistrlEnvRunner(SingleAgentEnvRunner):
             for fault in faults:
                 _log.warning("%s", fault.message)
                 self.metrics.log_value(NUM_ENV_STEP_FAILURES_LIFETIME, 1, reduce="lifetime_sum")
-                if fault.row in self._held:
-                    del self._held[fault.row]
-                elif fault.cut:
+                if fault.cut and self._held.pop(fault.row, None) is None:
                     cut += self._cut(fault.row)
                     num_begun -= 1
             rows = [int(row) for row in requests.rows[~requests.is_first]]

@@ -121,7 +121,7 @@ def show_summary(summary: dict[str, Any]) -> None:
         f"environments busy {summary['env_busy_fraction']:.0%} · {summary['updates_per_s']:.1f} updates/s · "
         f"{summary['core_hours']:.3f} core-hours"
     )
-    if summary["staleness_p50"] is None:  # RLlib does not say
+    if "staleness_p50" not in summary:  # RLlib does not say
         return
     say(
         f"staleness {summary['staleness_p50']} updates or less for half of the transitions, "
