@@ -83,7 +83,8 @@ def test_a_module_of_rllibs(tmp_path):
     assert re.search(r"^\d+ on held-out seeds", example(tmp_path, "rllib_module.py", "--local", "--steps", 3000), re.M)
 
 
-def test_rllibs_ppo_over_our_environments_with_a_kill(tmp_path):
+@pytest.mark.slow
+def test_rllibs_ppo_over_our_environments_with_a_kill(tmp_path):  # a short one is in tests/cluster/rllib
     lines = example(tmp_path, "rllib_env_runner.py", "--iterations", 5, "--kill", 3)
     found = re.findall(r"(\d+) env steps, return (\d+), (\d) failures", lines)
     assert [int(failures) for *_, failures in found] == [0, 0, 1, 1, 1]
