@@ -144,7 +144,9 @@ def _row(sweep: SweepConfig, result: Any) -> TrialRow:
     if result.error is not None:
         status = _sentence(result.error)
     else:
-        status = "finished" if found.get("finished") else "ended early"
+        status = (
+            "finished" if found.get("finished") or found.get(sweep.scheduler.by, 0) >= sweep.length() else "ended early"
+        )
     kept = {name: value for name, value in found.items() if name in METRICS or name.startswith(LEARNER)}
     directory = Path(found["directory"]) if "directory" in found else None
     return TrialRow(Path(result.path).name, status, sweep.decode(config), kept, directory)
