@@ -131,9 +131,16 @@ def test_steps_before_the_snapshot_cost_are_computed_again(make, tmp_path):
     assert "continued at step 12; 11 steps recomputed" in driver.faults[0].message
 
 
-def test_a_row_that_waits_for_its_action_is_continued_too(make):
+def test_a_row_that_waits_for_its_action_is_continued_too(make, tmp_path):
     driver = make(num_envs=2)
     driver.run(20)
+
+    def has_snapshots():
+        """A busy machine takes them late: they may cost a share of the steps' time only."""
+        episodes = [f"env-{row}/{stream[-1].uid}" for row, stream in enumerate(driver.streams)]
+        return all(any((tmp_path / "snapshots" / episode).glob("*/state")) for episode in episodes)
+
+    driver.until(has_snapshots)
     driver.settle()
     for pid in driver.pool.pids():
         os.kill(int(pid), signal.SIGKILL)

@@ -56,6 +56,8 @@ def live(run: RunDirectory, incarnation: int, path: str, death: Death, steps: in
     socket = Socket(path)
 
     class Sink:
+        is_full = False
+
         def __init__(self, *unused):
             pass
 

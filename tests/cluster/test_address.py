@@ -77,21 +77,20 @@ def test_an_environment_of_the_users_own_trains_on_a_running_cluster(cluster, tm
     assert [node["Alive"] for node in ray.nodes()] == [True]
 
 
-class Supervising:
-    """A run's supervisor as far as somebody elsewhere sees it."""
-
-    def __init__(self):
-        self._asked = 0
-
-    def status(self):
-        self._asked += 1
-        phase = "training" if self._asked < 3 else "ended"
-        return status(50 * self._asked) | {"phase": phase, "steps": 1000, "failure": None}
+PHASES = [(1, "training"), (2, "training"), (3, "ended")]
 
 
 def test_a_run_on_a_cluster_is_watched_without_its_directory(cluster):
     if not ray.is_initialized():
         ray.init(address=cluster.address)
+    answers = [status(50 * asked) | {"phase": phase, "steps": 1000, "failure": None} for asked, phase in PHASES]
+
+    class Supervising:  # here, so that it travels to a process that cannot import these tests
+        """A run's supervisor as far as somebody elsewhere sees it."""
+
+        def status(self):
+            return answers.pop(0) if len(answers) > 1 else answers[0]
+
     actor = ray.remote(Supervising).options(name="supervisor-0123", namespace="distrl", num_cpus=0).remote()
     watch = [sys.executable, "-m", "distrl.cli", "watch"]
     other = subprocess.Popen([*watch, "4567", "--address", cluster.address], stdout=subprocess.PIPE, text=True)
