@@ -137,7 +137,7 @@ def test_a_row_that_waits_for_its_action_is_continued_too(make, tmp_path):
 
     def has_snapshots():
         """A busy machine takes them late: they may cost a share of the steps' time only."""
-        episodes = [f"env-{row}/{stream[-1].uid}" for row, stream in enumerate(driver.streams)]
+        episodes = [f"env-{row}/{stream[-1].uid}" for row, stream in driver.streams.items()]
         return all(any((tmp_path / "snapshots" / episode).glob("*/state")) for episode in episodes)
 
     driver.until(has_snapshots)
