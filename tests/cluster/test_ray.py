@@ -177,7 +177,7 @@ def test_a_full_disk_stops_the_run_with_its_cause(tmp_path):
         run(slow(tmp_path / "run", *steps, "checkpoint.period=50"), Watcher(200, fill))
 
 
-@pytest.mark.parametrize("hosting", ["process", "vector"])
+@pytest.mark.parametrize("hosting", ["process", pytest.param("vector", marks=pytest.mark.slow)])
 def test_an_on_policy_run_survives_its_learner(tmp_path, hosting):
     """With a log nothing is lost; without one, what was not trained on is sent again."""
     steps, delay = {"process": (3000, ["env.delay={kind='lognormal', median_s=0.002}"]), "vector": (30_000, [])}[
