@@ -97,14 +97,15 @@ class SweepTrial(tune.Trainable):
         source = self._newest_checkpoint()
         shutil.copytree(source, Path(checkpoint_dir) / _CHECKPOINT)
         _, meta = load_checkpoint(source)
-        facts = self._run.facts
+        # an on-policy algorithm has no replay that another's experience could fill
+        referred = self._run.facts.get("logged", True) and not checks.algorithm_model(self._settings).on_policy
         origin = {
             "run": str(self._run.path),
             "run_id": self._run.id,
             "env_steps": self._before["env_steps"] + self._env_steps,
             "core_hours": self._before["core_hours"] + self._core_hours,
             # logs that its replay was filled from, and how many fragments of each; the last is its own
-            "logs": [*self._settings.replay.warm_start, str(self._run.path)] if facts.get("logged", True) else [],
+            "logs": [*self._settings.replay.warm_start, str(self._run.path)] if referred else [],
             "fragments": [*meta["warm_fragments"], meta["log_records"]],
         }
         write_json(Path(checkpoint_dir) / _ORIGIN, origin)
@@ -213,10 +214,16 @@ class SweepTrial(tune.Trainable):
     def _check_hyperparameters(self) -> None:
         """Whatever was restored, the algorithm must hold this trial's values."""
         assert self._live is not None
-        held = self._live.options()
+        try:
+            held = self._live.options()
+        except ConfigError:  # a short run, that has stopped training just now
+            return
         for key, value in self._values.items():
             section, _, name = key.partition(".")
             for policy, options in held.items():
+                own = self._settings.policies.get(policy)
+                if own is not None and name in own.algorithm:  # which stands above [algorithm]
+                    continue
                 if section == "algorithm" and name in options and options[name] != json.loads(json.dumps(value)):
                     raise RunFailed(
                         f"policy {policy!r} trains with {key} = {options[name]!r}, but this trial has {value!r}: a "
