@@ -309,7 +309,6 @@ class _Host:
         return ended
 
     def _count_core(self, core_s: float) -> None:
-        self._record["core_s"] += core_s
         self._record["level_core_s"][0, self._fidelity] += core_s
 
     def _snapshot(self, files: EpisodeFiles) -> None:

@@ -51,7 +51,6 @@ RECORD = np.dtype(
         ("resets", "i8"),  # episodes begun
         ("step_s", "f8"),  # wall seconds inside step, of the steps in ``produced``
         ("reset_s", "f8"),  # wall seconds inside reset
-        ("core_s", "f8"),  # CPU seconds of both, reaped children included
         ("recomputed", "i8"),  # steps computed again to continue an episode
         ("snapshots", "i8"),
         ("snapshot_s", "f8"),
@@ -59,7 +58,8 @@ RECORD = np.dtype(
         ("lifetime_before_s", "f8"),  # wall seconds that this row's dead processes had lived
         ("process_starts", "i8"),
         ("level_steps", "i8", (MAX_FIDELITIES,)),  # of ``produced``, by fidelity
-        ("level_core_s", "f8", (MAX_FIDELITIES,)),  # of ``core_s``
+        # CPU seconds inside step and reset by fidelity, reaped children included
+        ("level_core_s", "f8", (MAX_FIDELITIES,)),
         # the living process
         ("constructed_at", "f8"),
         ("last_seen_at", "f8"),  # last time that the process began or ended anything
@@ -217,7 +217,7 @@ class SharedRows:
             resets=int(rows["resets"].sum()),
             step_s=float(rows["step_s"].sum() + running[0].clip(0).sum()),
             reset_s=float(rows["reset_s"].sum() + running[1].clip(0).sum()),
-            core_s=float(rows["core_s"].sum()),
+            core_s=float(rows["level_core_s"].sum()),
             lifetime_s=float(rows["lifetime_before_s"].sum() + (until - rows["constructed_at"])[alive].clip(0).sum()),
             process_starts=int(rows["process_starts"].sum()),
             recomputed=int(rows["recomputed"].sum()),

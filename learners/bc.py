@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from distrl.core.types import EnvSpec, PolicySpec, Weights
-from distrl.learners.adam import Adam
-from distrl.learners.cloned_actor import ClonedActor, load_vector
+from distrl.learners.cloned_actor import ClonedActor
 from distrl.learners.inputs import flat_inputs
 from distrl.learners.offline_config import BC as Config
+from distrl.learners.optimizer import Gradients, Optimizer, Rule, Trained
 from distrl.learners.replay import SampleBatch
 
 
@@ -32,19 +32,19 @@ class BC:
         seed: of the initial parameters.
 
     Attributes:
-        updates: gradients applied so far.
+        optimizer: of the vector "actor".
     """
 
     def __init__(self, config: Config, env_spec: EnvSpec, device: str = "cpu", seed: int = 0):
-        self.config, self.device, self.updates = config, torch.device(device), 0
+        self.config, self.device = config, torch.device(device)
         self._policy_spec = config.policy_spec(env_spec)
         self._layout = self._policy_spec.kwargs["network"]["inputs"]
         generator = torch.Generator().manual_seed(seed)
         self.actor = ClonedActor(env_spec, self._policy_spec, config.hidden, self.device, generator)
-        self._adam = Adam(self.actor.parameters.flat, epsilon=1e-8)
+        self.optimizer = Optimizer({"actor": Trained(self.actor.parameters.flat, Rule(config.learning_rate))})
 
-    def gradients(self, batch: SampleBatch, rng: torch.Generator | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss's gradient [P], and metrics (reading one waits for a GPU: do it seldom).
+    def gradients(self, batch: SampleBatch, rng: torch.Generator | None = None) -> tuple[Gradients, dict[str, Tensor]]:
+        """The loss's gradient, and metrics (reading one waits for a GPU: do it seldom).
 
         Args:
             rng: nothing is drawn.
@@ -52,13 +52,12 @@ class BC:
         inputs = torch.from_numpy(flat_inputs(batch.observation, self._layout)).to(self.device)
         action = self.actor.actions(batch.action)
         gradient, log_prob, entropy = self.actor.gradient(inputs, batch.observation, action)
-        return gradient, {"loss": -log_prob.mean(), "entropy": entropy.mean()}
+        return {"actor": gradient}, {"loss": -log_prob.mean(), "entropy": entropy.mean()}
 
-    def apply(self, gradients: Tensor) -> None:
+    def apply(self, gradients: Gradients) -> None:
         """One step of Adam."""
-        self._adam.step(gradients, self.config.learning_rate)
+        self.optimizer.step(gradients)
         self.actor.limit()
-        self.updates += 1
 
     def policy_spec(self) -> PolicySpec:
         """See ``Config.policy_spec``."""
@@ -69,9 +68,8 @@ class BC:
         return self.actor.weights()
 
     def state(self) -> dict[str, Any]:
-        """Everything that an update reads or writes: tensors are copied to the CPU."""
-        actor = self.actor.parameters.flat.to("cpu", copy=True)
-        return {"updates": self.updates, "actor": actor, "adam": self._adam.state()}
+        """Everything that an update reads or writes: see ``Optimizer.state``."""
+        return self.optimizer.state()
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue bit for bit where ``state`` was taken.
@@ -79,6 +77,4 @@ class BC:
         Raises:
             ValueError: the state is of other networks.
         """
-        load_vector(self.actor.parameters.flat, state, "actor")
-        self._adam.load_state(state["adam"])
-        self.updates = int(state["updates"])
+        self.optimizer.load_state(state)

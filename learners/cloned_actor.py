@@ -103,19 +103,3 @@ class ClonedActor:
             return None
         flat = mask.reshape(len(mask), -1).astype(bool, copy=False)
         return torch.from_numpy(np.ascontiguousarray(flat.T)).to(self._device)
-
-
-def load_vector(own: Tensor, state: dict, name: str) -> None:
-    """Copy ``state[name]`` into a vector of parameters.
-
-    Raises:
-        ValueError: it is of other networks.
-    """
-    came = state.get(name)
-    if came is None or came.shape != own.shape:
-        raise ValueError(
-            f"the state needs {name!r} of shape {tuple(own.shape)}, but holds "
-            f"{'nothing' if came is None else tuple(came.shape)}: use the networks and the environment that it was "
-            "trained with"
-        )
-    own.copy_(came)  # in place: the named views see it

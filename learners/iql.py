@@ -17,20 +17,19 @@ the policy's learning rate is left out. Discrete actions enter the critics one-h
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from distrl.core.types import EnvSpec, PolicySpec, Weights
-from distrl.learners.adam import Adam
-from distrl.learners.cloned_actor import ClonedActor, load_vector
+from distrl.learners.cloned_actor import ClonedActor
 from distrl.learners.inputs import flat_inputs, input_layout, input_size
 from distrl.learners.networks import MLP, FlatParameters
 from distrl.learners.offline_config import IQL as Config
+from distrl.learners.optimizer import Gradients, Optimizer, Rule, Trained
 from distrl.learners.replay import SampleBatch
-
-Gradients = dict[str, Tensor]  # "actor", "value", "critic": float32, a vector each, on the device
 
 
 class IQL:
@@ -43,11 +42,11 @@ class IQL:
         seed: of the initial parameters.
 
     Attributes:
-        updates: gradients applied so far.
+        optimizer: of the vectors "actor", "value" and "critic".
     """
 
     def __init__(self, config: Config, env_spec: EnvSpec, device: str = "cpu", seed: int = 0):
-        self.config, self.device, self.updates = config, torch.device(device), 0
+        self.config, self.device = config, torch.device(device)
         self._policy_spec = config.policy_spec(env_spec)
         observed = env_spec.observation_space
         self._layout = input_layout(observed, has_mask="choices" in self._policy_spec.kwargs["actions"])
@@ -58,10 +57,17 @@ class IQL:
         self._critic_net = MLP((size + self.actor.num_encoded, *config.hidden, 1), ensemble=2)
         self.value = FlatParameters(self._value_net.initial(generator), self.device)
         self.critic = FlatParameters(self._critic_net.initial(generator), self.device)
-        self.target = self.critic.flat.clone()  # of the target networks
-        self._target = self.critic.split(self.target)
-        self._trained = {"actor": self.actor.parameters.flat, "value": self.value.flat, "critic": self.critic.flat}
-        self._adams = {name: Adam(vector, epsilon=1e-8) for name, vector in self._trained.items()}
+        rule = Rule(config.learning_rate)
+        critic = Trained(self.critic.flat, replace(rule, tau=config.tau))
+        assert critic.target is not None
+        self._target = self.critic.split(critic.target)  # of the target networks
+        self.optimizer = Optimizer(
+            {
+                "actor": Trained(self.actor.parameters.flat, rule),
+                "value": Trained(self.value.flat, rule),
+                "critic": critic,
+            }
+        )
 
     def gradients(self, batch: SampleBatch, rng: torch.Generator | None = None) -> tuple[Gradients, dict[str, Tensor]]:
         """Gradients of the three losses, and metrics (reading one waits for a GPU: do it seldom).
@@ -105,11 +111,8 @@ class IQL:
 
     def apply(self, gradients: Gradients) -> None:
         """One step of Adam on each, then target ← target + τ (critic − target)."""
-        for name, adam in self._adams.items():
-            adam.step(gradients[name], self.config.learning_rate)
+        self.optimizer.step(gradients)
         self.actor.limit()
-        self.target.lerp_(self.critic.flat, self.config.tau)
-        self.updates += 1
 
     def policy_spec(self) -> PolicySpec:
         """See ``Config.policy_spec``."""
@@ -120,9 +123,8 @@ class IQL:
         return self.actor.weights()
 
     def state(self) -> dict[str, Any]:
-        """Everything that an update reads or writes: tensors are copied to the CPU."""
-        vectors = {name: vector.to("cpu", copy=True) for name, vector in self._vectors().items()}
-        return {"updates": self.updates, **vectors, "adam": {name: adam.state() for name, adam in self._adams.items()}}
+        """Everything that an update reads or writes: see ``Optimizer.state``."""
+        return self.optimizer.state()
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue bit for bit where ``state`` was taken.
@@ -130,14 +132,7 @@ class IQL:
         Raises:
             ValueError: the state is of other networks.
         """
-        for name, vector in self._vectors().items():
-            load_vector(vector, state, name)
-        for name, adam in self._adams.items():
-            adam.load_state(state["adam"][name])
-        self.updates = int(state["updates"])
-
-    def _vectors(self) -> dict[str, Tensor]:
-        return {**self._trained, "target": self.target}
+        self.optimizer.load_state(state)
 
     def _inputs(self, observation: dict[str, Any]) -> Tensor:
         return torch.from_numpy(flat_inputs(observation, self._layout)).to(self.device)

@@ -34,11 +34,11 @@ from distrl.core.errors import ConfigError, RunFailed
 from distrl.core.types import EnvSpec, PolicySpec, Weights
 from distrl.learners.actor_critic import ActorCritic, Inputs, Network
 from distrl.learners.actor_policies import MEMORY, MOMENTS, OBSERVATION_LIMIT, action_units
-from distrl.learners.adam import Adam
 from distrl.learners.distributions import Categorical, Distribution, Gaussian
 from distrl.learners.inputs import MASK, flat_inputs, image_paths, input_layout, input_size
 from distrl.learners.moments import RewardScale, RunningMoments
 from distrl.learners.networks import FlatParameters
+from distrl.learners.optimizer import Gradients, Optimizer, Rule, Trained
 from distrl.learners.ppo_config import PPO as Config
 from distrl.learners.recurrent import Memory, RecurrentLayer
 from distrl.learners.returns import gae, next_values, vtrace
@@ -101,20 +101,21 @@ class PPO:
         seed: of the initial parameters.
 
     Attributes:
-        updates: gradients applied so far. transitions: of the rollouts so far.
+        optimizer: of the vector "parameters". transitions: of the rollouts so far.
     """
 
     def __init__(self, config: Config, env_spec: EnvSpec, device: str = "cpu", seed: int = 0):
         self.config = config
         self.device = torch.device(device)
-        self.updates = self.transitions = 0
+        self.transitions = 0
         self._policy_spec = config.policy_spec(env_spec)
         self._distribution, self.network = self._parts(env_spec, seed)
         generator = torch.Generator().manual_seed(seed)
         initial = self.network.initial(generator) | self._distribution.initial()
         self.parameters = FlatParameters(initial, self.device)
-        self._adam = Adam(self.parameters.flat, epsilon=1e-5)  # detail 3
-        self._learning_rate = config.learning_rate
+        rule = Rule(config.learning_rate, epsilon=1e-5, max_gradient_norm=config.max_gradient_norm)  # details 3 and 11
+        self.optimizer = Optimizer({"parameters": Trained(self.parameters.flat, rule)})
+        self._rate = 1.0
         self._moments = RunningMoments(self._num_flat) if config.normalize_observations else None
         self._reward_scale = RewardScale(config.gamma) if config.scale_rewards else None
         self._explained = torch.zeros((), device=self.device)
@@ -147,8 +148,8 @@ class PPO:
             if self.config.target_kl is not None and float(self._kl) > self.config.target_kl:  # detail 12
                 return
 
-    def gradients(self, batch: Minibatch, rng: torch.Generator | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss's gradient [P], and metrics as tensors of one element (reading one waits for a GPU: do it seldom).
+    def gradients(self, batch: Minibatch, rng: torch.Generator | None = None) -> tuple[Gradients, dict[str, Tensor]]:
+        """The loss's gradient, and metrics as tensors of one element (reading one waits for a GPU: do it seldom).
 
         Args:
             rng: nothing is drawn.
@@ -196,13 +197,11 @@ class PPO:
             "clip_share": beyond.float().mean(),
             "explained_variance": self._explained,
         }
-        return self.parameters.join(gradients), metrics
+        return {"parameters": self.parameters.join(gradients)}, metrics
 
-    def apply(self, gradients: Tensor) -> None:
-        """One step of Adam along the gradient, shortened where it is long (detail 11)."""
-        shrink = (self.config.max_gradient_norm / (torch.linalg.vector_norm(gradients) + 1e-6)).clamp(max=1.0)
-        self._adam.step(gradients * shrink, self._learning_rate)
-        self.updates += 1
+    def apply(self, gradients: Gradients) -> None:
+        """One step of Adam."""
+        self.optimizer.step(gradients, self._rate)
 
     def _begin(self, rollout: Rollout) -> Minibatch:
         """Everything that is computed once for a rollout; its T · N transitions, time by time, or some of them."""
@@ -210,7 +209,7 @@ class PPO:
         num_steps, num_rows = rollout.reward.shape
         size = num_steps * num_rows
         if config.anneal_steps is not None:  # detail 4
-            self._learning_rate = config.learning_rate * max(0.0, 1.0 - self.transitions / config.anneal_steps)
+            self._rate = max(0.0, 1.0 - self.transitions / config.anneal_steps)
         self.transitions += size
 
         reward = rollout.reward
@@ -224,8 +223,8 @@ class PPO:
         outputs, value, final_value = self.network.evaluate(self.parameters, inputs, final, index, memory, corrects)
         if not bool(value.isfinite().all()):
             raise RunFailed(
-                f"the networks are not finite after {self.updates} updates: lower algorithm.learning_rate, or set "
-                "algorithm.normalize_observations and algorithm.scale_rewards"
+                f"the networks are not finite after {self.optimizer.updates} updates: lower "
+                "algorithm.learning_rate, or set algorithm.normalize_observations and algorithm.scale_rewards"
             )
         value = value.view(num_steps + 1, num_rows)
         steps = (
@@ -348,10 +347,8 @@ class PPO:
     def state(self) -> dict[str, Any]:
         """Everything that an update reads or writes: tensors are copied to the CPU."""
         return {
-            "updates": self.updates,
+            "optimizer": self.optimizer.state(),
             "transitions": self.transitions,
-            "parameters": self.parameters.flat.to("cpu", copy=True),
-            "adam": self._adam.state(),
             "observation_moments": self._moments and self._moments.state(),
             "reward_scale": self._reward_scale and self._reward_scale.state(),
         }
@@ -362,21 +359,13 @@ class PPO:
         Raises:
             ValueError: the state is of other networks, or with other options of normalisation.
         """
-        own, came = self.parameters.flat, state.get("parameters")
-        if came is None or came.shape != own.shape:
-            raise ValueError(
-                f"the state needs parameters of shape {tuple(own.shape)}, but holds "
-                f"{'nothing' if came is None else tuple(came.shape)}: use the networks and the environment that it was "
-                "trained with"
-            )
         parts = {"observation_moments": self._moments, "reward_scale": self._reward_scale}
         for name, part in parts.items():
-            if (part is None) != (state[name] is None):
-                has = "none" if state[name] is None else "some"
+            if (part is None) != (state.get(name) is None):
+                has = "none" if state.get(name) is None else "some"
                 raise ValueError(f"the state has {has} of {name!r}: use the options that it was trained with")
-        own.copy_(came)  # in place: the named views see it
-        self._adam.load_state(state["adam"])
+        self.optimizer.load_state(state.get("optimizer", {}))
         for name, part in parts.items():
             if part is not None:
                 part.load_state(state[name])
-        self.updates, self.transitions = int(state["updates"]), int(state["transitions"])
+        self.transitions = int(state["transitions"])

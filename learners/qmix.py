@@ -19,16 +19,14 @@ import torch
 from torch import Tensor
 
 from distrl.core.types import EnvSpec, Observation, PolicySpec, Weights
-from distrl.learners.adam import Adam
 from distrl.learners.inputs import MASK, STATE
 from distrl.learners.mixing import Mixer, MonotonicMixer, SumMixer, part_of
 from distrl.learners.networks import MLP, FlatParameters
+from distrl.learners.optimizer import Gradients, Optimizer, Rule, Trained
 from distrl.learners.qmix_config import QMIX as QMIXConfig
 from distrl.learners.qmix_config import VDN as Config
 from distrl.learners.replay import SampleBatch
 from distrl.learners.team_policies import ALIVE, EPSILON, OBSERVATION, team_inputs
-
-Gradients = dict[str, Any]  # "parameters": float32 [P] on the device; "env_steps": int, of the run so far
 
 
 class QMIX:
@@ -41,13 +39,13 @@ class QMIX:
         seed: of the initial parameters.
 
     Attributes:
-        updates: gradients applied so far. env_steps: of the run, as far as it has been seen.
+        optimizer: of the vector "parameters". env_steps: of the run, as far as it has been seen.
     """
 
     def __init__(self, config: Config, env_spec: EnvSpec, device: str = "cpu", seed: int = 0):
         self.config = config
         self.device = torch.device(device)
-        self.updates = self.env_steps = 0
+        self.env_steps = 0
         self._team = team = config.team(env_spec)
         self._policy_spec = config.policy_spec(env_spec)
         self._lowest = torch.tensor(team.lowest, device=self.device)
@@ -59,9 +57,11 @@ class QMIX:
         parts = {"agent": self._agent.initial(generator), "mixer": self._mixer.initial(generator)}
         initial = {f"{part}/{name}": value for part, named in parts.items() for name, value in named.items()}
         self.parameters = FlatParameters(initial, self.device)
-        self.target = self.parameters.flat.clone()  # of the target networks
-        self._target = self.parameters.split(self.target)
-        self._adam = Adam(self.parameters.flat, epsilon=1e-8)
+        rule = Rule(config.learning_rate, max_gradient_norm=config.max_gradient_norm, tau=config.tau)
+        trained = Trained(self.parameters.flat, rule)
+        assert trained.target is not None
+        self._target = self.parameters.split(trained.target)  # of the target networks
+        self.optimizer = Optimizer({"parameters": trained})
 
     @property
     def epsilon(self) -> float:
@@ -88,18 +88,14 @@ class QMIX:
         named = self.parameters.named
         value = self._mixed(named, batch.observation, self._values(named, batch.observation), action)
         loss = 0.5 * (value - target).square().mean()
-        gradients = {"parameters": self.parameters.gradient(loss), "env_steps": int(batch.number.max()) + 1}
+        gradients = {"parameters": self.parameters.gradient(loss)}
+        self.env_steps = max(self.env_steps, int(batch.number.max()) + 1)
         metrics = {"loss": loss.detach(), "value_mean": value.detach().mean(), "epsilon": self.epsilon}
         return gradients, metrics
 
     def apply(self, gradients: Gradients) -> None:
         """One step of Adam, then target ← target + τ (parameters − target)."""
-        gradient = gradients["parameters"]
-        shrink = (self.config.max_gradient_norm / (torch.linalg.vector_norm(gradient) + 1e-6)).clamp(max=1.0)
-        self._adam.step(gradient * shrink, self.config.learning_rate)
-        self.target.lerp_(self.parameters.flat, self.config.tau)
-        self.env_steps = max(self.env_steps, gradients["env_steps"])
-        self.updates += 1
+        self.optimizer.step(gradients)
 
     def policy_spec(self) -> PolicySpec:
         """See ``Config.policy_spec``."""
@@ -115,13 +111,7 @@ class QMIX:
 
     def state(self) -> dict[str, Any]:
         """Everything that an update reads or writes: tensors are copied to the CPU."""
-        return {
-            "updates": self.updates,
-            "env_steps": self.env_steps,
-            "parameters": self.parameters.flat.to("cpu", copy=True),
-            "target": self.target.to("cpu", copy=True),
-            "adam": self._adam.state(),
-        }
+        return {"env_steps": self.env_steps, "optimizer": self.optimizer.state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue bit for bit where ``state`` was taken.
@@ -129,17 +119,8 @@ class QMIX:
         Raises:
             ValueError: the state is of other networks.
         """
-        own, came = self.parameters.flat, state.get("parameters")
-        if came is None or came.shape != own.shape:
-            raise ValueError(
-                f"the state needs parameters of shape {tuple(own.shape)}, but holds "
-                f"{'nothing' if came is None else tuple(came.shape)}: use the networks and the environment that it was "
-                "trained with"
-            )
-        own.copy_(came)  # in place: the named views see it
-        self.target.copy_(state["target"])
-        self._adam.load_state(state["adam"])
-        self.updates, self.env_steps = int(state["updates"]), int(state["env_steps"])
+        self.optimizer.load_state(state.get("optimizer", {}))
+        self.env_steps = int(state["env_steps"])
 
     def _values(self, named: dict[str, Tensor], observation: Observation) -> Tensor:
         """q_a(o_a, ·), [S, A, n]."""

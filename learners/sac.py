@@ -24,12 +24,11 @@ from torch import Tensor
 
 from distrl.core.types import EnvSpec, PolicySpec, Weights
 from distrl.learners.networks import MLP, FlatParameters, squashed_gaussian
+from distrl.learners.optimizer import Gradients, Optimizer, Rule, Trained
 from distrl.learners.policies import TRAINED
 from distrl.learners.replay import SampleBatch
 from distrl.learners.sac_config import Config
 from distrl.learners.spaces import bounded_box, flat_size, observation_leaves
-
-Gradients = dict[str, Tensor]  # "actor" [P_actor], "critic" [P_critic], "log_temperature" [1]; float32 on the device
 
 
 class SAC:
@@ -42,14 +41,13 @@ class SAC:
         seed: of the initial parameters.
 
     Attributes:
-        updates: gradients applied so far. target_entropy: H̄.
+        optimizer: of the vectors "actor", "critic" and "log_temperature". target_entropy: H̄.
     """
 
     def __init__(self, config: Config, env_spec: EnvSpec, device: str = "cpu", seed: int = 0):
         self.config = config
         self._env_spec = env_spec
         self.device = torch.device(device)
-        self.updates = 0
         self._box = box = bounded_box(env_spec.action_space, type(self).__name__)
         center, half = (box.high + box.low) / 2, (box.high - box.low) / 2
         self._center, self._half = (self._tensor(array.reshape(-1)) for array in (center, half))
@@ -59,13 +57,18 @@ class SAC:
         generator = torch.Generator().manual_seed(seed)
         self.actor = FlatParameters(self.actor_net.initial(generator), self.device)
         self.critic = FlatParameters(self.critic_net.initial(generator), self.device)
-        self.target = self.critic.flat.clone()  # of the target networks
         self.log_temperature = torch.full((1,), math.log(config.initial_temperature), device=self.device)
-        self._target = self.critic.split(self.target)
-        self._trained = {"actor": self.actor.flat, "critic": self.critic.flat, "log_temperature": self.log_temperature}
-        rates = (config.actor_learning_rate, config.critic_learning_rate, config.temperature_learning_rate)
-        groups = [{"params": [p], "lr": lr} for p, lr in zip(self._trained.values(), rates, strict=True)]
-        self._optimizer = torch.optim.Adam(groups, fused=True)
+        limit = config.max_gradient_norm
+        critic = Trained(self.critic.flat, Rule(config.critic_learning_rate, max_gradient_norm=limit, tau=config.tau))
+        assert critic.target is not None
+        self._target = self.critic.split(critic.target)  # of the target networks
+        self.optimizer = Optimizer(
+            {
+                "actor": Trained(self.actor.flat, Rule(config.actor_learning_rate, max_gradient_norm=limit)),
+                "critic": critic,
+                "log_temperature": Trained(self.log_temperature, Rule(config.temperature_learning_rate)),
+            }
+        )
 
     def gradients(self, batch: SampleBatch, rng: torch.Generator) -> tuple[Gradients, dict[str, Tensor]]:
         """Gradients of the three losses, and metrics as tensors of one element (reading one waits for a GPU: do it
@@ -108,14 +111,7 @@ class SAC:
 
     def apply(self, gradients: Gradients) -> None:
         """One Adam step on each, then target ← target + τ (critic − target)."""
-        for name, parameter in self._trained.items():
-            gradient = gradients[name]
-            if self.config.max_gradient_norm is not None and name != "log_temperature":
-                gradient = gradient * (self.config.max_gradient_norm / (gradient.norm() + 1e-12)).clamp(max=1.0)
-            parameter.grad = gradient
-        self._optimizer.step()
-        self.target.lerp_(self.critic.flat, self.config.tau)
-        self.updates += 1
+        self.optimizer.step(gradients)
 
     def policy_spec(self) -> PolicySpec:
         """See ``Config.policy_spec``."""
@@ -126,15 +122,12 @@ class SAC:
         from the device."""
         host = self.actor.flat.detach().to("cpu", copy=True)
         weights = {f"actor/{name}": view.numpy() for name, view in self.actor.split(host).items()}
-        weights[TRAINED] = np.array(self.updates > 0, np.float32)
+        weights[TRAINED] = np.array(self.optimizer.updates > 0, np.float32)
         return weights
 
     def state(self) -> dict[str, Any]:
-        """Everything that an update reads or writes: name → copied CPU tensor, and ``updates``."""
-        tensors = {**self._trained, "target": self.target}
-        for name, parameter in self._trained.items():
-            tensors |= {f"{name}/adam/{key}": value for key, value in self._optimizer.state[parameter].items()}
-        return {"updates": self.updates} | {key: value.detach().to("cpu", copy=True) for key, value in tensors.items()}
+        """Everything that an update reads or writes: see ``Optimizer.state``."""
+        return self.optimizer.state()
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue bit for bit where ``state`` was taken.
@@ -142,22 +135,7 @@ class SAC:
         Raises:
             ValueError: the state is of networks of another shape.
         """
-        for name, own in {**self._trained, "target": self.target}.items():
-            if name not in state or state[name].shape != own.shape:
-                came = tuple(state[name].shape) if name in state else "nothing"
-                raise ValueError(
-                    f"the state needs {name!r} of shape {tuple(own.shape)}, but holds {came}: use the networks and "
-                    "the environment that it was trained with"
-                )
-        for name, own in {**self._trained, "target": self.target}.items():
-            own.copy_(state[name])  # in place: the named views see it
-        for name, parameter in self._trained.items():
-            prefix = f"{name}/adam/"
-            moments = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
-            self._optimizer.state[parameter] = {
-                key: value.clone().to(parameter.device) for key, value in moments.items()
-            }
-        self.updates = int(state["updates"])
+        self.optimizer.load_state(state)
 
     def _networks(self) -> tuple[MLP, MLP]:
         """Actor and twin critics, whose sizes the spaces decide."""

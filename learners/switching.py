@@ -33,6 +33,7 @@ from distrl.core.types import Columns, EnvSpec, PolicySpec, Weights
 from distrl.learners.actor_critic import ActorCritic, Inputs, Network
 from distrl.learners.inputs import MASK, flat_inputs
 from distrl.learners.networks import FlatParameters
+from distrl.learners.optimizer import Gradients
 from distrl.learners.ppo import PPO, Minibatch
 from distrl.learners.ppo_config import PPO as Config
 from distrl.learners.recurrent import Memory
@@ -70,7 +71,9 @@ class SwitchingPPO:
         for found in zip_longest(*streams):
             yield dict(zip(self._parts, found, strict=True))
 
-    def gradients(self, batch: Batch, rng: torch.Generator | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def gradients(
+        self, batch: Batch, rng: torch.Generator | None = None
+    ) -> tuple[dict[str, Gradients], dict[str, Any]]:
         """See ``PPO.gradients``: of each learner that has a minibatch; metrics are the newest of each."""
         gradients = {}
         for name, minibatch in batch.items():
@@ -79,7 +82,7 @@ class SwitchingPPO:
                 self._metrics |= {f"{name}_{key}": value for key, value in metrics.items()}
         return gradients, dict(self._metrics)
 
-    def apply(self, gradients: dict[str, Tensor]) -> None:
+    def apply(self, gradients: dict[str, Gradients]) -> None:
         """See ``PPO.apply``."""
         for name, gradient in gradients.items():
             self._parts[name].apply(gradient)

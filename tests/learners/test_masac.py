@@ -125,9 +125,9 @@ def test_losses_and_gradients_are_the_formulas(state, agent_id):
     algorithm, batch = trained(state, agent_id=agent_id), batch_of(5, state, 77)
     gradients, metrics = algorithm.gradients(batch, update_generator(7, 7))
     noise = torch.randn((2, 5, AGENTS * ACTIONS), generator=update_generator(7, 7)).numpy().astype("f8")
-    flat = {name: tensor.numpy().astype("f8") for name, tensor in algorithm._trained.items()}
+    flat = {name: vector.flat.numpy().astype("f8") for name, vector in algorithm.optimizer.trained.items()}
     flat |= {f"{name}_fixed": vector for name, vector in flat.items()}
-    flat["target"] = algorithm.target.numpy().astype("f8")
+    flat["target"] = algorithm.optimizer.trained["critic"].target.numpy().astype("f8")
 
     losses = slow_losses(algorithm, flat, batch, noise)
     np.testing.assert_allclose(float(metrics["critic_loss"]), losses["critic"], rtol=1e-4)

@@ -132,8 +132,9 @@ def test_gradients_lead_downhill(kind):
     batch = next(algorithm.minibatches(rollout_of(algorithm, kind), torch.Generator()))
 
     def loss_and_gradient():
-        gradient, metrics = algorithm.gradients(batch)
-        return float(metrics["policy_loss"] + 0.5 * metrics["value_loss"] - 0.1 * metrics["entropy"]), gradient
+        gradients, metrics = algorithm.gradients(batch)
+        loss = metrics["policy_loss"] + 0.5 * metrics["value_loss"] - 0.1 * metrics["entropy"]
+        return float(loss), gradients["parameters"]
 
     _, gradient = loss_and_gradient()
     direction = gradient / gradient.norm()

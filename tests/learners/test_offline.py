@@ -76,6 +76,12 @@ def split(parameters, vector):
     return {name: part.numpy() for name, part in parameters.split(torch.from_numpy(np.array(vector, "f8"))).items()}
 
 
+def vectors_of(iql):
+    trained = iql.optimizer.trained
+    found = {name: vector.flat for name, vector in trained.items()} | {"target": trained["critic"].target}
+    return {name: vector.numpy().astype("f8") for name, vector in found.items()}
+
+
 def slow_log_prob(spec, named, seen, mask, action):
     x = seen
     for i in range(2):
@@ -119,7 +125,7 @@ def slow_relu(named, x, member=None):
 
 def slow_iql(algorithm, batch, spec, vectors):
     """(J_π, J_V, J_Q), each as a function of its own parameters alone: the others are ``fixed``."""
-    config, fixed = algorithm.config, {k: v.numpy().astype("f8") for k, v in algorithm._vectors().items()}
+    config, fixed = algorithm.config, vectors_of(algorithm)
     actor = split(algorithm.actor.parameters, vectors.get("actor", fixed["actor"]))
     value, old_value = (split(algorithm.value, v["value"]) for v in (fixed | vectors, fixed))
     critic, target = split(algorithm.critic, (fixed | vectors)["critic"]), split(algorithm.critic, fixed["target"])
@@ -146,10 +152,10 @@ def test_iqls_losses_and_gradients_are_the_papers(spec):
     gradients, metrics = algorithm.gradients(batch)
     found = [float(metrics[name]) for name in ("actor_loss", "value_loss", "critic_loss")]
     np.testing.assert_allclose(found, slow_iql(algorithm, batch, spec, {}), rtol=1e-4)
-    assert not torch.equal(algorithm.target, algorithm.critic.flat)
+    assert not torch.equal(algorithm.optimizer.trained["critic"].target, algorithm.critic.flat)
     rng = np.random.default_rng(0)
     for index, name in enumerate(("actor", "value", "critic")):
-        vector = algorithm._vectors()[name].numpy().astype("f8")
+        vector = vectors_of(algorithm)[name]
         direction = rng.normal(size=vector.shape)
         up, down = (
             slow_iql(algorithm, batch, spec, {name: vector + step * direction})[index] for step in (1e-5, -1e-5)
@@ -161,7 +167,7 @@ def test_iqls_losses_and_gradients_are_the_papers(spec):
 @pytest.mark.parametrize("spec", SPACES.values(), ids=SPACES)
 def test_bcs_loss_is_the_log_likelihood_and_its_gradient_that_of_an_iql_without_temperature(spec):
     algorithm, batch = trained(BC(hidden=(8, 6), learning_rate=0.01), spec), batch_of(spec, seed=7)
-    gradient, metrics = algorithm.gradients(batch)
+    gradients, metrics = algorithm.gradients(batch)
     named = split(algorithm.actor.parameters, algorithm.actor.parameters.flat)
     masks = batch.observation.get("action_mask", [None] * len(batch.reward))
     rows = zip(batch.observation["array"], masks, batch.action, strict=True)
@@ -169,7 +175,7 @@ def test_bcs_loss_is_the_log_likelihood_and_its_gradient_that_of_an_iql_without_
     assert float(metrics["loss"]) == pytest.approx(-slow, rel=1e-4)
     iql = IQL(hidden=(8, 6), inverse_temperature=0.0).build(spec)
     iql.actor.parameters.flat.copy_(algorithm.actor.parameters.flat)
-    torch.testing.assert_close(iql.gradients(batch)[0]["actor"], gradient)
+    torch.testing.assert_close(iql.gradients(batch)[0]["actor"], gradients["actor"])
 
 
 @pytest.mark.parametrize("config", [BC(hidden=(8, 6)), IQL(hidden=(8, 6))], ids=["bc", "iql"])

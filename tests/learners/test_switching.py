@@ -158,7 +158,7 @@ def test_a_step_that_nobody_called_for_trains_the_others():
     metrics = step(algorithm, own)
     assert metrics["centralised_share"] == 0
     assert torch.equal(before, algorithm._central.parameters.flat)
-    assert [part.updates for part in (algorithm._own, algorithm._switch, algorithm._central)] == [8, 8, 0]
+    assert [part.optimizer.updates for part in (algorithm._own, algorithm._switch, algorithm._central)] == [8, 8, 0]
 
 
 def test_minibatches_of_what_was_called_for_are_as_large_but_fewer():

@@ -80,8 +80,8 @@ def test_a_module_has_the_gradients_of_our_own_networks():
     found = []
     for algorithm in (theirs, ours):
         batch = next(iter(algorithm.minibatches(rollout, torch.Generator().manual_seed(0))))
-        gradient, metrics = algorithm.gradients(batch)
-        found.append((algorithm.parameters.split(gradient), metrics))
+        gradients, metrics = algorithm.gradients(batch)
+        found.append((algorithm.parameters.split(gradients["parameters"]), metrics))
     (theirs_by_name, their_metrics), (ours_by_name, our_metrics) = found
     for mine, its in names.items():
         value = theirs_by_name[its].t() if "weight" in mine and "/2/" not in mine else theirs_by_name[its]
