@@ -39,6 +39,7 @@ MAY_IMPORT_RAY = {
             "placement",
             "ray_actors",
             "learner_actor",
+            "learner_side",
             "parameter_shard_actor",
             "ray_links",
             "inference",
