@@ -166,17 +166,19 @@ class LearnerActor(LoopActor):
         """The other learners, where there are any to be."""
         from distrl.learners.together import Group, meeting
 
-        learner, (trainer,) = self._config.learner, self._learner.trainers.values()
+        learner = self._config.learner
+        if learner.mode == "single":
+            return
+        (trainer,) = self._learner.trainers.values()
         if learner.mode == "all_reduce":
             assert where is not None
             store = self._meeting or meeting(*where)
             device, host = components.pick_device(learner.device), ray.util.get_node_ip_address()
             trainer.join(Group(store, self._rank, learner.count, device, host=host))
-        elif learner.mode == "parameter_server":
+        else:
             links = [RayShardLink(number, self._newest_shard) for number in range(learner.shards)]
             trainer.share(links, f"{self._rank}.{self._life}", first=self._rank == 0)
-        if learner.mode != "single":
-            self._learner.publish()
+        self._learner.publish()
 
     def _newest_shard(self, number: int) -> Any:
         return self._shards[number]
