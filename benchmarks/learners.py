@@ -81,6 +81,7 @@ def measure(case: str, seed: int, folder: Path, until: float, seconds: float) ->
     took_s = seen["last"][0] - seen["first"][0]
     updates, steps = (seen["last"][index] - seen["first"][index] for index in (1, 2))
     pushes = {
+        "shard_nodes": summary["shard_nodes"],
         "pushes_per_s": summary["shard_pushes"] / summary["shards"] / took_s,
         "pushed_mb_per_s": summary["shard_bytes"] / took_s / 1e6,
         "gradient_staleness_mean": summary["gradient_staleness_mean"],

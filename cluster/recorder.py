@@ -417,6 +417,7 @@ class Recorder:
             return {}
         return {
             "shards": len(reports),
+            "shard_nodes": len({report["node_id"] for report in reports}),
             "shard_pushes": sum(report["pushes"] for report in reports),
             "shard_bytes": sum(report["bytes"] for report in reports),
             "gradient_staleness_mean": max(report["gradient_staleness_mean"] for report in reports),

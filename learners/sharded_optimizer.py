@@ -118,9 +118,9 @@ class ShardedOptimizer(Optimizer):
             self._versions[number] = pulled.version
             for name, (begin, end) in spans.items():
                 vector = self.trained[name]
-                vector.flat[begin:end] = torch.from_numpy(pulled.flat[name])
+                vector.flat[begin:end] = torch.from_numpy(pulled.flat[name].copy())  # Ray's are read-only
                 if vector.target is not None:
-                    vector.target[begin:end] = torch.from_numpy(pulled.target[name])
+                    vector.target[begin:end] = torch.from_numpy(pulled.target[name].copy())
             for arrays in (pulled.flat, pulled.target):
                 self.num_bytes += sum(array.nbytes for array in arrays.values())
         self.staleness = max(pulled.staleness for pulled in answers)
