@@ -79,4 +79,4 @@ class MASAC(SAC):
         return super()._values(critic, seen.together, living.reshape(action.shape))
 
     def _wanted_entropy(self, seen: _Seen) -> Tensor:
-        return self.target_entropy * seen.lives.sum(1).mean()
+        return self.target_entropy * seen.lives.sum(1)

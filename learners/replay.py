@@ -60,6 +60,7 @@ class SampleBatch:
         duration_s: float32 [S], wall seconds of the first step.
         fidelity: int16 [S].
         number: int64 [S], the transition's number in the run.
+        weight: float32 [S], what each sample counts in the losses; None: 1 each.
     """
 
     observation: Observation
@@ -73,6 +74,7 @@ class SampleBatch:
     duration_s: np.ndarray
     fidelity: np.ndarray
     number: np.ndarray
+    weight: np.ndarray | None = None
 
 
 class Replay:

@@ -9,6 +9,8 @@ actions scaled to [−1, 1] inside, R and d the batch's n-step reward and discou
     J_π = mean (α log π(ã|o) − min_i Q_i(o, ã))                 equation 9
     J_α = mean (−α log π(ã|o) − α H̄)                           equation 18
 
+Where the batch has weights, each sample's part is multiplied by its own before the mean.
+
 Every loss is taken at the same parameters (in the paper's algorithm 1 the critics step first; the difference is of
 the second order in the learning rate), so that a gradient can be computed in one process and applied in another.
 """
@@ -81,6 +83,7 @@ class SAC:
         observation, next_observation = (self._seen(part) for part in (batch.observation, batch.next_observation))
         reward, discount = self._tensor(batch.reward), self._tensor(batch.discount)
         action = (self._tensor(batch.action).reshape(len(reward), -1) - self._center) / self._half
+        weight = torch.ones_like(reward) if batch.weight is None else self._tensor(batch.weight)
         noise = torch.randn((2, *action.shape), generator=rng, device=self.device)
         temperature = self.log_temperature.exp()
 
@@ -90,22 +93,24 @@ class SAC:
             target = self.config.reward_scale * reward + discount * next_value  # [S]
 
         values = self._values(self.critic.named, observation, action)  # [2, S]
-        critic_loss = 0.5 * (values - target).square().mean(1).sum()
+        critic_loss = 0.5 * (weight * (values - target).square()).mean(1).sum()
         critic_gradient = self.critic.gradient(critic_loss)
 
         new_action, log_prob = self._act(self.actor.named, observation, noise[1])
-        actor_loss = (temperature * log_prob - self._least(self.critic.frozen, observation, new_action)).mean()
+        actor_loss = (
+            weight * (temperature * log_prob - self._least(self.critic.frozen, observation, new_action))
+        ).mean()
         actor_gradient = self.actor.gradient(actor_loss)
 
-        entropy = -log_prob.detach().mean()
-        temperature_gradient = temperature * (entropy - self._wanted_entropy(observation))  # ∂J_α/∂log α = J_α
+        surplus = -log_prob.detach() - self._wanted_entropy(observation)  # of entropy, [S]
+        temperature_gradient = temperature * (weight * surplus).mean()  # ∂J_α/∂log α = J_α
         gradients = {"actor": actor_gradient, "critic": critic_gradient, "log_temperature": temperature_gradient}
         metrics = {
             "critic_loss": critic_loss.detach(),
             "actor_loss": actor_loss.detach(),
             "value_mean": values.detach().mean(),
             "temperature": temperature,
-            "entropy": entropy,
+            "entropy": -log_prob.detach().mean(),
         }
         return gradients, metrics
 
@@ -163,7 +168,7 @@ class SAC:
         return torch.minimum(first, second)
 
     def _wanted_entropy(self, seen: Any) -> float | Tensor:
-        """H̄, for a batch of what is seen."""
+        """H̄ of each sample, [S], or of all."""
         return self.target_entropy
 
     def _tensor(self, array: Any) -> Tensor:
