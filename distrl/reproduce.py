@@ -89,6 +89,8 @@ def reproduce(run: RunDirectory, show: Callable[[int, int], None] = lambda updat
         inserted += _insert(store, fragments, wanted - inserted)
         drawn = store.sample(options.batch_size, sample_generator(config.run.seed, update))
         metrics = train_on(algorithm, drawn, config.run.seed, update)
+        if isinstance(store, Replay):
+            store.learned(drawn)
         done = update + 1
         for record in expected.get(done, []):
             metrics_compared += 1

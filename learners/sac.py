@@ -95,6 +95,7 @@ class SAC:
         values = self._values(self.critic.named, observation, action)  # [2, S]
         critic_loss = 0.5 * (weight * (values - target).square()).mean(1).sum()
         critic_gradient = self.critic.gradient(critic_loss)
+        batch.error = (values.detach() - target).abs().mean(0)
 
         new_action, log_prob = self._act(self.actor.named, observation, noise[1])
         actor_loss = (

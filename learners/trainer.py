@@ -152,6 +152,8 @@ class PolicyTrainer:
         if isinstance(drawn, Rollout):
             self.staleness.add(self.version, drawn.policy_version)
         metrics = train_on(self._algorithm, drawn, seed, number, self._device)
+        if isinstance(self.store, Replay):
+            self.store.learned(drawn)
         self._limiter.sampled()
         self.num_updates = number + 1
         self.metrics = (self.num_updates, metrics)

@@ -352,6 +352,21 @@ class ReplaySection(Section):
         'With "unlimited" it updates as fast as it can.',
     )
 
+    priority_exponent: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Draw transitions by their newest temporal-difference error to this power, alpha of prioritised "
+        "replay (Schaul et al. 2016, arXiv 1511.05952); 0.6 is usual. Unset: all alike.",
+    )
+    priority_correction: float = Field(
+        0.4,
+        ge=0,
+        le=1,
+        description="How far the losses make up for that at the start, beta; it grows to 1, in full, over as many "
+        "transitions as `run.steps`.",
+    )
+
     warm_start: list[RunPath] = Field(
         default_factory=list,
         description="Run directories whose logs fill the replay before the first update, in this order.",
@@ -409,6 +424,13 @@ class LearnerSection(Section):
         default_factory=dict, description="Node labels that the learner asks for, in Ray's words."
     )
     publish_period: int = Field(50, ge=1, description="Updates between two publications of the policy's weights.")
+    duration_weight_limit: float | None = Field(
+        None,
+        ge=1,
+        description="Count each transition in the losses by how long its step took, over the batch's mean, and at most "
+        "so much: against environments whose steps are short and so arrive more often (Yang et al. 2025, arXiv "
+        "2509.01684). Unset: all count alike.",
+    )
     finish_updates: bool = Field(
         True,
         description="After the last env step, do the updates that samples_per_insert still owes, so that runs of "
