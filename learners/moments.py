@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from distrl.learners.together import ALONE, Together
+
 REWARD_LIMIT = 10.0  # of a scaled reward (Huang et al. 2022, continuous detail 9)
 _EPSILON = 1e-8  # added to a variance before its root
 
@@ -27,14 +29,17 @@ class RunningMoments:
         """Never zero; 1 before the first sample; float64 [D]."""
         return np.sqrt(self.variance + _EPSILON)
 
-    def add(self, samples: np.ndarray) -> None:
-        """[S, D]."""
-        number = len(samples)
+    def add(self, samples: np.ndarray, together: Together = ALONE) -> None:
+        """[S, D] of this learner, and as many as they have of the others."""
+        own = [[len(samples)], samples.mean(axis=0, dtype=np.float64), samples.var(axis=0, dtype=np.float64)]
+        for found in together.gather(np.concatenate(own)):
+            self._merge(int(found[0]), *np.split(found[1:], 2))
+
+    def _merge(self, number: int, mean: np.ndarray, variance: np.ndarray) -> None:
         total = self.count + number
-        mean, variance = samples.mean(axis=0, dtype=np.float64), samples.var(axis=0, dtype=np.float64)
         difference = mean - self.mean
-        own = self.variance * self.count + variance * number
-        self.variance = (own + difference**2 * (self.count * number / total)) / total
+        both = self.variance * self.count + variance * number
+        self.variance = (both + difference**2 * (self.count * number / total)) / total
         self.mean = self.mean + difference * (number / total)
         self.count = total
 
@@ -60,12 +65,20 @@ class RewardScale:
         self._moments = RunningMoments(1)
         self._returns: dict[int, float] = {}  # row → Σ γ^i r_{t−i} up to its newest step; 0 behind an episode's end
 
-    def scale(self, reward: np.ndarray, ended: np.ndarray, is_first: np.ndarray, row: np.ndarray) -> np.ndarray:
+    def scale(
+        self,
+        reward: np.ndarray,
+        ended: np.ndarray,
+        is_first: np.ndarray,
+        row: np.ndarray,
+        together: Together = ALONE,
+    ) -> np.ndarray:
         """Scaled rewards, float32 [T, N], within ±10.
 
         Args:
             reward: float32 [T, N]. ended: bool [T, N]. is_first: bool [T + 1, N].
             row: int64 [N]; columns of the same row follow each other in time.
+            together: the learners that have one scale.
         """
         returns = np.empty(reward.shape)
         seen: Counter[int] = Counter()
@@ -84,7 +97,7 @@ class RewardScale:
                 result[columns] = sums
                 sums *= factor
             self._returns.update(zip(keys, sums.tolist(), strict=True))
-        self._moments.add(returns.reshape(-1, 1))
+        self._moments.add(returns.reshape(-1, 1), together)
         scaled = reward / np.float32(self._moments.std[0])
         return np.clip(scaled, -REWARD_LIMIT, REWARD_LIMIT)
 

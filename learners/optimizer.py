@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from distrl.core.errors import RunFailed
+from distrl.learners.together import ALONE, Together
 
 Gradients = dict[str, Tensor]  # by vector, float32, on the device
 MAX_SKIPPED = 10  # gradients in a row that are not finite, before the run ends
@@ -123,11 +124,13 @@ class Optimizer:
 
     Attributes:
         trained: by name. updates: steps so far. skipped: gradients that were not finite, and changed nothing.
+        together: the learners that each step is common to.
     """
 
     def __init__(self, trained: Mapping[str, Trained]):
         self.trained, self.updates, self.skipped = dict(trained), 0, 0
         self._skipped_in_a_row = 0
+        self.together: Together = ALONE
 
     def step(self, gradients: Gradients, rate: float = 1.0) -> bool:
         """One step of the vectors that have a gradient; returns whether it was taken. ``rate``: factor on the learning
@@ -136,7 +139,7 @@ class Optimizer:
         Raises:
             RunFailed: ``MAX_SKIPPED`` gradients in a row were not finite.
         """
-        gradients = self._shared(gradients)
+        gradients = self.together.mean(gradients)
         if not _are_finite(gradients):
             self._skip()
             return False
@@ -159,10 +162,6 @@ class Optimizer:
         for name, vector in self.trained.items():
             vector.load_state(state[name])
         self.updates = int(state["updates"])
-
-    def _shared(self, gradients: Gradients) -> Gradients:
-        """What several learners make of theirs together."""
-        return gradients
 
     def _move(self, gradients: Gradients, rate: float) -> None:
         for name, gradient in gradients.items():

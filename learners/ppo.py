@@ -46,6 +46,7 @@ from distrl.learners.recurrent import Memory, RecurrentLayer
 from distrl.learners.returns import gae, next_values, vtrace
 from distrl.learners.rollout import Rollout
 from distrl.learners.shared_network import SharedActorCritic, TanhEncoder
+from distrl.learners.together import Together
 
 
 @dataclass
@@ -149,8 +150,10 @@ class PPO:
             order = torch.randperm(number, generator=rng, device=self.device)
             for chosen in order.tensor_split(minibatches):
                 yield transitions.select(chosen)
-            if self.config.target_kl is not None and float(self._kl) > self.config.target_kl:  # detail 12
-                return
+            if self.config.target_kl is not None:  # detail 12
+                together = self.optimizer.together
+                if float(together.sum(self._kl)) > self.config.target_kl * together.size:
+                    return
 
     def gradients(self, batch: Minibatch, rng: torch.Generator | None = None) -> tuple[Gradients, dict[str, Tensor]]:
         """The loss's gradient, and metrics as tensors of one element (reading one waits for a GPU: do it seldom).
@@ -164,7 +167,7 @@ class PPO:
 
         advantage = batch.advantage
         if config.normalize_advantages and size > 1:  # detail 7
-            std, mean = torch.std_mean(advantage)
+            std, mean = _std_mean(advantage, self.optimizer.together)
             advantage = (advantage - mean) / (std + 1e-8)
         log_ratio = log_prob - batch.log_prob
         ratio = log_ratio.exp()
@@ -213,7 +216,7 @@ class PPO:
 
     def _begin(self, rollout: Rollout) -> Minibatch:
         """Everything that is computed once for a rollout; its T · N transitions, time by time, or some of them."""
-        config = self.config
+        config, together = self.config, self.optimizer.together
         num_steps, num_rows = rollout.reward.shape
         size = num_steps * num_rows
         if config.anneal_steps is not None:  # detail 4
@@ -223,7 +226,7 @@ class PPO:
         reward = rollout.reward
         if self._reward_scale is not None:
             ended = rollout.terminated | rollout.truncated
-            reward = self._reward_scale.scale(reward, ended, rollout.is_first, rollout.row)
+            reward = self._reward_scale.scale(reward, ended, rollout.is_first, rollout.row, together)
         inputs, final = self._inputs(rollout)
         index = torch.from_numpy(rollout.final_index.astype(np.int64)).to(self.device)
         memory = self._memory(rollout)
@@ -306,7 +309,7 @@ class PPO:
         if self._num_flat:
             flat, final = (flat_inputs(found, self._layout) for found in (ordered, rollout.final_observation))
             if self._moments is not None:
-                self._moments.add(flat[: rollout.reward.size])
+                self._moments.add(flat[: rollout.reward.size], self.optimizer.together)
             for part, array in zip(parts, (flat, final), strict=True):
                 part.insert(0, self._normalised(array))
         return tuple(parts[0]), tuple(parts[1])
@@ -378,3 +381,12 @@ class PPO:
             if part is not None:
                 part.load_state(state[name])
         self.transitions = int(state["transitions"])
+
+
+def _std_mean(values: Tensor, together: Together) -> tuple[Tensor, Tensor]:
+    """Standard deviation and mean of all learners' values [S]."""
+    if together.size == 1:
+        return torch.std_mean(values)
+    mean = together.sum(values.mean()) / together.size
+    square = together.sum((values - mean).square().sum()) / (together.size * len(values) - 1)
+    return square.sqrt(), mean

@@ -47,6 +47,7 @@ class Queue:
         self._rest: list[tuple[int, Fragment]] = []  # (number, stretch of one row) to be chained
         self._waiting: dict[int, tuple[Fragment, int]] = {}  # number → fragment, its transitions not handed out yet
         self.num_added = 0  # fragments
+        self.num_inserted = 0  # as a limiter counts; see ``allows``
         self.num_settled = 0  # so many of the first ones have been trained on whole
         self.num_unsampled = 0  # transitions
         self.num_sampled = 0
@@ -149,6 +150,14 @@ class Queue:
     def allows_update(self) -> bool:
         """Whether there is a whole rollout."""
         return self._rows_ready >= self._num_rows
+
+    def allows(self, inserted: int, sampled: int, learners: int) -> bool:
+        """See ``SamplesPerInsert``; each learner's rollout is of the same size."""
+        return True
+
+    def can_sample(self) -> bool:
+        """Whether there is a whole rollout."""
+        return self.allows_update()
 
     def wait(self, timeout_s: float) -> bool:
         """Block until there is one or the time is over; returns whether there is."""

@@ -27,6 +27,7 @@ from distrl.learners.queue import Queue
 from distrl.learners.randomness import sample_generator, update_generator
 from distrl.learners.replay import Replay
 from distrl.learners.rollout import Rollout
+from distrl.learners.together import Group
 
 Publish = Callable[[int, Weights], Any]
 
@@ -108,6 +109,8 @@ class PolicyTrainer:
         self.num_updates = self.num_drawn = self.updates_undone = 0
         self.metrics: tuple[int, dict[str, float]] = (0, {})
         self.update_s = 0.0
+        self._group: Group | None = None
+        self._group_ended = False
 
     @property
     def version(self) -> int:
@@ -140,8 +143,12 @@ class PolicyTrainer:
     # -- updates -------------------------------------------------------------------------------------------------------
 
     def update(self) -> bool:
-        """One update if the limiter allows it; returns whether there was one."""
-        if not self._limiter.allows_update():
+        """One update if the limiter allows it; returns whether there was one.
+
+        Raises:
+            LearnerLost: another learner of the group has gone without a word.
+        """
+        if not (self._limiter.allows_update() if self._group is None else self._group_allows(self._group)):
             return False
         started = time.perf_counter()
         number = self.num_updates
@@ -161,6 +168,36 @@ class PolicyTrainer:
         if self.num_updates % self._settings.publish_period == 0:
             self.publish()
         return True
+
+    def join(self, group: Group) -> None:
+        """Train in step with other learners, from now on: each update of all is common, and so are the models, which
+        are those of the first learner now.
+
+        Raises:
+            LearnerLost: another learner has gone without a word.
+        """
+        facts = {"updates": self.num_updates, "undone": self.updates_undone, "state": self._algorithm.state()}
+        facts = from_bytes(group.from_first(to_bytes(facts) if group.rank == 0 else b""), self._device)
+        self._algorithm.load_state(facts["state"])
+        self.num_updates = self.num_drawn = facts["updates"]
+        self.updates_undone = facts["undone"]
+        algorithm: Any = self._algorithm
+        algorithm.optimizer.together = self._group = group
+
+    def leave(self) -> None:
+        """Tell the group that no update will come any more; harmless when repeated, or without a group."""
+        if self._group is not None and not self._group_ended:
+            self._group_allows(self._group, leaving=True)
+
+    def _group_allows(self, group: Group, leaving: bool = False) -> bool:
+        """Whether all learners of the group may do their next update; all get the same answer."""
+        limiter = self._limiter
+        if self._group_ended:
+            return False
+        own = (limiter.num_inserted, limiter.num_sampled, not limiter.can_sample(), leaving)
+        inserted, sampled, unable, gone = group.sum(torch.tensor(own, dtype=torch.int64)).tolist()
+        self._group_ended = gone > 0
+        return not unable and not gone and limiter.allows(inserted, sampled, group.size)
 
     def publish(self) -> None:
         """Offer the policy's weights to the parameter server."""

@@ -209,7 +209,8 @@ class Algorithm(Protocol):
         algorithm.apply(gradients)                             # owns optimizers and target networks
 
     So a gradient can be computed here and applied there. ``state`` holds what updates change, never a hyperparameter:
-    these are those of ``config`` (the model that built it), also after ``load_state``.
+    these are those of ``config`` (the model that built it), also after ``load_state``. Where several learners are to
+    train it, it has an ``optimizer`` (distrl.learners.optimizer), and all that training changes is in that.
     """
 
     config: Any

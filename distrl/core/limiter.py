@@ -43,11 +43,19 @@ class SamplesPerInsert:
 
     def allows_update(self) -> bool:
         """Whether the next update may start now."""
-        if self.num_inserted < max(self.min_size, 1):
+        return self.allows(self.num_inserted, self.num_sampled, 1)
+
+    def allows(self, inserted: int, sampled: int, learners: int) -> bool:
+        """Whether so many learners, which have shared out the transitions and update in step, may do the next update
+        with these counts of all of them."""
+        min_size = self.min_size * learners
+        if inserted < max(min_size, 1):
             return False
-        if self.samples_per_insert is None:
-            return True
-        return self.num_sampled <= self.samples_per_insert * (self.num_inserted - self.min_size)
+        return self.samples_per_insert is None or sampled <= self.samples_per_insert * (inserted - min_size)
+
+    def can_sample(self) -> bool:
+        """Whether there is anything to draw."""
+        return self.num_inserted > 0
 
     def waits_for(self) -> str:
         """What is missing for the next update, as one sentence."""

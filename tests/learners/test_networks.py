@@ -117,7 +117,7 @@ def test_actors_and_learner_agree_step_by_step(kind):
     """Through episodes that begin inside a rollout, and from a state that is not zero."""
     algorithm = algorithm_of(kind, minibatches=2, epochs=1)
     if algorithm.config.normalize_observations:  # with the moments that the actors have: none have been seen
-        algorithm._moments.add = lambda samples: None
+        algorithm._moments.add = lambda samples, together: None
     rollout = rollout_of(algorithm, kind)
     for minibatch in algorithm.minibatches(rollout, torch.Generator().manual_seed(0)):
         _, metrics = algorithm.gradients(minibatch)

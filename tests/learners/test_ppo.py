@@ -223,7 +223,7 @@ class _Frozen:
     def __init__(self, mean, std):
         self.mean, self.std = mean, std
 
-    def add(self, samples):
+    def add(self, samples, together):
         pass
 
 

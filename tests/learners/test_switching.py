@@ -82,7 +82,7 @@ def test_the_learners_policies_are_those_that_acted():
     for seed in range(3):
         step(algorithm, rollout_of(algorithm, seed))
     for part in algorithm._parts.values():  # with the moments that the actors have
-        part._moments.add = lambda samples: None
+        part._moments.add = lambda samples, together: None
     rollout = rollout_of(algorithm, 9)
     (batch,) = algorithm.minibatches(rollout, torch.Generator())
     _, metrics = algorithm.gradients(batch)
