@@ -7,8 +7,8 @@ of transition i's temporal-difference error when it was trained on last, N trans
     P(i) = p_i^α / Σ_k p_k^α             equation 1
     w_i = (N · P(i))^−β / max_j w_j      section 3.4, what i counts in the losses; the maximum is the batch's
 
-The p_i^α are the leaves of a tree of sums. Each sum is made of its children whenever one of them changes, never
-adjusted by a difference, so that the tree is a function of its leaves alone, whatever happened before.
+The p_i^α are the leaves of a tree of sums. Each sum is made of its children whenever one of them changes,
+never adjusted by a difference, so that the tree is a function of its leaves alone, whatever happened before.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_BRANCHES = 16  # children of a sum: fewer make more levels, more make longer sums
+_BRANCHES = 16  # leaves of a group, groups of a block; over blocks, of which there are few, a draw takes a running sum
+_BELOW = 1.0 - 1e-12
 _EPSILON = 1e-6  # so that nothing is never drawn
 
 
@@ -50,20 +51,15 @@ class Priorities:
     def __init__(self, capacity: int, exponent: float):
         self.largest = 1.0
         self._exponent = exponent
-        groups = -(-capacity // _BRANCHES)
-        self._leaves = np.zeros(groups * _BRANCHES, np.float32)
-        self._sums: list[np.ndarray] = []  # level by level, the last one of a single sum; each of whole groups
-        while True:
-            above = -(-groups // _BRANCHES)
-            self._sums.append(np.zeros(above * _BRANCHES))
-            if groups == 1:
-                break
-            groups = above
+        blocks = -(-capacity // _BRANCHES**2)
+        self._leaves = np.zeros(blocks * _BRANCHES**2, np.float32)
+        self._groups = np.zeros(blocks * _BRANCHES)  # sums of leaves
+        self._blocks = np.zeros(blocks)  # sums of groups
 
     @property
     def nbytes(self) -> int:
         """Bytes of the tree."""
-        return self._leaves.nbytes + sum(sums.nbytes for sums in self._sums)
+        return self._leaves.nbytes + self._groups.nbytes + self._blocks.nbytes
 
     def admit(self, slots: np.ndarray) -> None:
         """New transitions lie in these slots, int64 [S]."""
@@ -77,12 +73,14 @@ class Priorities:
 
     def draw(self, uniform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Slots int64 [S] for numbers [S] in [0, 1), and the chance P of each."""
-        total = self._sums[-1][0]
-        mass = uniform * total
-        node = np.zeros(len(uniform), np.int64)
-        for level in (*self._sums[-2::-1], self._leaves):
+        passed = self._blocks.cumsum()
+        total = passed[-1]
+        mass = np.minimum(uniform * total, total * _BELOW)
+        node = np.searchsorted(passed, mass, side="right")
+        mass -= np.where(node > 0, passed[node - 1], 0.0)
+        for level in (self._groups, self._leaves):
             below = level.reshape(-1, _BRANCHES)[node].cumsum(1, np.float64)
-            np.minimum(mass, below[:, -1] * (1.0 - 1e-12), out=mass)  # sums differ in their last digits
+            np.minimum(mass, below[:, -1] * _BELOW, out=mass)  # sums differ in their last digits
             child = (below > mass[:, None]).argmax(1)
             mass -= np.where(child > 0, below[np.arange(len(child)), child - 1], 0.0)
             node = node * _BRANCHES + child
@@ -101,8 +99,7 @@ class Priorities:
 
     def _write(self, slots: np.ndarray, leaves: np.ndarray) -> None:
         self._leaves[slots] = leaves
-        level, changed = self._leaves, slots
-        for sums in self._sums:
-            changed = changed // _BRANCHES
-            sums[changed] = level.reshape(-1, _BRANCHES)[changed].sum(1, np.float64)
-            level = sums
+        groups = slots // _BRANCHES
+        self._groups[groups] = self._leaves.reshape(-1, _BRANCHES)[groups].sum(1, np.float64)
+        blocks = groups // _BRANCHES
+        self._blocks[blocks] = self._groups.reshape(-1, _BRANCHES)[blocks].sum(1)

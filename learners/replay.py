@@ -232,7 +232,7 @@ class Replay:
         position."""
         with self._lock:
             slots = self._slots(self._oldest, self._next)
-            state = {
+            state: dict[str, np.ndarray] = {
                 "oldest": np.array(self._oldest, np.int64),
                 "next": np.array(self._next, np.int64),
                 "evicted": np.array(self._evicted, np.int64),
