@@ -45,6 +45,11 @@ def algorithm_model(config: RunConfig) -> Any:
             'offline.data = ["runs/…"]'
         )
     _check_learners(config, options)
+    if config.replay.priority_exponent is not None and not (options.on_policy or options.tells_errors):
+        raise ConfigError(
+            f"replay.priority_exponent draws by temporal-difference errors, which {config.algorithm.name} does not "
+            "tell: leave it out, or take sac, qmix or another algorithm with critics"
+        )
     if options.on_policy:
         _check_on_policy(config, options)
         if config.offline.data:

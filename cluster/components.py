@@ -198,16 +198,23 @@ def build_algorithm(
     """The algorithm, what it draws from, and its options; ``seed``: in place of the run's."""
     import torch
 
+    from distrl.learners.priorities import PriorityRule
     from distrl.learners.queue import Queue
     from distrl.learners.replay import Replay
 
     torch.set_num_threads(config.learner.threads)  # the number of threads decides the order of sums
     options = algorithm_model(config)
     algorithm = options.build(spec, device, config.run.seed if seed is None else seed)
+    limit = config.learner.duration_weight_limit
     if options.on_policy:
-        return algorithm, Queue(options.batch_size, config.actors.fragment_steps), options
-    capacity = -(-config.replay.capacity // config.learner.count)  # each learner has a part of the replay
-    return algorithm, Replay(capacity, n_step=options.n_step, gamma=options.gamma), options
+        return algorithm, Queue(options.batch_size, config.actors.fragment_steps, limit), options
+    rule, replay = None, config.replay
+    if replay.priority_exponent is not None:
+        full_at = 0 if config.offline.data else config.run.steps
+        rule = PriorityRule(replay.priority_exponent, replay.priority_correction, full_at)
+    capacity = -(-replay.capacity // config.learner.count)  # each learner has a part of it
+    store = Replay(capacity, n_step=options.n_step, gamma=options.gamma, duration_limit=limit, rule=rule)
+    return algorithm, store, options
 
 
 def build_learner(

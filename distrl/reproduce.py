@@ -49,7 +49,7 @@ def reproduce(run: RunDirectory, show: Callable[[int, int], None] = lambda updat
     from distrl.envs.describe import try_environment
     from distrl.learners.learner import add_warm
     from distrl.learners.randomness import sample_generator
-    from distrl.learners.replay import Replay
+    from distrl.learners.replay import Replay, SampleBatch
     from distrl.learners.trainer import train_on
 
     config = run.config()
@@ -94,6 +94,8 @@ def reproduce(run: RunDirectory, show: Callable[[int, int], None] = lambda updat
         inserted += _insert(store, fragments, wanted - inserted)
         drawn = store.sample(options.batch_size, sample_generator(config.run.seed, update))
         metrics = train_on(algorithm, drawn, config.run.seed, update)
+        if isinstance(drawn, SampleBatch) and isinstance(store, Replay):
+            store.learned(drawn)
         done = update + 1
         for record in expected.get(done, []):
             metrics_compared += 1

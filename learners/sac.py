@@ -120,7 +120,9 @@ class SAC:
         noise = torch.randn((2, *action.shape), generator=rng, device=self.device)
         weight = torch.ones_like(reward) if batch.weight is None else self._tensor(batch.weight)
         with torch.no_grad():
-            return self._gradients(before, after, action, reward, discount, weight / len(reward), noise)
+            found = self._gradients(before, after, action, reward, discount, weight / len(reward), noise)
+        gradients, metrics, batch.error = found
+        return gradients, metrics
 
     def _gradients(
         self,
@@ -131,8 +133,9 @@ class SAC:
         discount: Tensor,
         weight: Tensor,
         noise: Tensor,
-    ) -> tuple[Gradients, dict[str, Tensor]]:
-        """See ``gradients``; ``weight``: [S], what a sample's part counts in a sum over S."""
+    ) -> tuple[Gradients, dict[str, Tensor], Tensor]:
+        """See ``gradients``, and the mean size of the critics' errors, [S]; ``weight``: [S], what a sample's part
+        counts in a sum over S."""
         size, num_actions = action.shape
         temperature = self.log_temperature.exp()
 
@@ -183,7 +186,7 @@ class SAC:
             "temperature": temperature,
             "entropy": -log_prob.mean(),
         }
-        return gradients, metrics
+        return gradients, metrics, errors.abs().mean(0)
 
     def apply(self, gradients: Gradients) -> None:
         """One Adam step on each, then target ← target + τ (critic − target)."""

@@ -25,7 +25,7 @@ from distrl.core.staleness import StalenessHistogram
 from distrl.core.types import DEFAULT_POLICY, EnvSpec, Fragment, PolicySpec, Weights
 from distrl.learners.queue import Queue
 from distrl.learners.randomness import sample_generator, update_generator
-from distrl.learners.replay import Replay
+from distrl.learners.replay import Replay, SampleBatch
 from distrl.learners.rollout import Rollout
 from distrl.learners.sharded_optimizer import ShardedOptimizer, ShardLink
 from distrl.learners.together import Group
@@ -167,6 +167,8 @@ class PolicyTrainer:
         metrics = train_on(self._algorithm, drawn, seed, number, self._device)
         if self._sharded is not None:
             metrics["gradient_staleness"] = self._sharded.staleness
+        if isinstance(drawn, SampleBatch) and isinstance(self.store, Replay):
+            self.store.learned(drawn)
         self._limiter.sampled()
         self.num_updates = number + 1
         self.metrics = (self.num_updates, metrics)

@@ -9,10 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from distrl.core.fidelity import Stage
 from distrl.core.types import EnvRecipe
+
+# Of another run: absolute, since actors may have another working directory, and a resume may begin in another folder.
+RunPath = Annotated[str, AfterValidator(lambda path: str(Path(path).absolute()))]
 
 
 class Section(BaseModel):
@@ -312,16 +315,11 @@ class PolicySection(Section):
     algorithm: dict[str, Any] = Field(
         default_factory=dict, description="Options of [algorithm] that are others for this policy."
     )
-    frozen: str | None = Field(
+    frozen: RunPath | None = Field(
         None,
         description="A finished run whose best policy acts for these agents, and does not learn: its directory, and "
         "DIRECTORY:NAME where it has several.",
     )
-
-    @field_validator("frozen")
-    @classmethod
-    def _absolute(cls, frozen: str | None) -> str | None:
-        return None if frozen is None else str(Path(frozen).absolute())  # actors may have another working directory
 
     @model_validator(mode="after")
     def _does_not_learn(self) -> PolicySection:
@@ -354,15 +352,25 @@ class ReplaySection(Section):
         'With "unlimited" it updates as fast as it can.',
     )
 
-    warm_start: list[str] = Field(
+    priority_exponent: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Draw transitions by their newest temporal-difference error to this power, alpha of prioritised "
+        "replay (Schaul et al. 2016, arXiv 1511.05952); 0.6 is usual. Unset: all alike.",
+    )
+    priority_correction: float = Field(
+        0.4,
+        ge=0,
+        le=1,
+        description="How far the losses make up for that at the start, beta; it grows to 1, in full, over as many "
+        "transitions as `run.steps`.",
+    )
+
+    warm_start: list[RunPath] = Field(
         default_factory=list,
         description="Run directories whose logs fill the replay before the first update, in this order.",
     )
-
-    @field_validator("warm_start")
-    @classmethod
-    def _absolute(cls, sources: list[str]) -> list[str]:
-        return [str(Path(source).absolute()) for source in sources]  # a resume may begin in another folder
 
     @model_validator(mode="before")
     @classmethod
@@ -385,7 +393,7 @@ class OfflineSection(Section):
     """Learning from logs alone: with `data`, a run has no env workers, and the environment is made for evaluations
     only."""
 
-    data: list[str] = Field(
+    data: list[RunPath] = Field(
         default_factory=list,
         description="Run directories, or those that `distrl log mix` writes, whose logs are all that is learned from; "
         "empty: the run makes its own experience.",
@@ -395,11 +403,6 @@ class OfflineSection(Section):
         ge=1,
         description="Updates of each policy after which the run ends, over all resumes, in place of `run.steps`.",
     )
-
-    @field_validator("data")
-    @classmethod
-    def _absolute(cls, sources: list[str]) -> list[str]:
-        return [str(Path(source).absolute()) for source in sources]
 
 
 class LearnerSection(Section):
@@ -441,7 +444,7 @@ class LearnerSection(Section):
     threads: int = Field(
         1, ge=1, le=256, description="CPU threads of the learner; the other cores are the environments'."
     )
-    start_from: str | None = Field(
+    start_from: RunPath | None = Field(
         None,
         description="A run, or one of its checkpoints, whose networks and optimizers a new run begins with; its "
         "experience comes along with `replay.warm_start`. Without it they are drawn from the seed.",
@@ -451,6 +454,13 @@ class LearnerSection(Section):
         default_factory=dict, description="Node labels that the learner asks for, in Ray's words."
     )
     publish_period: int = Field(50, ge=1, description="Updates between two publications of the policy's weights.")
+    duration_weight_limit: float | None = Field(
+        None,
+        ge=1,
+        description="Count each transition in the losses by how long its step took, over the batch's mean, and at most "
+        "so much: against environments whose steps are short and so arrive more often (Yang et al. 2025, arXiv "
+        "2509.01684). Unset: all count alike.",
+    )
     finish_updates: bool = Field(
         True,
         description="After the last env step, do the updates that samples_per_insert still owes, so that runs of "
@@ -471,11 +481,6 @@ class LearnerSection(Section):
                     f"learner.{name} = {given} is of learner.mode = parameter_server, but {self.mode} came"
                 )
         return self
-
-    @field_validator("start_from")
-    @classmethod
-    def _absolute(cls, source: str | None) -> str | None:
-        return None if source is None else str(Path(source).absolute())
 
 
 class EvaluationSection(Section):
