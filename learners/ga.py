@@ -14,8 +14,11 @@ A generation's parents are the best of the individuals that have ended an episod
                                                                                    Conti et al. 2018, arXiv 1712.06560
 
 The behaviour is the final or the mean observation of the newest episode; distances are in units of the archive's
-standard deviations. The elite is the best by its mean return, of those that have been measured often enough: parents
-also act themselves. It is always a parent, whatever the novelty counts.
+standard deviations. Parents also act themselves, which measures them again. The elite has the greatest
+
+    (n · its mean return over its n episodes + d · the generation's mean return) / (n + d)
+
+with d the doubt in a single episode, and is always a parent, whatever novelty counts.
 """
 
 from __future__ import annotations
@@ -124,7 +127,7 @@ class GA:
         if self._behaviour is not None and individuals:
             novelty = novelties(np.array([its.behaviour for its in individuals]), archive, config.neighbours)
             metrics["novelty_mean"] = float(novelty.mean())
-        parents = dict(self._selected(list(found.items()), novelty))
+        parents = dict(self._selected(list(found.items()), novelty, metrics["return_mean"]))
         elite = next(iter(parents.values()), None)
         metrics["elite_return"] = 0.0 if elite is None else elite.mean_return
         births = before.births | {number: (its.parent, its.seed) for number, its in parents.items()}
@@ -134,7 +137,9 @@ class GA:
         """It is the newest now."""
         self.generation = gradients
 
-    def _selected(self, found: list[tuple[int, Individual]], novelty: np.ndarray) -> list[tuple[int, Individual]]:
+    def _selected(
+        self, found: list[tuple[int, Individual]], novelty: np.ndarray, usual: float
+    ) -> list[tuple[int, Individual]]:
         """The elite, then the fittest; of equals the newest, so that where nothing is gained, parents still change."""
         if not found:
             return []
@@ -142,7 +147,9 @@ class GA:
         means = np.array([its.mean_return for _, its in found])
         fitness = (1.0 - config.novelty_weight) * ranks(means) + config.novelty_weight * ranks(novelty)
         newest_first = range(len(found) - 1, -1, -1)
-        elite = max(newest_first, key=lambda n: (min(found[n][1].evaluations, config.elite_evaluations), means[n]))
+        evaluations = np.array([its.evaluations for _, its in found])
+        believed = (evaluations * means + config.doubt * usual) / (evaluations + config.doubt)
+        elite = max(newest_first, key=lambda n: believed[n])
         others = [n for n in sorted(newest_first, key=lambda n: -fitness[n]) if n != elite]
         return [found[n] for n in [elite, *others][: config.parents]]
 

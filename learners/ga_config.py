@@ -41,17 +41,18 @@ class Config(AlgorithmConfig):
         default=0.1, gt=0.0, le=1e3, description="Standard deviation of a mutation, of every parameter."
     )
     reevaluated: float = Field(
-        default=0.2,
+        default=0.3,
         ge=0.0,
         lt=1.0,
         description="Share of episodes in which a parent acts itself, so that luck in one episode does not last.",
     )
-    elite_evaluations: int = Field(
-        default=5,
-        ge=1,
-        le=10_000,
-        description="Episodes after which a parent's mean return counts in full when the elite is chosen, who acts in "
-        "evaluations; until one has so many, who has most comes first.",
+    doubt: float = Field(
+        default=2.0,
+        ge=0.0,
+        le=1e4,
+        description="Episodes with the generation's mean return that an individual's own are averaged with when the "
+        "elite is chosen, who acts in evaluations: so one lucky episode makes nobody the elite. 0 where returns have "
+        "no chance in them.",
     )
     novelty_weight: float = Field(
         default=0.0,

@@ -79,6 +79,7 @@ _PENDULUM: dict[str, Any] = {
 _SAC = {"batch_size": 128, "actor_learning_rate": 1e-3, "critic_learning_rate": 1e-3, "hidden": [64, 64]}
 _FAST = {"actors": {"envs_per_worker": 32, "fragment_steps": 32}}
 _APPO = {"batch_size": 1024, "epochs": 4, "minibatches": 4, "learning_rate": 2e-3}
+_GA = {"hidden": [16], "population": 32, "parents": 6, "sigma": 0.3}
 _DQN = {
     "batch_size": 128,
     "hidden": [128, 128],
@@ -151,6 +152,16 @@ _LOCAL = [
             "anneal_steps": "run",
         },
         sections=_FAST | {"evaluation": {"period": 20_000, "episodes": 10, "final_episodes": 20}},
+    ),
+    Case("ga", **_CARTPOLE | {"steps": 80_000}, options=_GA),
+    Case(
+        "ga, novelty",
+        "Cup",
+        _problem("Cup"),
+        -0.3,
+        "what follows the return alone ends at −0.6; the best is 0 by construction",
+        40_000,
+        {"hidden": [8], "population": 40, "sigma": 0.3, "doubt": 0.0, "reevaluated": 0.0, "novelty_weight": 0.8},
     ),
     Case(
         "ppo",
