@@ -73,10 +73,11 @@ Advantages = Annotated[
     ),
 ]
 Surrogate = Annotated[
-    Literal["clipped", "policy_gradient"],
+    Literal["clipped", "policy_gradient", "tapered"],
     Field(
         description="clipped: no gain beyond `clip` (Schulman et al. 2017); policy_gradient: the plain gradient, "
-        "weighted by how probable the action has become, at most `rho_max` (Espeholt et al. 2018)."
+        "weighted by how probable the action has become, at most `rho_max` (Espeholt et al. 2018); tapered: the same, "
+        "but what did better counts in full, and what did worse at most so (Le Roux et al. 2025, arXiv 2503.14286)."
     ),
 ]
 Decoupled = Annotated[
@@ -207,6 +208,15 @@ class PPO(AlgorithmConfig):
         if self.minibatches > self.batch_size:
             raise ValueError(
                 f"algorithm.minibatches ({self.minibatches}) must not exceed algorithm.batch_size ({self.batch_size})"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_correction(self) -> PPO:
+        if self.decoupled and self.surrogate != "clipped":
+            raise ValueError(
+                f'algorithm.surrogate = "{self.surrogate}" weighs actions against the policy that acted, and '
+                "algorithm.decoupled clips around another one: set algorithm.decoupled = false"
             )
         return self
 

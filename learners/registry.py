@@ -34,11 +34,13 @@ class AlgorithmConfig(BaseModel):
     Attributes:
         on_policy: whether it trains on fresh fragments through a queue, instead of on sample batches from a replay.
         offline_only: whether it learns from what others did alone, so that acting by itself would lead nowhere.
+        tells_errors: whether its gradients leave ``SampleBatch.error``, which a prioritised replay draws by.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     on_policy: ClassVar[bool] = False
     offline_only: ClassVar[bool] = False
+    tells_errors: ClassVar[bool] = False
 
     def policy_spec(self, env_spec: EnvSpec) -> PolicySpec:
         """The recipe of the policy that acts, without loading torch.

@@ -1,5 +1,5 @@
-"""What of a W&B server its client's upload talks to, on this machine: answers, refuses or hangs as a test says, and
-keeps what came.
+"""What of a W&B server its client's upload and its sweep agent talk to, on this machine: answers, refuses or hangs as a
+test says, and keeps what came.
 """
 
 import contextlib
@@ -16,6 +16,8 @@ class WandbServer:
         mode: ``answers``, ``refuses`` (503) or ``hangs``. requests: how many came.
         history: run id → number of the row → row. exits: run id → exit codes. upserts: variables of each creation of
             a run. files: names of those that were uploaded. artifacts: names.
+        sweep: of ``wandb sweep``, as it came. suggestions: run id → parameters, for the sweep's agents one after the
+            other; then they are told to end.
     """
 
     def __init__(self) -> None:
@@ -25,6 +27,8 @@ class WandbServer:
         self.upserts: list[dict[str, Any]] = []
         self.files: set[str] = set()
         self.artifacts: list[str] = []
+        self.sweep = ""
+        self.suggestions: dict[str, dict[str, Any]] = {}
         self._over = threading.Event()
         server = self
 
@@ -104,6 +108,28 @@ class WandbServer:
             self.artifacts.append(variables["input"]["artifactCollectionName"])
             artifact = {"id": "a", "state": "COMMITTED", "artifactSequence": {"latestArtifact": {"id": "a"}}}
             return {"createArtifact": {"artifact": artifact}}
+        return self._answer_about_sweep(what, variables, project)
+
+    def _answer_about_sweep(self, what: str, variables: dict[str, Any], project: dict[str, Any]) -> dict[str, Any]:
+        if what == "UpsertSweep":
+            self.sweep = variables["config"]
+            return {"upsertSweep": {"sweep": {"name": "sweep1", "project": project}, "configValidationWarnings": []}}
+        if what == "SweepWithRuns":
+            states = {"state": "RUNNING", "controller": "{}", "scheduler": "{}", "runs": {"edges": []}}
+            return {"project": {"sweep": {"id": "s", "name": "sweep1", "config": self.sweep, **states}}}
+        if what == "CreateAgent":
+            return {"createAgent": {"agent": {"id": "agent1"}}}
+        if what == "Heartbeat":
+            commands: list[dict[str, Any]] = []
+            if json.loads(variables["runState"]):
+                pass
+            elif self.suggestions:
+                run_id, values = self.suggestions.popitem()
+                arguments = {name: {"value": value} for name, value in values.items()}
+                commands = [{"type": "run", "run_id": run_id, "args": arguments}]
+            else:
+                commands = [{"type": "exit"}]
+            return {"agentHeartbeat": {"agent": {"id": "agent1"}, "commands": json.dumps(commands)}}
         return {}
 
     def _stream(self, run_id: str, message: dict[str, Any]) -> None:

@@ -105,24 +105,29 @@ def slow_losses(algorithm, flat, batch, noise):
 
     losses = {"actor": 0.0, "critic": 0.0, "log_temperature": 0.0}
     size, temperature = len(batch.reward), math.exp(flat["log_temperature_fixed"][0])
+    counts = (np.ones(size) if batch.weight is None else batch.weight) / size
     for s in range(size):
         seen, following = batch.observation, batch.next_observation
         given = 2 * (batch.action[s] - LOW) / (HIGH - LOW) - 1
         later, log_later = act(flat["actor_fixed"], following, s, noise[0, s])
         value = min(q(flat["target"], i, following, s, later) for i in (0, 1)) - temperature * log_later
         y = batch.reward[s] + batch.discount[s] * value
-        losses["critic"] += sum(0.5 * (q(flat["critic"], i, seen, s, given) - y) ** 2 for i in (0, 1)) / size
+        losses["critic"] += sum(0.5 * (q(flat["critic"], i, seen, s, given) - y) ** 2 for i in (0, 1)) * counts[s]
         new, log = act(flat["actor"], seen, s, noise[1, s])
-        losses["actor"] += (temperature * log - min(q(flat["critic_fixed"], i, seen, s, new) for i in (0, 1))) / size
+        least = min(q(flat["critic_fixed"], i, seen, s, new) for i in (0, 1))
+        losses["actor"] += (temperature * log - least) * counts[s]
         _, log = act(flat["actor_fixed"], seen, s, noise[1, s])
         wanted = -ACTIONS * seen["alive"][s].sum()
-        losses["log_temperature"] -= math.exp(flat["log_temperature"][0]) * (log + wanted) / size
+        losses["log_temperature"] -= math.exp(flat["log_temperature"][0]) * (log + wanted) * counts[s]
     return losses
 
 
-@pytest.mark.parametrize(("state", "agent_id"), [(STATE, True), (0, False)])
-def test_losses_and_gradients_are_the_formulas(state, agent_id):
+@pytest.mark.parametrize(
+    ("state", "agent_id", "weight"), [(STATE, True, None), (0, False, np.array([0.5, 2.0, 0.0, 1.0, 3.0], "f4"))]
+)
+def test_losses_and_gradients_are_the_formulas(state, agent_id, weight):
     algorithm, batch = trained(state, agent_id=agent_id), batch_of(5, state, 77)
+    batch.weight = weight
     gradients, metrics = algorithm.gradients(batch, update_generator(7, 7))
     noise = torch.randn((2, 5, AGENTS * ACTIONS), generator=update_generator(7, 7)).numpy().astype("f8")
     flat = {name: vector.flat.numpy().astype("f8") for name, vector in algorithm.optimizer.trained.items()}

@@ -90,6 +90,7 @@ def numpy_losses(
         )[0]
 
     size = len(batch.reward)
+    counts = (np.ones(size) if batch.weight is None else batch.weight) / size
     low, high = algorithm._box.low.astype("f8"), algorithm._box.high.astype("f8")
     losses = {"actor": 0.0, "critic": 0.0, "log_temperature": 0.0}
     temperature = float(flat["temperature_fixed"][0])
@@ -99,11 +100,13 @@ def numpy_losses(
         a2, log2 = sample(flat["actor_fixed"], o2, noise[0, s])
         value = min(q(flat["target"], i, o2, a2) for i in (0, 1)) - temperature * log2
         y = batch.reward[s] + batch.discount[s] * value
-        losses["critic"] += sum(0.5 * (q(flat["critic"], i, o, a) - y) ** 2 for i in (0, 1)) / size
+        losses["critic"] += sum(0.5 * (q(flat["critic"], i, o, a) - y) ** 2 for i in (0, 1)) * counts[s]
         new, log = sample(flat["actor"], o, noise[1, s])
-        losses["actor"] += (temperature * log - min(q(flat["critic_fixed"], i, o, new) for i in (0, 1))) / size
+        losses["actor"] += (temperature * log - min(q(flat["critic_fixed"], i, o, new) for i in (0, 1))) * counts[s]
         _, log = sample(flat["actor_fixed"], o, noise[1, s])
-        losses["log_temperature"] += -math.exp(flat["log_temperature"][0]) * (log + algorithm.target_entropy) / size
+        losses["log_temperature"] += (
+            -math.exp(flat["log_temperature"][0]) * (log + algorithm.target_entropy) * counts[s]
+        )
     return losses
 
 
@@ -121,8 +124,10 @@ def trained() -> SAC:
     return algorithm
 
 
-def test_losses_and_gradients_are_the_papers(trained):
+@pytest.mark.parametrize("weight", [None, np.array([0.5, 2.0, 0.0, 1.0, 3.0], "f4")])
+def test_losses_and_gradients_are_the_papers(trained, weight):
     batch = random_batch(env_spec(), 5, 100)
+    batch.weight = weight
     gradients, metrics = trained.gradients(batch, update_generator(7, 7))
     noise = torch.randn((2, 5, 2), generator=update_generator(7, 7)).numpy().astype("f8")
     flat = {name: tensor.numpy().astype("f8") for name, tensor in vectors(trained).items()}
