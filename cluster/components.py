@@ -207,8 +207,7 @@ def build_algorithm(
         return algorithm, Queue(options.batch_size, config.actors.fragment_steps, limit), options
     rule, replay = None, config.replay
     if replay.priority_exponent is not None:
-        full_at = 0 if config.offline.data else config.run.steps
-        rule = PriorityRule(replay.priority_exponent, replay.priority_correction, full_at)
+        rule = PriorityRule(replay.priority_exponent, replay.priority_correction, replay.priority_full_at)
     store = Replay(replay.capacity, n_step=options.n_step, gamma=options.gamma, duration_limit=limit, rule=rule)
     return algorithm, store, options
 

@@ -200,7 +200,7 @@ class Replay:
             strata = (np.arange(batch_size) + rng.random(batch_size)) / batch_size
             slots, chance = self._priorities.draw(strata)
             batch = self._gather(self._oldest + (slots - self._oldest) % self.capacity)
-            weight = (len(self) * chance) ** -self._rule.beta(self._next)
+            weight = ((self._next - self._oldest) * chance) ** -self._rule.beta(self._next)
             weight = (weight / weight.max()).astype(np.float32)
             batch.weight = weight if batch.weight is None else weight * batch.weight
             return batch
