@@ -53,6 +53,11 @@ def reproduce(run: RunDirectory, show: Callable[[int, int], None] = lambda updat
     from distrl.learners.trainer import train_on
 
     config = run.config()
+    if config.learner.mode != "single":
+        raise ConfigError(
+            f"{run.path} was trained with learner.mode = {config.learner.mode}; only updates of a single learner can "
+            "be repeated by now"
+        )
     if config.policies or config.league is not None:
         raise ConfigError(
             f"{run.path} trained several policies or a league; only updates of runs with one can be repeated by now"

@@ -1,9 +1,11 @@
 """Nothing flows in but a device; out flows one JSON line with how fast SAC updates are, beside a plain torch update.
 
-    python -m distrl.learners.bench [--device cpu] [--threads 1]
+    python -m distrl.learners.bench [--device cpu] [--threads 1] [--networks mlp cnn 50m]
 
 The plain update is what a careful user writes with torch.nn and torch.optim, without any of our means: two critics as
 two modules, ``loss.backward()``, Adam as it comes, a loop for the target networks. Losses and shapes are the same.
+Where Stable-Baselines3 is installed, its update is measured beside them. The floor is what the update's products and
+bytes alone would take, at the rates of this machine, measured in the same turns.
 """
 
 from __future__ import annotations
@@ -11,9 +13,9 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import platform
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -21,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from distrl.core.types import EnvSpec, Fragment
+from distrl.learners.bench_timing import floor, interleaved, machine, machine_works
 from distrl.learners.networks import squashed_gaussian
 from distrl.learners.randomness import sample_generator, update_generator
 from distrl.learners.replay import Replay, SampleBatch
@@ -118,40 +121,58 @@ def filled_replay(observation_size: int, num_actions: int, size: int = 100_000, 
     return replay
 
 
-def interleaved(works: Mapping[str, Callable[[int], object]], seconds: float, device: str) -> dict[str, float]:
-    """Median seconds of a call of each, taken in turns of 10 calls so that a busy neighbour slows all of them alike."""
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for work in works.values():
-        for i in range(20):
-            work(i)
-    calls, until = 20, time.perf_counter() + seconds
-    while time.perf_counter() < until:
-        for name, work in works.items():
-            _wait(device)
-            started = time.perf_counter()
-            for i in range(calls, calls + 10):
-                work(i)
-            _wait(device)
-            times[name].append((time.perf_counter() - started) / 10)
-        calls += 10
-    return {name: float(np.median(values)) for name, values in times.items()}
+def multiplications(config: Config, observation_size: int, num_actions: int) -> int:
+    """Of one update's matrix products, by layer: in the actor forward for o and o', and for its weights; in both
+    critics forward for (o', a'), (o, a) and (o, ã), and for their weights; backward in all but the first layers, in the
+    critics for (o, a) and (o, ã); and from the critics' first layer to ã."""
+    actor = (observation_size, *config.hidden, 2 * num_actions)
+    critic = (observation_size + num_actions, *config.hidden, 1)
+    total = 2 * critic[1] * num_actions
+    for i, (size, following) in enumerate(pairwise(actor)):
+        total += (4 if i else 3) * size * following
+    for i, (size, following) in enumerate(pairwise(critic)):
+        total += (12 if i else 8) * size * following
+    return config.batch_size * total
 
 
-def _wait(device: str) -> None:
-    if device != "cpu":
-        torch.accelerator.synchronize()
+def num_bytes(algorithm: SAC) -> int:
+    """That one update moves at least: parameters read and gradients written by the products; both and Adam's moments
+    read, parameters and moments written; target networks read by the products, moved towards the critics."""
+    vectors = algorithm.optimizer.trained.values()
+    return 4 * sum(9 * len(vector.flat) + (0 if vector.target is None else 4 * len(vector.flat)) for vector in vectors)
 
 
-def measure(device: str, threads: int, seconds: float, observation_size: int, num_actions: int) -> dict[str, object]:
-    """The figures of the JSON line."""
-    torch.set_num_threads(threads)
-    config = Config()
+def stable_baselines3(config: Config, spec: EnvSpec, device: str) -> Callable[[int], object] | None:
+    """One update of Stable-Baselines3's SAC, sampling included; None where it is not installed."""
+    try:
+        from stable_baselines3 import SAC as Peer
+        from stable_baselines3.common.logger import configure
+    except ImportError:
+        return None
+
+    class Still(gymnasium.Env):
+        observation_space, action_space = spec.observation_space, spec.action_space
+
+    options = {"buffer_size": 100_000, "batch_size": config.batch_size, "device": device}
+    peer = Peer("MlpPolicy", Still(), policy_kwargs={"net_arch": list(config.hidden)}, **options)
+    peer.set_logger(configure(None, []))
+    rng, buffer = np.random.default_rng(0), peer.replay_buffer
+    for array in (buffer.observations, buffer.next_observations, buffer.actions, buffer.rewards):
+        array[:] = rng.normal(size=array.shape)
+    buffer.full = True
+    return lambda _: peer.train(gradient_steps=1, batch_size=config.batch_size)
+
+
+def measure_sac(
+    device: str, seconds: float, observation_size: int, num_actions: int, hidden: tuple[int, ...], calls: int
+) -> dict[str, Any]:
+    """Updates of SAC with networks of these widths."""
+    config = Config(hidden=hidden)
     space = gymnasium.spaces.Box(-np.inf, np.inf, (observation_size,), np.float32)
     spec = EnvSpec("bench", space, gymnasium.spaces.Box(-1, 1, (num_actions,), np.float32))
     algorithm, plain = SAC(config, spec, device), PlainSAC(config, observation_size, num_actions, device)
     replay = filled_replay(observation_size, num_actions)
-    square = torch.randn(config.batch_size, config.hidden[0], device=device)
-    weight = torch.randn(config.hidden[0], config.hidden[0], device=device)
+    size = config.batch_size, hidden[-1], sum(len(v.flat) for v in algorithm.optimizer.trained.values())
 
     def sample(update: int) -> SampleBatch:
         return replay.sample(config.batch_size, sample_generator(0, update))
@@ -160,44 +181,58 @@ def measure(device: str, threads: int, seconds: float, observation_size: int, nu
         gradients, _ = algorithm.gradients(sample(index), update_generator(0, index, device))
         algorithm.apply(gradients)
 
-    works = {
+    works: dict[str, Callable[[int], object]] = {
         "sac": update,
         "plain": lambda index: plain.update(sample(index)),
         "sample": sample,
-        "product": lambda _: torch.mm(square, weight),
+        **machine_works(*size, device),
     }
-    median_s = interleaved(works, seconds, device)
+    peer = stable_baselines3(config, spec, device)
+    if peer is not None:
+        works["sb3"] = peer
+    median_s = interleaved(works, seconds, device, calls)
+    bounds = floor(median_s, *size, multiplications(config, observation_size, num_actions), num_bytes(algorithm))
+    bound = min(bounds["product_bound_updates_per_s"], bounds["memory_bound_updates_per_s"])
     return {
-        "sac_updates_per_s": round(1 / median_s["sac"], 1),
-        "plain_torch_updates_per_s": round(1 / median_s["plain"], 1),
+        "sac_updates_per_s": round(1 / median_s["sac"], 2),
+        "plain_torch_updates_per_s": round(1 / median_s["plain"], 2),
+        "sb3_updates_per_s": None if peer is None else round(1 / median_s["sb3"], 2),
+        "samples_per_s": round(config.batch_size / median_s["sac"]),
         "speedup": round(median_s["plain"] / median_s["sac"], 2),
-        # forward 2 actors and 2 × 3 critics; backward 2 of the actor, 2 × 2 of the critics, 2 × 1 to the action
-        "share_of_matrix_product_bound": round(16 * median_s["product"] / median_s["sac"], 2),
+        "share_of_floor": round(1 / (median_s["sac"] * bound), 2),
         "sample_share_of_update": round(median_s["sample"] / median_s["sac"], 4),
+        **bounds,
+        "num_parameters": size[2],
         "batch_size": config.batch_size,
-        "hidden": config.hidden,
+        "hidden": hidden,
         "observation_size": observation_size,
         "num_actions": num_actions,
-        **machine(device, threads),
     }
 
 
-def machine(device: str, threads: int) -> dict[str, object]:
-    """What the figures were taken on."""
-    return {
-        "device": torch.cuda.get_device_name() if device.startswith("cuda") else device,
-        "threads": threads,
-        "machine": f"{platform.machine()} {_processor()}",
-        "torch": torch.__version__,
-    }
+def measure_images(device: str, seconds: float) -> dict[str, Any]:
+    """Gradient steps of PPO on pictures: see distrl.learners.bench_images."""
+    from distrl.learners import bench_images  # it imports this module's neighbours, and SAC needs none of it
+
+    size = 128
+    found = bench_images.measure(torch.get_num_threads(), seconds, size, "small", device)
+    update_s = 1e-6 * size * found["us_per_transition_and_epoch"]
+    return {"updates_per_s": round(1 / update_s, 2), "samples_per_s": round(size / update_s), **found}
 
 
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo") as lines:
-            return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
+def measure(
+    device: str, threads: int, seconds: float, observation_size: int, num_actions: int, networks: Sequence[str]
+) -> dict[str, Any]:
+    """The figures of the JSON line: of ``mlp`` by themselves, of other networks by name."""
+    torch.set_num_threads(threads)
+    figures: dict[str, Any] = {}
+    if "mlp" in networks:
+        figures |= measure_sac(device, seconds, observation_size, num_actions, (256, 256), calls=10)
+    if "cnn" in networks:
+        figures["cnn"] = measure_images(device, seconds)
+    if "50m" in networks:  # 50 million parameters in actor and critics together
+        figures["50m"] = measure_sac(device, seconds, observation_size, num_actions, (4096, 4096), calls=1)
+    return {**figures, **machine(device, threads)}
 
 
 def main() -> None:
@@ -205,10 +240,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", help="torch device, for example cpu or cuda")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
-    parser.add_argument("--seconds", type=float, default=10.0, help="how long to measure")
+    parser.add_argument("--seconds", type=float, default=10.0, help="how long to measure each of the networks")
+    parser.add_argument(
+        "--networks",
+        nargs="+",
+        choices=("mlp", "cnn", "50m"),
+        help="of 2 × 256, of PPO's convolutions, and of 50 million parameters; by default all, on CPUs not the last",
+    )
     parser.add_argument("--observation-size", type=int, default=20)
     parser.add_argument("--num-actions", type=int, default=4)
     arguments = parser.parse_args()
+    if arguments.networks is None:
+        arguments.networks = ("mlp", "cnn") if arguments.device == "cpu" else ("mlp", "cnn", "50m")
     print(json.dumps(measure(**vars(arguments))))
 
 

@@ -1,11 +1,11 @@
 """Nothing flows in; out flows one JSON line with what a frame stack costs an on-policy learner and its actors, beside
 plain torch.
 
-    python -m distrl.learners.bench_images [--threads 1]
+    python -m distrl.learners.bench_images [--device cpu] [--threads 1]
 
 Images are uint8 [4, 84, 84], as Atari's. The plain update is what a careful user writes with torch.nn,
 ``loss.backward()`` and torch.optim for the same network, minibatches and losses; it has the memory that the process
-keeps (distrl.learners.image_layers), as ours has. The bound is the time of the same number of multiplications in one
+keeps (distrl.learners.products), as ours has. The bound is the time of the same number of multiplications in one
 large matrix product.
 """
 
@@ -16,6 +16,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -23,11 +24,12 @@ import torch
 from torch import Tensor, nn
 
 from distrl.core.types import ARRAY, EnvSpec
-from distrl.learners.bench import interleaved, machine
 from distrl.learners.bench_on_policy import random_rollout
+from distrl.learners.bench_timing import interleaved, machine
 from distrl.learners.image_layers import LAYERS, output_shapes
 from distrl.learners.ppo import PPO, Minibatch
 from distrl.learners.ppo_config import APPO as Config
+from distrl.learners.products import product
 
 SHAPE = (4, 84, 84)
 NUM_ACTIONS = 6
@@ -58,8 +60,8 @@ class PlainConvolutions(nn.Module):
 class PlainUpdate:
     """One gradient step of PPO with torch's own building blocks."""
 
-    def __init__(self, config: Config):
-        self.config, self.network = config, PlainConvolutions(config.convolutions)
+    def __init__(self, config: Config, device: str):
+        self.config, self.network = config, PlainConvolutions(config.convolutions).to(device)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate, eps=1e-5)
 
     def __call__(self, batch: Minibatch) -> None:
@@ -90,14 +92,16 @@ def multiplications(name: str) -> int:
     return total + 3 * math.prod(output_shapes(SHAPE, name)[-1]) * LAYERS[name][1]
 
 
-def measure(threads: int, seconds: float, minibatch_size: int, convolutions: str) -> dict[str, object]:
+def measure(
+    threads: int, seconds: float, minibatch_size: int, convolutions: str, device: str = "cpu"
+) -> dict[str, Any]:
     """The figures of the JSON line."""
     torch.set_num_threads(threads)
     size = 8 * minibatch_size
     rows = size // NUM_STEPS
     config = Config(batch_size=size, minibatches=8, convolutions=convolutions)
     spec = EnvSpec("bench", gymnasium.spaces.Box(0, 255, SHAPE, np.uint8), gymnasium.spaces.Discrete(NUM_ACTIONS))
-    algorithm, plain = PPO(config, spec), PlainUpdate(config)
+    algorithm, plain = PPO(config, spec, device), PlainUpdate(config, device)
     rng = np.random.default_rng(0)
     rollout = random_rollout(NUM_STEPS, rows, 1, NUM_ACTIONS)
     rollout = replace(
@@ -105,9 +109,9 @@ def measure(threads: int, seconds: float, minibatch_size: int, convolutions: str
         observation={ARRAY: rng.integers(0, 256, (NUM_STEPS + 1, rows, *SHAPE), np.uint8)},
         final_observation={ARRAY: rng.integers(0, 256, (len(rollout.final_index), *SHAPE), np.uint8)},
     )
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(device).manual_seed(0)
     batch = next(algorithm.minibatches(rollout, generator))
-    left, right = torch.randn(1024, 1024), torch.randn(1024, 1024)
+    left, right = torch.randn((2, 1024, 1024), device=device)
 
     def update(index: int) -> None:
         gradients, _ = algorithm.gradients(batch)
@@ -117,11 +121,11 @@ def measure(threads: int, seconds: float, minibatch_size: int, convolutions: str
         "begin": lambda _: next(algorithm.minibatches(rollout, generator)),
         "update": update,
         "plain": lambda _: plain(batch),
-        "product": lambda _: torch.mm(left, right),
+        "product": lambda _: product(left, right),
     }
     for num_rows in (1, 16, 64):
         works[f"act_{num_rows}"] = _acting(algorithm, num_rows)
-    us = {name: 1e6 * median for name, median in interleaved(works, seconds, "cpu").items()}
+    us = {name: 1e6 * median for name, median in interleaved(works, seconds, device).items()}
     update_us, bound_us = us["update"] / minibatch_size, us["product"] / 1024**3 * multiplications(convolutions)
     return {
         "us_per_transition_and_epoch": round(update_us, 1),
@@ -136,7 +140,7 @@ def measure(threads: int, seconds: float, minibatch_size: int, convolutions: str
         },
         "minibatch_size": minibatch_size,
         "convolutions": convolutions,
-        **machine("cpu", threads),
+        **machine(device, threads),
     }
 
 
@@ -151,6 +155,7 @@ def _acting(algorithm: PPO, num_rows: int) -> Callable[[int], object]:
 def main() -> None:
     """See the top of the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", help="torch device, for example cpu or cuda")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
     parser.add_argument("--seconds", type=float, default=10.0, help="how long to measure")
     parser.add_argument("--minibatch-size", type=int, default=128)

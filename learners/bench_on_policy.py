@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from distrl.core.types import ARRAY, EnvSpec
 from distrl.learners.actor_policies import MEMORY, NUM_STATES
-from distrl.learners.bench import interleaved, machine
+from distrl.learners.bench_timing import interleaved, machine
 from distrl.learners.ppo import PPO, Minibatch
 from distrl.learners.ppo_config import PPO as Config
 from distrl.learners.rollout import Rollout

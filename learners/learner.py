@@ -196,6 +196,11 @@ class Learner:
                 return True
         return False
 
+    def leave(self) -> None:
+        """Tell the other learners, if there are any, that no update will come any more."""
+        for trainer in self.trainers.values():
+            trainer.leave()
+
     def _play_on(self, trainer: PolicyTrainer) -> None:
         """The league's part of an update."""
         if self._league is None:
@@ -287,7 +292,7 @@ class Learner:
             self._start_from(notes)
         self._warm_up(meta["warm_fragments"] if found else self._settings.warm_limits, notes)
         newest = {name: trainer.keep_published(self._published(name)) for name, trainer in self.trainers.items()}
-        for number, fragment in read_log(self._directory / "log") if self._settings.logged else ():
+        for number, fragment in read_log(self._directory / "log", alone=True) if self._settings.logged else ():
             if found and number == records:
                 self._restore_sampled(states)
             self._seen.new_parts(fragment)

@@ -16,27 +16,16 @@ has its entropy: the temperature keeps that of those who live.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from distrl.core.types import EnvSpec
 from distrl.learners.inputs import STATE
 from distrl.learners.masac_config import Config
-from distrl.learners.networks import MLP, squashed_gaussian
-from distrl.learners.sac import SAC
+from distrl.learners.networks import MLP
+from distrl.learners.sac import SAC, Seen
 from distrl.learners.team_policies import ALIVE, OBSERVATION, team_inputs, team_of
-
-
-class _Seen(NamedTuple):
-    """Attributes: own: float32 [S · A, D], what the actor sees. together: [S, C], what the critics see beside the
-    actions. lives: [S, A], 1 or 0.
-    """
-
-    own: Tensor
-    together: Tensor
-    lives: Tensor
 
 
 class MASAC(SAC):
@@ -65,18 +54,7 @@ class MASAC(SAC):
         actor = MLP((own, *hidden, 2 * num_actions // team.num_agents))
         return actor, MLP((together + team.num_agents + num_actions, *hidden, 1), ensemble=2)
 
-    def _seen(self, observation: dict[str, Any]) -> _Seen:
+    def _seen(self, observation: dict[str, Any]) -> Seen:
         own, lives = observation[OBSERVATION], self._tensor(observation[ALIVE])
         together = self._tensor(observation[STATE] if self._team.state_size else own).reshape(len(lives), -1)
-        return _Seen(self._tensor(team_inputs(own, self.config.agent_id)), torch.cat([together, lives], 1), lives)
-
-    def _act(self, actor: dict[str, Tensor], seen: _Seen, noise: Tensor) -> tuple[Tensor, Tensor]:
-        action, log_prob = squashed_gaussian(self.actor_net(actor, seen.own), noise.reshape(len(seen.own), -1))
-        return action.reshape(noise.shape), (log_prob.view_as(seen.lives) * seen.lives).sum(1)
-
-    def _values(self, critic: dict[str, Tensor], seen: _Seen, action: Tensor) -> Tensor:
-        living = action.view(*seen.lives.shape, -1) * seen.lives.unsqueeze(2)
-        return super()._values(critic, seen.together, living.reshape(action.shape))
-
-    def _wanted_entropy(self, seen: _Seen) -> Tensor:
-        return self.target_entropy * seen.lives.sum(1)
+        return Seen(self._tensor(team_inputs(own, self.config.agent_id)), torch.cat([together, lives], 1), lives)

@@ -11,14 +11,19 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from distrl.learners.policies import LOG_STD_MAX, LOG_STD_MIN
+from distrl.learners.products import product
+
+ALL, FEW = slice(None), 16
+Members = list[dict[str, Tensor]]  # see ``MLP.members``
+Context = list[list[Tensor]]  # of each member, each layer's inputs [(E,) N, width]
 
 
 @dataclass(frozen=True)
 class MLP:
     """Linear layers with ReLU between; ``ensemble`` of them side by side as batched products.
 
-    One batched product over both critics is faster than two products: the calls and the memory traffic around them
-    are shared.
+    Called, it is for autograd. ``forward`` and ``backward`` are written out: for networks of this size autograd takes
+    almost as long as the arithmetic.
 
     Attributes:
         sizes: input, hidden and output widths.
@@ -60,6 +65,59 @@ class MLP:
                 x = torch.relu_(x)
         return x
 
+    def members(self, parameters: Mapping[str, Tensor]) -> Members:
+        """The parameters as ``forward`` and ``backward`` take them: an ensemble's networks one after the other on a
+        CPU, as a batched product is no faster there and needs more than the cache holds; elsewhere all at once."""
+        if self.ensemble is None or parameters["0/weight"].device.type != "cpu":
+            return [dict(parameters)]
+        return [
+            {name: part[e, 0] if name.endswith("bias") else part[e] for name, part in parameters.items()}
+            for e in range(self.ensemble)
+        ]
+
+    def forward(self, members: Members, x: Tensor) -> tuple[Tensor, Context]:
+        """Output [(E,) N, out] for inputs [N, in], and what ``backward`` wants to know."""
+        last = len(self.sizes) - 2
+        outputs, context = [], []
+        for parameters in members:
+            inputs = [x.expand(*parameters["0/weight"].shape[:-2], *x.shape)]
+            for i in range(last):
+                inputs.append(product(inputs[i], parameters[f"{i}/weight"], parameters[f"{i}/bias"], relu=True))
+            outputs.append(product(inputs[last], parameters[f"{last}/weight"], parameters[f"{last}/bias"]))
+            context.append(inputs)
+        return outputs[0] if len(outputs) == 1 else torch.stack(outputs), context
+
+    def backward(
+        self,
+        members: Members,
+        context: Context,
+        d_output: Tensor,
+        rows: slice = ALL,
+        wanted: tuple[slice, slice] | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """∂loss/∂parameters, the vector [P] in the order of ``initial``; and of ∂loss/∂x, summed over the ensemble,
+        the part that is wanted.
+
+        Args:
+            context: from ``forward``. d_output: ∂loss/∂output, [(E,) N, out].
+            rows: those of N whose loss the parameters follow. wanted: rows and columns of x.
+        """
+        layers, d_x = len(self.sizes) - 1, []
+        gradients: list[list[Tensor]] = [[] for _ in range(2 * layers)]  # weight, bias of each layer, by member
+        for parameters, inputs, d in zip(members, context, [d_output] if len(members) == 1 else d_output, strict=True):
+            for i in range(layers - 1, -1, -1):
+                weight, x, part = parameters[f"{i}/weight"], inputs[i][..., rows, :], d[..., rows, :]
+                # a product with few columns takes several times as long as one with as few rows
+                few = self.sizes[i + 1] <= FEW
+                gradients[2 * i].append(torch.matmul(part.mT, x).mT if few else product(x.mT, part))
+                gradients[2 * i + 1].append(part.sum(-2))
+                if i:
+                    d = d * weight.mT if self.sizes[i + 1] == 1 else product(d, weight.mT)
+                    torch.ops.aten.threshold_backward.grad_input(d, inputs[i], 0, grad_input=d)  # in place
+            if wanted is not None:
+                d_x.append(product(d[..., wanted[0], :], parameters["0/weight"][..., wanted[1], :].mT))
+        return torch.cat([part.reshape(-1) for parts in gradients for part in parts]), _summed(d_x)
+
 
 class FlatParameters:
     """Named tensors that are views of one vector, so that optimizer, target network and transport handle a single
@@ -90,6 +148,14 @@ class FlatParameters:
         return torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, list(self.named.values()))])
 
 
+def _summed(parts: list[Tensor]) -> Tensor | None:
+    """Over members and ensemble, [N, …]."""
+    if not parts:
+        return None
+    total = parts[0] if len(parts) == 1 else torch.stack(parts)
+    return total if total.dim() == 2 else total.sum(0)
+
+
 def squashed_gaussian(outputs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """Actions tanh(μ + σ · noise) [N, A] in [−1, 1] and their log-density [N]; Haarnoja et al. 2018, appendix C,
     equation 26.
@@ -104,3 +170,19 @@ def squashed_gaussian(outputs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     squash = 2.0 * (math.log(2.0) - u - softplus(-2.0 * u))  # log(1 − tanh²u), exact where tanh saturates
     log_prob = (-0.5 * noise.square() - log_std - squash).sum(-1) - 0.5 * math.log(2.0 * math.pi) * noise.shape[-1]
     return torch.tanh(u), log_prob
+
+
+def squashed_gaussian_backward(
+    outputs: Tensor, noise: Tensor, action: Tensor, d_action: Tensor, d_log_prob: Tensor
+) -> Tensor:
+    """∂loss/∂outputs, [N, 2A], of ``squashed_gaussian``.
+
+    Args:
+        outputs: see there. noise: see there. action: [N, A], that came out.
+        d_action: ∂loss/∂action, [N, A]. d_log_prob: ∂loss/∂log-density, [N].
+    """
+    log_std = outputs[:, noise.shape[1] :]
+    d_log_prob = d_log_prob.unsqueeze(1)
+    d_u = d_action * (1.0 - action.square()) + 2.0 * d_log_prob * action  # ∂ log(1 − tanh²u) / ∂u = −2 tanh u
+    d_log_std = d_u * log_std.clamp(LOG_STD_MIN, LOG_STD_MAX).exp() * noise - d_log_prob
+    return torch.cat([d_u, d_log_std * ((log_std >= LOG_STD_MIN) & (log_std <= LOG_STD_MAX))], 1)

@@ -27,7 +27,8 @@ from distrl.learners.optimizer import Gradients, Optimizer, Rule, Trained
 from distrl.learners.qmix_config import QMIX as QMIXConfig
 from distrl.learners.qmix_config import VDN as Config
 from distrl.learners.replay import SampleBatch
-from distrl.learners.team_policies import ALIVE, EPSILON, OBSERVATION, team_inputs
+from distrl.learners.team_policies import ALIVE, OBSERVATION, team_inputs
+from distrl.learners.value_policies import EPSILON
 
 
 class QMIX:

@@ -14,6 +14,9 @@ from distrl.core.types import EnvSpec, PolicySpec, import_path
 #: Name → "module:Config". A user's own algorithm needs no entry: its import path is its name.
 ALGORITHMS: dict[str, str] = {
     "sac": "distrl.learners.sac_config:Config",
+    "td3": "distrl.learners.td3_config:Config",
+    "dsact": "distrl.learners.dsact_config:Config",
+    "dqn": "distrl.learners.dqn_config:Config",
     "ppo": "distrl.learners.ppo_config:PPO",
     "appo": "distrl.learners.ppo_config:APPO",
     "impala": "distrl.learners.ppo_config:IMPALA",

@@ -18,19 +18,50 @@ the second order in the learning rate), so that a gradient can be computed in on
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from distrl.core.types import EnvSpec, PolicySpec, Weights
-from distrl.learners.networks import MLP, FlatParameters, squashed_gaussian
+from distrl.learners.networks import MLP, FlatParameters, squashed_gaussian, squashed_gaussian_backward
 from distrl.learners.optimizer import Gradients, Optimizer, Rule, Trained
 from distrl.learners.policies import TRAINED
+from distrl.learners.products import keep_memory
 from distrl.learners.replay import SampleBatch
 from distrl.learners.sac_config import Config
 from distrl.learners.spaces import bounded_box, flat_size, observation_leaves
+
+
+class Seen(NamedTuple):
+    """What networks take of S observations of A actors; in a team several, else one.
+
+    Attributes:
+        own: float32 [S · A, D], what the actor sees. together: [S, C], what the critics see beside the actions.
+        lives: [S, A], 1 or 0; None: all do.
+    """
+
+    own: Tensor
+    together: Tensor
+    lives: Tensor | None = None
+
+    def joined(self, action: Tensor) -> Tensor:
+        """The critics' inputs, for actions [S, all of a sample]: of who does not live, zeros."""
+        if self.lives is not None:
+            action = (action.view(*self.lives.shape, -1) * self.lives.unsqueeze(2)).view_as(action)
+        return torch.cat([self.together, action], 1)
+
+    def total(self, log_prob: Tensor) -> Tensor:
+        """Log-density of a sample, [S], from those of its actors, [S, A]."""
+        return (log_prob if self.lives is None else log_prob * self.lives).sum(1)
+
+    def shared(self, d_action: Tensor, d_log_prob: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of ``joined``'s action and of ``total``, [S · A, …], from those of what they gave."""
+        if self.lives is None:
+            return d_action, d_log_prob
+        lives = self.lives.reshape(-1)
+        return d_action.reshape(len(lives), -1) * lives.unsqueeze(1), (d_log_prob.unsqueeze(1) * self.lives).reshape(-1)
 
 
 class SAC:
@@ -47,6 +78,7 @@ class SAC:
     """
 
     def __init__(self, config: Config, env_spec: EnvSpec, device: str = "cpu", seed: int = 0):
+        keep_memory()
         self.config = config
         self._env_spec = env_spec
         self.device = torch.device(device)
@@ -63,7 +95,9 @@ class SAC:
         limit = config.max_gradient_norm
         critic = Trained(self.critic.flat, Rule(config.critic_learning_rate, max_gradient_norm=limit, tau=config.tau))
         assert critic.target is not None
-        self._target = self.critic.split(critic.target)  # of the target networks
+        self._actor = self.actor_net.members(self.actor.frozen)
+        self._critics = self.critic_net.members(self.critic.frozen)
+        self._target = self.critic_net.members(self.critic.split(critic.target))  # the target networks
         self.optimizer = Optimizer(
             {
                 "actor": Trained(self.actor.flat, Rule(config.actor_learning_rate, max_gradient_norm=limit)),
@@ -80,40 +114,79 @@ class SAC:
             batch: S transitions; numpy arrays or tensors.
             rng: on the algorithm's device; see ``randomness.update_generator``.
         """
-        observation, next_observation = (self._seen(part) for part in (batch.observation, batch.next_observation))
+        before, after = self._seen(batch.observation), self._seen(batch.next_observation)
         reward, discount = self._tensor(batch.reward), self._tensor(batch.discount)
         action = (self._tensor(batch.action).reshape(len(reward), -1) - self._center) / self._half
-        weight = torch.ones_like(reward) if batch.weight is None else self._tensor(batch.weight)
         noise = torch.randn((2, *action.shape), generator=rng, device=self.device)
+        weight = torch.ones_like(reward) if batch.weight is None else self._tensor(batch.weight)
+        with torch.no_grad():
+            found = self._gradients(before, after, action, reward, discount, weight / len(reward), noise)
+        gradients, metrics, batch.error = found
+        return gradients, metrics
+
+    def _gradients(
+        self,
+        before: Seen,
+        after: Seen,
+        action: Tensor,
+        reward: Tensor,
+        discount: Tensor,
+        weight: Tensor,
+        noise: Tensor,
+    ) -> tuple[Gradients, dict[str, Tensor], Tensor]:
+        """See ``gradients``, and the mean size of the critics' errors, [S]; ``weight``: [S], what a sample's part
+        counts in a sum over S."""
+        size, num_actions = action.shape
         temperature = self.log_temperature.exp()
 
-        with torch.no_grad():
-            next_action, next_log_prob = self._act(self.actor.frozen, next_observation, noise[0])
-            next_value = self._least(self._target, next_observation, next_action) - temperature * next_log_prob
-            target = self.config.reward_scale * reward + discount * next_value  # [S]
+        # The actor on o' and o at once: a' and ã.
+        outputs, actor_context = self.actor_net.forward(self._actor, torch.cat([after.own, before.own]))
+        noise = noise.view(len(outputs), -1)
+        drawn, each_log_prob = squashed_gaussian(outputs, noise)
+        next_action, new_action = drawn.view(2, size, num_actions)
+        next_log_prob, log_prob = each_log_prob.view(2, size, -1)
+        next_log_prob, log_prob = after.total(next_log_prob), before.total(log_prob)
 
-        values = self._values(self.critic.named, observation, action)  # [2, S]
-        critic_loss = 0.5 * (weight * (values - target).square()).mean(1).sum()
-        critic_gradient = self.critic.gradient(critic_loss)
-        batch.error = (values.detach() - target).abs().mean(0)
+        next_values, _ = self.critic_net.forward(self._target, after.joined(next_action))  # [2, S, 1]
+        next_value = torch.minimum(next_values[0], next_values[1]).squeeze(1) - temperature * next_log_prob
+        target = self.config.reward_scale * reward + discount * next_value
 
-        new_action, log_prob = self._act(self.actor.named, observation, noise[1])
-        actor_loss = (
-            weight * (temperature * log_prob - self._least(self.critic.frozen, observation, new_action))
-        ).mean()
-        actor_gradient = self.actor.gradient(actor_loss)
+        # The critics on (o, a) and (o, ã) at once; their parameters follow the first loss alone.
+        judged = torch.cat([before.joined(action), before.joined(new_action)])
+        both, critic_context = self.critic_net.forward(self._critics, judged)
+        values, new_values = both.squeeze(2).split(size, 1)  # [2, S]
+        errors = values - target
+        second = (new_values[1] < new_values[0]).to(weight.dtype) * weight  # where it is the least
+        d_both = torch.cat([errors * weight, torch.stack([second - weight, -second])], 1).unsqueeze(2)
+        new_actions = slice(size, None), slice(judged.shape[1] - num_actions, None)
+        critic_gradient, d_action = self.critic_net.backward(
+            self._critics, critic_context, d_both, rows=slice(size), wanted=new_actions
+        )
+        assert d_action is not None
 
-        surplus = -log_prob.detach() - self._wanted_entropy(observation)  # of entropy, [S]
-        temperature_gradient = temperature * (weight * surplus).mean()  # ∂J_α/∂log α = J_α
-        gradients = {"actor": actor_gradient, "critic": critic_gradient, "log_temperature": temperature_gradient}
-        metrics = {
-            "critic_loss": critic_loss.detach(),
-            "actor_loss": actor_loss.detach(),
-            "value_mean": values.detach().mean(),
-            "temperature": temperature,
-            "entropy": -log_prob.detach().mean(),
+        # The actor's, through the Gaussian and on o alone.
+        half = slice(len(before.own), None)
+        d_action, d_log_prob = before.shared(d_action, temperature * weight)
+        d_outputs = squashed_gaussian_backward(outputs[half], noise[half], drawn[half], d_action, d_log_prob)
+        context = [[part[half] for part in inputs] for inputs in actor_context]
+        actor_gradient, _ = self.actor_net.backward(self._actor, context, d_outputs)
+
+        wanted = self.target_entropy if before.lives is None else self.target_entropy * before.lives.sum(1)
+        surplus = -log_prob - wanted  # of entropy, [S]
+        gradients = {
+            "actor": actor_gradient,
+            "critic": critic_gradient,
+            "log_temperature": temperature * torch.dot(weight, surplus),  # ∂J_α/∂log α = J_α
         }
-        return gradients, metrics
+        least = torch.minimum(new_values[0], new_values[1])
+        metrics = {
+            "critic_loss": 0.5 * torch.mv(errors.square(), weight).sum(),
+            "actor_loss": torch.dot(weight, temperature * log_prob - least),
+            "value_mean": values.mean(),
+            "temperature": temperature,
+            "entropy": -log_prob.mean(),
+        }
+        return gradients, metrics, errors.abs().mean(0)
 
     def apply(self, gradients: Gradients) -> None:
         """One Adam step on each, then target ← target + τ (critic − target)."""
@@ -150,27 +223,11 @@ class SAC:
         size, num_actions, hidden = flat_size(leaves), len(self._center), self.config.hidden
         return MLP((size, *hidden, 2 * num_actions)), MLP((size + num_actions, *hidden, 1), ensemble=2)
 
-    def _seen(self, observation: dict[str, Any]) -> Any:
-        """What ``_act`` and ``_values`` take, of path → [S, …]: float32 [S, D] in the order of the networks' inputs."""
+    def _seen(self, observation: dict[str, Any]) -> Seen:
+        """In the order of the networks' inputs."""
         parts = [part.reshape(len(part), -1) for part in (self._tensor(observation[path]) for path in self._paths)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
-
-    def _act(self, actor: dict[str, Tensor], seen: Any, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Actions in [−1, 1], [S, A], and their log-density [S]."""
-        return squashed_gaussian(self.actor_net(actor, seen), noise)
-
-    def _values(self, critic: dict[str, Tensor], seen: Any, action: Tensor) -> Tensor:
-        """Q_i(o, a), [2, S]."""
-        return self.critic_net(critic, torch.cat([seen, action], 1)).squeeze(-1)
-
-    def _least(self, critic: dict[str, Tensor], seen: Any, action: Tensor) -> Tensor:
-        """min_i Q_i(o, a), [S]."""
-        first, second = self._values(critic, seen, action)
-        return torch.minimum(first, second)
-
-    def _wanted_entropy(self, seen: Any) -> float | Tensor:
-        """H̄ of each sample, [S], or of all."""
-        return self.target_entropy
+        inputs = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+        return Seen(inputs, inputs)
 
     def _tensor(self, array: Any) -> Tensor:
         return torch.as_tensor(array, dtype=torch.float32, device=self.device)

@@ -410,6 +410,36 @@ class OfflineSection(Section):
 class LearnerSection(Section):
     """Where updates run and how often their result is published."""
 
+    mode: Literal["single", "all_reduce", "parameter_server"] = Field(
+        "single",
+        description="How several learners train one policy. all_reduce: in step, each update along the mean of all "
+        "their gradients; parameter_server: each at its own pace, gradients go to shards that hold the parameters.",
+    )
+    count: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="Learners; each has its share of the env workers and of the replay, and samples "
+        "`algorithm.batch_size` transitions of its own.",
+    )
+    shards: int = Field(
+        1, ge=1, le=1024, description="Parameter server: parts that parameters and optimizer are cut into, by bytes."
+    )
+    staleness_bound: int | None = Field(
+        None,
+        ge=0,
+        description="Parameter server: pushes that a learner may be ahead of the slowest one at work before it waits. "
+        "0: all go in step, along the mean of their gradients. Without it nobody waits.",
+    )
+    stale_rate_limit: float | None = Field(
+        None,
+        ge=1,
+        description="Parameter server: divide the learning rate by 1 + the gradient's staleness, at most by this. "
+        "Gradients that are quick to compute are less stale, and then count more.",
+    )
+    delay_compensation: float | None = Field(
+        None, gt=0, description="Parameter server: λ of DC-ASGD, which corrects a stale gradient to first order."
+    )
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto takes a GPU when there is one, else the CPU."
     )
@@ -438,6 +468,21 @@ class LearnerSection(Section):
         description="After the last env step, do the updates that samples_per_insert still owes, so that runs of "
         "different speed compare.",
     )
+
+    @model_validator(mode="after")
+    def _of_the_mode(self) -> LearnerSection:
+        if self.mode == "single" and self.count > 1:
+            raise ValueError(
+                f"learner.count = {self.count} needs learner.mode = all_reduce or parameter_server, but single came"
+            )
+        names = ("shards", "staleness_bound", "stale_rate_limit", "delay_compensation")
+        fields = type(self).model_fields
+        for name in names:
+            if self.mode != "parameter_server" and (given := getattr(self, name)) != fields[name].default:
+                raise ValueError(
+                    f"learner.{name} = {given} is of learner.mode = parameter_server, but {self.mode} came"
+                )
+        return self
 
 
 class EvaluationSection(Section):

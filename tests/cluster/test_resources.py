@@ -74,7 +74,7 @@ def test_what_no_node_has_is_refused_with_what_was_asked_and_what_there_is():
 
 def test_the_learner_and_an_env_worker_must_both_find_their_share_of_the_gpus():
     one_gpu = [Node({"CPU": 8.0, "GPU": 1.0})]
-    with pytest.raises(ConfigError, match=r"the learner asks Ray for 1 GPU .* but the cluster has 1 GPU"):
+    with pytest.raises(ConfigError, match=r"each learner asks Ray for 1 GPU .* but the cluster has 1 GPU"):
         check_cluster(config("env.gpus=0.25"), one_gpu, grows=False)
     check_cluster(config("env.gpus=0.125", "learner.gpus=0.5"), one_gpu, grows=False)
 

@@ -3,15 +3,25 @@
 import json
 
 from distrl.learners import bench_images
-from distrl.learners.bench import measure
+from distrl.learners.bench import measure, multiplications
+from distrl.learners.sac_config import Config
 
 
 def test_one_line_with_the_figures():
-    figures = json.loads(json.dumps(measure("cpu", threads=1, seconds=0.2, observation_size=3, num_actions=1)))
+    found = measure("cpu", threads=1, seconds=0.2, observation_size=3, num_actions=1, networks=["mlp"])
+    figures = json.loads(json.dumps(found))
     assert figures["sac_updates_per_s"] > 0
     assert figures["plain_torch_updates_per_s"] > 0
     assert 0 < figures["sample_share_of_update"] < 1
+    assert 0 < figures["share_of_floor"] < 1.5  # by rates that were measured beside it
     assert figures["machine"]
+
+
+def test_the_floor_counts_the_products_of_an_update():
+    config = Config(hidden=(256, 256), batch_size=256)
+    square = 16 * 256**3  # of the layers between the hidden ones, which are most of it
+    others = 256 * (3 * 20 * 256 + 4 * 256 * 8 + 8 * 24 * 256 + 12 * 256 + 2 * 256 * 4)
+    assert multiplications(config, 20, 4) == square + others
 
 
 def test_one_line_of_what_images_cost():
