@@ -134,8 +134,11 @@ class SAC:
     def _compute(
         self, noise: Tensor, action: Tensor, reward: Tensor, discount: Tensor, weight: Tensor, *seen: Tensor
     ) -> tuple[Gradients, dict[str, Tensor], Tensor]:
-        """``gradients`` of the batch's parts, and the mean size of the critics' errors, [S]; ``noise``: [2, S, actions],
-        for o' and for o."""
+        """``gradients`` of the batch's parts, and the mean size of the critics' errors, [S].
+
+        Args:
+            noise: [2, S, actions], for o' and for o.
+        """
         before, after = Seen(*seen[: len(seen) // 2]), Seen(*seen[len(seen) // 2 :])
         action = (action - self._center) / self._half
         weight = weight / len(weight)

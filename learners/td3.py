@@ -9,6 +9,8 @@ networks, actions scaled to [−1, 1] inside, R and d the batch's n-step reward 
     J_Q = Σ_i mean loss(Q_i(o, a), y)                   ½ (Q − y)², or that of ``distrl.learners.hl_gauss``
     J_μ = −mean Q₁(o, μ(o))                             at every ``policy_delay``-th update
 
+Where the batch has weights, each sample's part is multiplied by its own before the mean.
+
 The target networks move at every ``policy_delay``-th update too. Both losses are taken at the same parameters (in the
 paper the critics step first), so that a gradient can be computed in one process and applied in another.
 """
@@ -87,7 +89,9 @@ class TD3:
             target = config.reward_scale * reward + discount * self._loss.values(next_outputs).amin(0)
 
         outputs = self._outputs(self.critic.named, observation, action)  # [2, S, m]
-        critic_loss = self._loss.loss(outputs, target).mean(1).sum()
+        weight = self._tensors.weight(batch)
+        critic_loss = (weight * self._loss.loss(outputs, target)).mean(1).sum()
+        batch.error = (self._loss.values(outputs.detach()) - target).abs().mean(0)
         gradients = {"critic": self.critic.gradient(critic_loss)}
         metrics = {
             "critic_loss": critic_loss.detach(),
@@ -100,7 +104,7 @@ class TD3:
             first = {name: part[:1] for name, part in self.critic.frozen.items()}
             inputs = torch.cat([observation, own_action], 1)
             own_outputs = MLP(self.critic_net.sizes, ensemble=1)(first, inputs)
-            gradients["actor"] = self.actor.gradient(-self._loss.values(own_outputs).mean())
+            gradients["actor"] = self.actor.gradient(-(weight * self._loss.values(own_outputs)).mean())
         if self._bonus is not None:
             gradients["bonus"] = self._bonus.gradient(following, rng)
         return gradients, metrics
