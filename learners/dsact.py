@@ -31,6 +31,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from distrl.core.types import EnvSpec, PolicySpec, Weights
+from distrl.learners.bonus import Bonus, with_bonus
 from distrl.learners.box_batches import BoxBatches
 from distrl.learners.dsact_config import Config
 from distrl.learners.networks import MLP, FlatParameters, squashed_gaussian
@@ -52,7 +53,8 @@ class DSACT:
         seed: of the initial parameters.
 
     Attributes:
-        optimizer: of the vectors "actor", "critic" and "log_temperature". target_entropy: H̄.
+        optimizer: of the vectors "actor", "critic" and "log_temperature", and "bonus" where there is one.
+        target_entropy: H̄.
         spread: float32 [2, 2], running averages of σ_i (row 0) and σ_i² (row 1); NaN before the first update.
     """
 
@@ -77,7 +79,10 @@ class DSACT:
         assert critic.target is not None
         self._target_actor, self._target_critic = self.actor.split(actor.target), self.critic.split(critic.target)
         temperature = Trained(self.log_temperature, Rule(config.temperature_learning_rate))
-        self.optimizer = Optimizer({"actor": actor, "critic": critic, "log_temperature": temperature})
+        self._bonus = None if config.bonus is None else Bonus(config.bonus, size, self.device, seed + 1)
+        self.optimizer = Optimizer(
+            with_bonus({"actor": actor, "critic": critic, "log_temperature": temperature}, self._bonus)
+        )
         self.spread = torch.full((2, 2), math.nan, device=self.device)
         self._next_spread = self.spread
 
@@ -94,6 +99,8 @@ class DSACT:
         noise = torch.randn((2, *action.shape), generator=rng, device=self.device)
         drawn = torch.randn((2, len(reward)), generator=rng, device=self.device).clamp(-_MOST, _MOST)
         temperature = self.log_temperature.exp()
+        if self._bonus is not None:
+            reward = reward + self._bonus.rewards(following)
         mean, std = self._returns(self.critic.named, observation, action)  # [2, S] each
 
         with torch.no_grad():
@@ -107,6 +114,7 @@ class DSACT:
             target_return = reward + discount * (next_return - entropy_cost)  # y_z [S]
 
             now = torch.stack([std.mean(1), std.square().mean(1)])
+            now = self.optimizer.together.sum(now) / self.optimizer.together.size
             self._next_spread = spread = torch.where(self.spread.isnan(), now, self.spread.lerp(now, config.tau))
             bound = config.clip_range * spread[0].unsqueeze(1)  # b [2, 1]
             beyond = (target_return - mean).clamp(-bound, bound)  # C(y_z) − Q [2, S]
@@ -128,12 +136,16 @@ class DSACT:
             gradients["actor"] = self.actor.gradient((weight * (temperature * log_prob - value.amin(0))).mean())
             surplus = -log_prob.detach() - self.target_entropy  # of entropy, [S]
             gradients["log_temperature"] = temperature * (weight * surplus).mean()  # ∂J_α/∂log α = J_α
+        if self._bonus is not None:
+            gradients["bonus"] = self._bonus.gradient(following, rng)
         return gradients, metrics
 
     def apply(self, gradients: Gradients) -> None:
         """One Adam step of what has a gradient; target networks and running averages follow."""
         if self.optimizer.step(gradients):
             self.spread = self._next_spread
+            if self._bonus is not None:
+                self._bonus.follow(self.optimizer.together)
 
     def policy_spec(self) -> PolicySpec:
         """See ``Config.policy_spec``."""
@@ -149,7 +161,11 @@ class DSACT:
 
     def state(self) -> dict[str, Any]:
         """Everything that an update reads or writes: tensors are copied to the CPU."""
-        return {"optimizer": self.optimizer.state(), "spread": self.spread.to("cpu", copy=True)}
+        return {
+            "optimizer": self.optimizer.state(),
+            "spread": self.spread.to("cpu", copy=True),
+            "bonus": self._bonus and self._bonus.state(),
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue bit for bit where ``state`` was taken.
@@ -159,6 +175,8 @@ class DSACT:
         """
         self.optimizer.load_state(state.get("optimizer", {}))
         self.spread = state["spread"].to(self.device, copy=True)
+        if self._bonus is not None:
+            self._bonus.load_state(state["bonus"])
 
     def _returns(self, critic: dict[str, Tensor], observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Means and standard deviations of the soft return, [2, S] each."""

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from distrl.learners.bonus_config import OffPolicyBonus
 from distrl.learners.registry import AlgorithmConfig
 
 LearningRate = Annotated[float, Field(gt=0.0, le=1.0)]
@@ -82,3 +83,4 @@ class OffPolicyConfig(ValueLossConfig):
     max_gradient_norm: float | None = Field(
         default=None, gt=0.0, description="Longer gradients are shortened to it; unset: none is."
     )
+    bonus: OffPolicyBonus = None
