@@ -201,7 +201,7 @@ class PPO:
         self.network.backward(self.parameters, context, d_outputs, d_value.mul(config.value_cost * share), gradients)
         self._kl = (ratio - 1.0 - log_ratio).mean()  # detail 12; Schulman 2020, "Approximating KL Divergence", k3
         metrics = {
-            "policy_loss": -(least.mean() if batch.counts is None else torch.dot(least, share)),
+            "policy_loss": -(least.mean() if batch.counts is None else torch.dot(least, batch.counts) / size),
             "value_loss": torch.dot(error, error * share) * 0.5,
             "entropy": entropy.mean(),
             "approx_kl": self._kl,
