@@ -45,7 +45,7 @@ def note_weights() -> None:
     if folder is None:
         return
     from distrl.actors.inference import LocalInference
-    from distrl.cluster.ray_actors import LearnerActor
+    from distrl.cluster.learner_actor import LearnerActor
 
     def note(kind: str, version: int) -> None:
         with open(f"{folder}/{kind}-{os.getpid()}", "a") as file:

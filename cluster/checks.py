@@ -44,6 +44,12 @@ def algorithm_model(config: RunConfig) -> Any:
             f"{config.algorithm.name} repeats what others did: name the runs whose logs it is to learn from, "
             'offline.data = ["runs/…"]'
         )
+    _check_learners(config, options)
+    if config.replay.priority_exponent is not None and not (options.on_policy or options.tells_errors):
+        raise ConfigError(
+            f"replay.priority_exponent draws by temporal-difference errors, which {config.algorithm.name} does not "
+            "tell: leave it out, or take sac, qmix or another algorithm with critics"
+        )
     if options.on_policy:
         _check_on_policy(config, options)
         if config.offline.data:
@@ -57,6 +63,27 @@ def algorithm_model(config: RunConfig) -> Any:
             "replay from the log when it resumes"
         )
     return options
+
+
+def _check_learners(config: RunConfig, options: Any) -> None:
+    """Refuse what several learners cannot share."""
+    learner, actors = config.learner, config.actors
+    if learner.mode == "single":
+        return
+    if config.offline.data or config.replay.warm_start:
+        given = "offline.data" if config.offline.data else "replay.warm_start"
+        raise ConfigError(f"{given} is read by one learner, but learner.mode = {learner.mode} came: use single")
+    if options.on_policy and learner.mode == "parameter_server":
+        raise ConfigError(
+            f"{config.algorithm.name} divides each rollout into steps that must follow each other, but "
+            "learner.mode = parameter_server lets learners' steps cross: use all_reduce"
+        )
+    if actors.env_workers < learner.count or (options.on_policy and actors.env_workers % learner.count):
+        raise ConfigError(
+            f"each of the learner.count = {learner.count} learners is fed by env workers of its own"
+            f"{', as many as the others' if options.on_policy else ''}, but actors.env_workers = {actors.env_workers}: "
+            f"try {-(-actors.env_workers // learner.count) * learner.count}"
+        )
 
 
 def _check_on_policy(config: RunConfig, options: Any) -> None:
@@ -74,7 +101,7 @@ def _check_on_policy(config: RunConfig, options: Any) -> None:
             f"{name} is on-policy and publishes after every rollout, but learner.publish_period = "
             f"{config.learner.publish_period} came: leave it out"
         )
-    num_envs = actors.env_workers * actors.envs_per_worker
+    num_envs = actors.env_workers // config.learner.count * actors.envs_per_worker  # of one learner's queue
     least = num_envs * actors.fragment_steps
     if options.batch_size % actors.fragment_steps or options.batch_size < least:
         raise ConfigError(
@@ -194,6 +221,11 @@ def policy_specs(config: RunConfig, spec: EnvSpec) -> dict[str, PolicySpec]:
     for plan in plans:
         if plan.frozen is None:
             _check_rows(plan, kinds[plan.policy_id])
+    if config.learner.mode != "single" and (len(kinds) > 1 or config.league is not None):
+        raise ConfigError(
+            f"learner.mode = {config.learner.mode} trains one policy, but the run has "
+            f"{'a league' if config.league is not None else ', '.join(kinds)}: use single"
+        )
     if (league := league_model(config)) is not None:
         if config.actors.inference == "server":
             raise ConfigError('actors.inference = "server" serves one policy, and a league has many: use local')
@@ -212,7 +244,8 @@ def policy_specs(config: RunConfig, spec: EnvSpec) -> dict[str, PolicySpec]:
 def _check_rows(plan: PolicyPlan, options: Any) -> None:
     """A rollout must hold a fragment of each row of a policy that acts for several agents."""
     actors = plan.config.actors
-    least = actors.env_workers * actors.envs_per_worker * len(plan.agents) * actors.fragment_steps
+    workers = actors.env_workers // plan.config.learner.count
+    least = workers * actors.envs_per_worker * len(plan.agents) * actors.fragment_steps
     if options.on_policy and options.batch_size < least:
         raise ConfigError(
             f"policy {plan.policy_id!r} acts for {len(plan.agents)} agents of each environment, so its "

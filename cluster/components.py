@@ -20,9 +20,10 @@ from distrl.cluster.policies import plan_policies, plan_sides, read_frozen
 from distrl.core.checkpoint import save_checkpoint
 from distrl.core.config import RunConfig
 from distrl.core.contracts import Algorithm, EnvPool, FragmentSink, Policy, WeightsSource
+from distrl.core.errors import ConfigError
 from distrl.core.log_facts import LogFacts
 from distrl.core.policy_file import policy_files
-from distrl.core.run_directory import RunDirectory
+from distrl.core.run_directory import RunDirectory, learner_directory
 from distrl.core.seeds import EpisodeSeeds, FixedSeeds, TrainingSeeds
 from distrl.core.spool_files import default_spool_directory
 from distrl.core.types import Cursor, EnvRecipe, EnvSpec, PolicySpec, Weights
@@ -41,7 +42,8 @@ PolicySpecs = Mapping[str, PolicySpec]  # by policy
 
 SYNC_PERIOD_S = 1.0  # of run.sync = "seconds"
 SELECTION_SEEDS = 1_000_000_000  # evaluations while training use the seeds from here on …
-_POLICY_SEEDS = 7919  # between the seeds of a run's policies
+_POLICY_SEEDS = 7919  # between the seeds of a run's policies …
+_RANK_SEEDS = 104_729  # … and between those of what its learners sample
 TEST_SEEDS = 1_500_000_000  # … and the final one these, so that choosing the best policy cannot flatter it
 
 
@@ -142,7 +144,8 @@ def build_worker(
             continue
         options, admission = algorithm_model(plan.config), None
         if options.on_policy:
-            admission = Admission(options.batch_size // config.actors.env_workers, options.max_staleness)
+            workers = config.actors.env_workers // config.learner.count  # of one learner's queue
+            admission = Admission(options.batch_size // workers, options.max_staleness)
         parts[plan.policy_id] = PolicyPart(policy, source, plan.agents, admission, server)
     seating, league = None, league_model(config)
     if league is not None:
@@ -195,15 +198,23 @@ def build_algorithm(
     """The algorithm, what it draws from, and its options; ``seed``: in place of the run's."""
     import torch
 
+    from distrl.learners.priorities import PrioritizedReplay, PriorityRule
     from distrl.learners.queue import Queue
     from distrl.learners.replay import Replay
 
     torch.set_num_threads(config.learner.threads)  # the number of threads decides the order of sums
     options = algorithm_model(config)
     algorithm = options.build(spec, device, config.run.seed if seed is None else seed)
+    limit = config.learner.duration_weight_limit
     if options.on_policy:
-        return algorithm, Queue(options.batch_size, config.actors.fragment_steps), options
-    return algorithm, Replay(config.replay.capacity, n_step=options.n_step, gamma=options.gamma), options
+        return algorithm, Queue(options.batch_size, config.actors.fragment_steps, limit), options
+    replay = config.replay
+    capacity = -(-replay.capacity // config.learner.count)  # each learner has a part of it
+    kept = {"n_step": options.n_step, "gamma": options.gamma, "duration_limit": limit}
+    if replay.priority_exponent is None:
+        return algorithm, Replay(capacity, **kept), options
+    rule = PriorityRule(replay.priority_exponent, replay.priority_correction, replay.priority_full_at)
+    return algorithm, PrioritizedReplay(capacity, rule, **kept), options
 
 
 def build_learner(
@@ -212,9 +223,15 @@ def build_learner(
     run_directory: Path,
     publish: Callable[..., Any],
     fill: Callable[[Mapping[str, Replay]], None] | None = None,
+    rank: int = 0,
 ) -> Learner:
     """The learner with what it draws from, restored from the run directory where that holds a checkpoint; ``publish``
-    takes (version, weights, policy); ``fill`` puts what others did into the policies' replays."""
+    takes (version, weights, policy); ``fill`` puts what others did into the policies' replays; ``rank``: which of the
+    run's learners it is.
+
+    Raises:
+        ConfigError: there are several learners, and the algorithm cannot be shared.
+    """
     from distrl.core.limiter import SamplesPerInsert
     from distrl.learners.league.league import League
     from distrl.learners.learner import Learner, LearnerSettings
@@ -233,12 +250,19 @@ def build_learner(
         seed = config.run.seed + number * _POLICY_SEEDS
         algorithm, store, options = build_algorithm(plan.config, plan.spec, device, seed)
         on_policy = options.on_policy
-        waits = (
-            store
-            if isinstance(store, Queue)
-            else SamplesPerInsert(replay.samples_per_insert, replay.min_size, options.batch_size)
-        )
-        settings = TrainerSettings(options.batch_size, 1 if on_policy else config.learner.publish_period, seed)
+        if config.learner.mode != "single" and not hasattr(algorithm, "optimizer"):
+            raise ConfigError(
+                f"learner.mode = {config.learner.mode} needs an algorithm whose parameters are in one optimizer "
+                f"(distrl.learners.optimizer), and {plan.config.algorithm.name} with these options has none: use single"
+            )
+        waits: Queue | SamplesPerInsert
+        if isinstance(store, Queue):
+            waits = store
+        else:
+            min_size = -(-replay.min_size // config.learner.count)
+            waits = SamplesPerInsert(replay.samples_per_insert, min_size, options.batch_size)
+        publish_period = 1 if on_policy else config.learner.publish_period
+        settings = TrainerSettings(options.batch_size, publish_period, seed + rank * _RANK_SEEDS)
         its_publish = partial(publish, policy_id=plan.policy_id)
         trainers.append(
             PolicyTrainer(algorithm, store, waits, its_publish, settings, plan.spec, device, plan.policy_id)
@@ -259,7 +283,8 @@ def build_learner(
         names = [plan.policy_id for plan in plans]
         rivals = plan_sides(config, spec, plans, options.sides)[1]
         league = League(run_directory / "league", options, names, seed=config.run.seed, rivals=rivals, publish=publish)
-    return Learner(trainers, run_directory, learner_settings, device, facts, frozen, league)
+    directory = learner_directory(run_directory, rank)
+    return Learner(trainers, directory, learner_settings, device, facts, frozen, league)
 
 
 def log_facts(config: RunConfig, spec: EnvSpec, run_id: str) -> LogFacts:

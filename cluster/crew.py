@@ -16,12 +16,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from distrl.cluster.components import PolicySpecs, spool_directory
 from distrl.cluster.env_worker_actor import EnvWorkerActor
 from distrl.cluster.inference import InferenceServerActor
+from distrl.cluster.learner_side import LearnerSide
 from distrl.cluster.member import Member, Worker
-from distrl.cluster.placement import Placement, in_group
-from distrl.cluster.ray_actors import EvaluatorActor, LearnerActor, ParameterServerActor
+from distrl.cluster.placement import Placement
+from distrl.cluster.ray_actors import EvaluatorActor, ParameterServerActor
 from distrl.cluster.ray_links import start_actor, sweep
 from distrl.cluster.recorder import Recorder
-from distrl.cluster.resources import learner as learner_request
 from distrl.core.config import RunConfig
 from distrl.core.errors import RunFailed
 from distrl.core.limiter import WaitNotice
@@ -39,7 +39,7 @@ class Crew:
 
         crew.start(env_workers, fresh)
         while …: crew.collect(); crew.adjust(env_workers)
-        crew.dismiss_workers(); crew.sweep(); crew.end_learner(); crew.evaluate()
+        crew.dismiss_workers(); crew.sweep(); crew.end_learners(); crew.evaluate()
 
     Attributes:
         pids: component → process id when it was last heard. gpu_ids: component → the GPUs that Ray gave it.
@@ -58,14 +58,14 @@ class Crew:
         inference_gpus: float = 0.0,
     ):
         self._config, self._plain, self._run, self._recorder = config, config.model_dump(), run, recorder
-        self._spec, self._policies, self._inline = spec, policies, inline
-        self._gpus, self._inference_gpus = gpus, inference_gpus
+        self._policies, self._inline = policies, inline
+        self._inference_gpus = inference_gpus
+        self._learning = LearnerSide(config, spec, run, gpus)
         self._placement = Placement(config)
         self._workers: dict[int, Worker] = {}  # by number
         self._inference: list[Member] = []  # inference servers, by number; env worker i asks server i modulo these
         self._in_vain: dict[str, int] = {}  # name → restarts in a row that came to nothing
         self._evaluation: Any = None
-        self._updating = True  # whether the learner's loop ran when it was last heard
         self._before = run.lives("produced"), run.lives("committed")  # of earlier sessions
         self._began = False
         self._dismissed = False  # the run is over for all env workers
@@ -76,34 +76,39 @@ class Crew:
     # -- the run's phases ----------------------------------------------------------------------------------------------
 
     def start(self, env_workers: int, fresh: bool) -> None:
-        """Start everybody; returns once the learner has reported. ``fresh``: nobody has ever acted in
+        """Start everybody; returns once the learners have reported. ``fresh``: nobody has ever acted in
         this run."""
         self._server, self._fresh = self._start_server(), fresh
         if self._config.actors.inference == "server":
             self._start_inference()
         for number in range(env_workers):  # before the learner, whose import of torch takes seconds
             self._workers[number] = self._start_worker(number)
-        self._learner = self._start_learner()
+        self._learning.start(self._server.actor)
         for worker in self._workers.values():
             # in a new run, a policy that can act untrained does not wait for the learner
             self._wire(worker, wait_for_weights=not fresh)
         self._evaluator = self._start_evaluator()
-        while not self._learner.heard:
+        while not self._began:
             self.collect()
             if self._recorder.env_steps >= self._config.run.steps:  # a cheap environment, and a short run
                 self.dismiss_workers()
 
-    def collect(self) -> None:
-        """The reports that have come; who is dead is started again. Nobody is waited for longer than a moment."""
+    def collect(self, learners: bool = True) -> None:
+        """The reports that have come; who is dead is started again. Nobody is waited for longer than a moment.
+
+        ``learners``: ask them, too; one that ends does not answer.
+        """
         env_steps = self._env_steps
         for worker in self._workers.values():
             worker.ask(env_steps)
-        prompt = [*self._inference, *self._workers.values(), self._learner, self._server]
+        learning = self._learning.members if learners else self._learning.shards
+        prompt = [*self._inference, *self._workers.values(), *learning, self._server]
         answers = [member.ask() for member in prompt]
         ready = set(ray.wait(answers, num_returns=len(answers), timeout=POLL_S)[0])
         ready.update(ray.wait([self._evaluator.ask()], timeout=0)[0])  # it does not answer while it evaluates
         for member in [*prompt, self._evaluator]:
-            self._hear(member, member.answer in ready)
+            if member.answer is not None:  # else it has been replaced together with another
+                self._hear(member, member.answer in ready)
 
     def adjust(self, env_workers: int) -> None:
         """Start env workers, or let them leave, until there are as many as there should be."""
@@ -159,13 +164,14 @@ class Crew:
         return True
 
     def ask_learner(self, method: str, *arguments: Any) -> Any:
-        """The learner's answer, or its successor's (any thread)."""
+        """The learner's answer, or its successor's (any thread); of several learners the first one's, once all have
+        answered."""
         while True:
-            learner = self._learner
+            learners = self._learning.actors
             try:
-                return ray.get(getattr(learner.actor, method).remote(*arguments))
+                return ray.get([getattr(learner, method).remote(*arguments) for learner in learners])[0]
             except DEATHS:
-                if self._dismissed and self._learner is learner:
+                if self._dismissed and self._learning.actors == learners:
                     raise
                 time.sleep(POLL_S)  # until the run's thread has replaced it
 
@@ -189,26 +195,28 @@ class Crew:
             while found is None:  # the learner died meanwhile: again, with its successor
                 self.collect()
                 try:
-                    found = ray.get(task.remote(spools, self._learner.actor, from_worker))
+                    found = ray.get(task.remote(spools, self._learning.actors, from_worker))
                 except (ray.exceptions.WorkerCrashedError, ray.exceptions.TaskUnschedulableError):
                     found = {}  # the node has gone, and with it what was not secured; a resume there sends it again
             self._recorder.adopted(found)
 
-    def end_learner(self, owes: Callable[[], bool]) -> None:
-        """It does the updates that it owes, as long as ``owes`` says that they are wanted, and writes its checkpoint;
-        one that dies meanwhile is replaced and does the rest.
+    def end_learners(self, owes: Callable[[], bool]) -> None:
+        """They do the updates that are owed, as long as ``owes`` says that they are wanted, and write their
+        checkpoints; one that dies meanwhile is replaced and does the rest.
         """
-        while True:
-            learner, self._updating = self._learner, True
-            learner.actor.finish.remote()
-            while owes() and self._updating and self._learner is learner:
-                self.collect()
-                time.sleep(POLL_S)
-            if self._learner is learner:
-                try:
-                    return self._reported(learner, ray.get(learner.actor.stop.remote()))
-                except DEATHS as error:
-                    self._replace(learner, error)
+
+        def attend(learners: bool) -> None:
+            self.collect(learners)
+            time.sleep(POLL_S)
+
+        reports: list[tuple[Member, dict[str, Any]]] = []
+        while not reports:
+            try:
+                reports = self._learning.end(owes, attend)
+            except DEATHS:
+                self.collect()  # who it was, and another
+        for learner, report in reports:
+            self._reported(learner, report)
 
     def end_evaluator(self) -> None:
         """The evaluator's environments end."""
@@ -216,8 +224,8 @@ class Crew:
 
     def kill(self) -> None:
         """Everybody, at once: the run has failed."""
-        others = [getattr(self, name).actor for name in ("_evaluator", "_learner", "_server") if hasattr(self, name)]
-        others += [member.actor for member in self._inference]
+        others = [getattr(self, name).actor for name in ("_evaluator", "_server") if hasattr(self, name)]
+        others += [member.actor for member in (*self._inference, *self._learning.members)]
         for actor in [*(worker.actor for worker in self._workers.values()), *others]:
             ray.kill(actor)
         for worker in self._workers.values():
@@ -249,10 +257,15 @@ class Crew:
         if isinstance(member, Worker):
             useful = self._worker_reported(member, report)
         elif member.role == "learner":
-            useful = self._learner_reported(report)
+            if report["lost"]:
+                return self._replace(member, report["lost"])
+            useful = self._learner_reported(member, report)
         elif member.role == "inference_server":
             useful = report["batches"] > 0
             self._recorder.inference_reported(report)
+        elif member.role == "parameter_shard":
+            useful = report["pushes"] > 0
+            self._recorder.shard_reported(member.key, report)
         else:
             useful = member.role == "parameter_server"
         if useful:
@@ -279,16 +292,17 @@ class Crew:
             self._gone(worker)
         return report["produced"] > 0
 
-    def _learner_reported(self, report: dict[str, Any]) -> bool:
-        if not self._began:
-            self._began = True
-            self._recorder.began(report, *self._before)
+    def _learner_reported(self, learner: Member, report: dict[str, Any]) -> bool:
         for note in report["notes"]:
-            self._recorder.event("note", text=note)
-        if report["inference"] == "server" and not self._inference:
-            self._start_inference()
-        self._recorder.learner_reported(report)
-        self._updating = report["running"]
+            self._recorder.event("note", text=note if learner.number is None else f"{learner.name}: {note}")
+        found = self._learning.reported(learner, report)
+        if found is not None:
+            if not self._began:
+                self._began = True
+                self._recorder.began(found, *self._before)
+            if found["inference"] == "server" and not self._inference:
+                self._start_inference()
+            self._recorder.learner_reported(found)
         return bool(report["update_s"])
 
     def _say(self, text: str) -> None:
@@ -304,13 +318,6 @@ class Crew:
 
     def _start_server(self) -> Member:
         return Member("parameter_server", start_actor(ParameterServerActor))
-
-    def _start_learner(self) -> Member:
-        arguments = (self._plain, self._spec, str(self._run.path), self._server.actor)
-        asked = learner_request(self._config, self._gpus)
-        learner = start_actor(LearnerActor, *arguments, **in_group(asked.options()))
-        learner.start.remote()
-        return Member("learner", learner)
 
     def _start_inference(self) -> None:
         self._inference = [
@@ -343,7 +350,8 @@ class Crew:
     def _wire(self, worker: Worker, wait_for_weights: bool) -> None:
         server = self._inference_of(worker)
         inference = None if server is None else server.actor
-        worker.actor.start.remote(self._policies, self._learner.actor, self._server.actor, inference, wait_for_weights)
+        learner = self._learning.of(worker.number)
+        worker.actor.start.remote(self._policies, learner, self._server.actor, inference, wait_for_weights)
 
     def _let_leave(self, worker: Worker, grace_s: float) -> None:
         if worker.leaving:
@@ -370,16 +378,19 @@ class Crew:
             if self._inline:
                 cause += ' Its environments live in its process: env.hosting = "process" gives each one of its own'
         self._count_restart(member.name, cause)
-        ray.kill(member.actor)  # Ray may have lost sight of it only: two learners must not write one log
+        ray.kill(member.actor)  # Ray may have lost sight of it only
         workers = list(self._workers.values())
         if isinstance(member, Worker):
             new = self._workers[member.number] = self._start_worker(member.number)
             self._wire(new, wait_for_weights=True)
             numbers = {"worker": new.number, "incarnation": new.incarnation}
-        elif member.role == "learner":  # from the newest checkpoint and the log
-            self._learner = self._start_learner()
+        elif member.role in ("learner", "parameter_shard"):  # from what is on the disk
+            ranks = self._learning.replace(member)
             for worker in workers:  # they act on, and keep what is not yet secured
-                worker.actor.use_learner.remote(self._learner.actor)
+                if self._learning.rank_of(worker.number) in ranks:
+                    worker.actor.use_learner.remote(self._learning.of(worker.number))
+            if member.number is not None:
+                numbers = {"number": member.number}
         elif member.role == "inference_server":  # env workers act with their own copies, and hear of it once it is up
             self._fresh = False
             number = self._inference.index(member)
@@ -390,7 +401,8 @@ class Crew:
             self._evaluator = self._start_evaluator()
         else:
             self._server = self._start_server()
-            for other in (self._learner, self._evaluator, *self._inference, *workers):
+            self._learning.use_server(self._server.actor)
+            for other in (self._evaluator, *self._inference, *workers):
                 other.actor.use_server.remote(self._server.actor)
         self._recorder.event("restart", role=member.role, **numbers, cause=cause)
 

@@ -137,10 +137,11 @@ def check_cluster(config: RunConfig) -> None:
 
     from distrl.cluster import placement, resources
 
-    if config.learner.device.startswith("cuda") and placement.num_gpus() < config.learner.gpus:
+    learner = config.learner
+    if learner.device.startswith("cuda") and placement.num_gpus() < learner.gpus * learner.count:
         raise ConfigError(
-            f"learner.device = {config.learner.device!r} needs a GPU (learner.gpus = {config.learner.gpus:g}), and "
-            f"this Ray has {placement.num_gpus():g}; use auto or cpu"
+            f"learner.device = {learner.device!r} needs a GPU (learner.gpus = {learner.gpus:g}, learner.count = "
+            f"{learner.count}), and this Ray has {placement.num_gpus():g}; use auto or cpu"
         )
     resources.check_shares(config)
     if ray.util.get_current_placement_group() is None:

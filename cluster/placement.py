@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
 from typing import Any
 
 import ray
@@ -73,7 +72,8 @@ class Placement:
     def __init__(self, config: RunConfig):
         self.asked = env_worker(config)
         self._kind = config.actors.placement
-        self._promised: list[tuple[float, str]] = []  # (when, node) of those that Ray is about to place
+        # Node → (when, what is left of it by those that Ray is about to place, or just has)
+        self._left: dict[str, tuple[float, dict[str, float]]] = {}
 
     def options(self) -> dict[str, Any]:
         """Of the next one; where nothing is free it waits, and holds up nobody."""
@@ -82,25 +82,24 @@ class Placement:
             return options
         if self._kind == "spread":
             return options | {"scheduling_strategy": "SPREAD"}
-        chosen = fullest(self.asked, self._free())
+        free = self._free()
+        chosen = fullest(self.asked, free)
         if chosen is None:
             return options
-        self._promised.append((time.monotonic(), chosen))
+        taken = self.asked.bundle()
+        left = {name: amount - taken.get(name, 0.0) for name, amount in free[chosen].resources.items()}
+        self._left[chosen] = (time.monotonic(), left)
         # another job may take it meanwhile: then anywhere else
         here = NodeAffinitySchedulingStrategy(chosen, soft=True, _spill_on_unavailable=True)
         return options | {"scheduling_strategy": here}
 
     def _free(self) -> dict[str, Node]:
-        now = time.monotonic()
-        self._promised = [promise for promise in self._promised if now - promise[0] < _PROMISE_S]
-        promised = Counter(node for _, node in self._promised)
+        recent = time.monotonic() - _PROMISE_S
+        left = {node: amounts for node, (when, amounts) in self._left.items() if when > recent}
         labels = {node["NodeID"]: node["Labels"] for node in ray.nodes() if node["Alive"]}
         return {
             node: Node(
-                {
-                    name: amount - promised[node] * self.asked.bundle().get(name, 0.0)
-                    for name, amount in available.items()
-                },
+                {name: min(amount, left.get(node, {}).get(name, amount)) for name, amount in available.items()},
                 labels[node],
             )
             for node, available in state.available_resources_per_node().items()

@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -244,24 +244,26 @@ class _AtOnce:
             secured()
 
 
-def sweep(directory: str, learner: Any, from_worker: int) -> dict[int, int] | None:
+def sweep(directory: str, learners: Sequence[Any], from_worker: int) -> dict[int, int] | None:
     """Send again whatever dead env workers have left on this node; for numbers that nobody will start again, or at
     the end of a run.
 
     Returns:
-        incarnation → transitions that it had committed. None: the learner died; its successor must be sent it all.
+        incarnation → transitions that it had committed. None: a learner died; its successor must be sent it all.
     """
-    folders = [path for path in Path(directory).glob("worker-*") if int(path.name.partition("-")[2]) >= from_worker]
+    folders = [path for path in Path(directory).glob("worker-*") if _number(path) >= from_worker]
     deadline = time.monotonic() + _DYING_S
     while (
         any(is_held(spool) for folder in folders for spool in folder.glob("*.sqlite")) and time.monotonic() < deadline
     ):
         time.sleep(0.1)  # an env worker that was killed a moment ago lets go with its death
-    found = [orphan for folder in folders for orphan in adopt_all(folder)]
-    sink = _AtOnce(learner)
+    by_folder = {folder: adopt_all(folder) for folder in folders}
+    found = [orphan for orphans_there in by_folder.values() for orphan in orphans_there]
     try:
-        send_again(found, sink)
-        sink.flush(timeout_s=60.0)
+        for folder, orphans_there in by_folder.items():
+            sink = _AtOnce(learners[_number(folder) % len(learners)])
+            send_again(orphans_there, sink)
+            sink.flush(timeout_s=60.0)
     except ray.exceptions.RayActorError:
         return None
     except ray.exceptions.RayTaskError as error:
@@ -273,6 +275,11 @@ def sweep(directory: str, learner: Any, from_worker: int) -> dict[int, int] | No
             with contextlib.suppress(OSError):  # somebody's spool is still in it
                 folder.rmdir()
     return {orphan.incarnation: orphan.num_committed for orphan in found}
+
+
+def _number(folder: Path) -> int:
+    """Of the env worker whose spools are in this folder."""
+    return int(folder.name.partition("-")[2])
 
 
 def adopt_all(folder: Path) -> list[Orphan]:

@@ -72,6 +72,7 @@ class Recorder:
         }
         self._last_recorded = -1
         self._learner_life = 0
+        self._shards: dict[str, dict[str, Any]] = {}
         self._first_step_s: float | None = None
         self._produced_before: dict[int, int] = {}
         self._steps_before = 0  # env steps of earlier sessions
@@ -142,6 +143,10 @@ class Recorder:
     def inference_reported(self, report: dict[str, Any]) -> None:
         """An inference server's totals."""
         self._inference[report["pid"]] = report
+
+    def shard_reported(self, name: str, report: dict[str, Any]) -> None:
+        """A parameter shard's counters."""
+        self._shards[name] = report
 
     def learner_reported(self, report: dict[str, Any]) -> None:
         """The learner's counters and metrics."""
@@ -331,10 +336,12 @@ class Recorder:
 
     def _histograms(self) -> dict[str, Any]:
         """Staleness over all sessions, and the times of the steps that have come in this life of the learner; each as
-        [the most that a bin holds, numbers in it]."""
+        [the most that a bin holds, numbers in it]. Of several policies, staleness also by ``staleness/NAME``."""
+        by_policy = self._learner.get("staleness_by_policy", {})
         return {
             "env_steps": self.env_steps,
             "staleness": self._learner.get("staleness_counts", []),
+            **{f"staleness/{name}": summary["staleness_counts"] for name, summary in by_policy.items()},
             "step_s": self._learner.get("step_s_counts", []),
         }
 
@@ -382,6 +389,7 @@ class Recorder:
             "faults": dict(self.faults),
             "restarts": dict(self.restarts),
             **self._inference_totals(),
+            **self._shard_totals(),
             "best_return_mean": self.best_return,
             "recent_return_mean": self._recent_return(),
             "recent_return_mean_by_fidelity": self.recent_returns(),
@@ -402,6 +410,20 @@ class Recorder:
             "inference_rows": rows,
             "inference_rows_per_batch": rows / batches,
             "inference_batch_s": inference_s / batches,
+        }
+
+    def _shard_totals(self) -> dict[str, Any]:
+        """What the parameter shards took in, since each started; nothing where there are none."""
+        reports = list(self._shards.values())
+        if not reports:
+            return {}
+        return {
+            "shards": len(reports),
+            "shard_nodes": len({report["node_id"] for report in reports}),
+            "shard_pushes": sum(report["pushes"] for report in reports),
+            "shard_bytes": sum(report["bytes"] for report in reports),
+            "gradient_staleness_mean": max(report["gradient_staleness_mean"] for report in reports),
+            "gradient_staleness_max": max(report["gradient_staleness_max"] for report in reports),
         }
 
     def close(self) -> None:

@@ -94,15 +94,15 @@ def learner(config: RunConfig, gpus: float) -> Request:
 
 
 def gpu_shares(config: RunConfig, num_gpus: float) -> tuple[float, float]:
-    """GPUs (of the learner, of each inference server) where there are so many: ``learner.gpus`` and one each; where
+    """GPUs (of each learner, of each inference server) where there are so many: ``learner.gpus`` and one each; where
     there are too few, servers that are asked for share the learner's."""
-    share = config.learner.gpus
-    if config.learner.device == "cpu" or num_gpus < share:
+    share, learners = config.learner.gpus, config.learner.count
+    if config.learner.device == "cpu" or num_gpus < share * learners:
         return 0.0, 0.0
     servers = config.actors.inference_servers
-    if num_gpus >= share + servers:
+    if num_gpus >= share * learners + servers:
         return share, 1.0
-    return (share / 2, share / 2 / servers) if config.actors.inference == "server" else (share, 0.0)
+    return (share / 2, share / 2 * learners / servers) if config.actors.inference == "server" else (share, 0.0)
 
 
 def bundles(config: RunConfig, num_gpus: float = 0.0) -> list[dict[str, float]]:
@@ -113,6 +113,7 @@ def bundles(config: RunConfig, num_gpus: float = 0.0) -> list[dict[str, float]]:
     The GPUs have a bundle of their own because Ray Tune gives the first one, whole, to the trainable itself.
     """
     gpus, inference_gpus = gpu_shares(config, num_gpus)
+    gpus *= config.learner.count
     if config.actors.inference == "server":
         gpus += inference_gpus * config.actors.inference_servers
     updates = [{"GPU": gpus}] if gpus else []
@@ -157,15 +158,22 @@ def check_cluster(config: RunConfig, nodes: Sequence[Node], *, grows: bool) -> N
     if grows:
         return
     total = _total(nodes)
+    learners, threads = config.learner.count, config.learner.threads
+    if learners > 1 and learners * threads > total.get("CPU", 0.0):
+        raise ConfigError(
+            f"learner.count = {learners} learners of learner.threads = {threads} are more than the "
+            f"{total.get('CPU', 0.0):g} CPUs of the cluster: lower learner.count, or add nodes"
+        )
     gpus, _ = gpu_shares(config, total.get("GPU", 0.0))
     worker, update = env_worker(config), learner(config, gpus)
     _check_somewhere("an env worker", worker, nodes, _WORKER_KEYS)
     _check_somewhere("the learner", update, nodes, "learner.gpus, learner.labels")
-    together = Request(gpus=worker.gpus + update.gpus)
+    together = Request(gpus=worker.gpus + update.gpus * config.learner.count)
     if not together.fits(total):
         raise ConfigError(
-            f"the learner asks Ray for {update} (learner.gpus) and each env worker for {_amount('GPU', worker.gpus)} "
-            f"(actors.envs_per_worker × env.gpus), but the cluster has {_amount('GPU', total.get('GPU', 0.0))}: lower "
+            f"each learner asks Ray for {update} (learner.gpus, learner.count = {config.learner.count}) and each env "
+            f"worker for {_amount('GPU', worker.gpus)} (actors.envs_per_worker × env.gpus), but the cluster has "
+            f"{_amount('GPU', total.get('GPU', 0.0))}: lower "
             "one of them, or set learner.device=cpu"
         )
 

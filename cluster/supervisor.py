@@ -209,7 +209,7 @@ class Supervisor:
         crew.dismiss_workers()
         crew.sweep(from_worker=0)
         bounded = config.learner.finish_updates and config.replay.samples_per_insert is not None
-        crew.end_learner(lambda: bounded and not self._stop.is_set())
+        crew.end_learners(lambda: bounded and not self._stop.is_set())
         crew.evaluated(wait=True)
         if not self._stop.is_set():
             crew.evaluate()

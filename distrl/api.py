@@ -75,6 +75,11 @@ def train(
                 f"{run.path} was trained on {run.facts['env_id']}, but the configuration names {config.env.id}: resume "
                 "it with the former"
             )
+        if (begun := run.config().learner.count) != config.learner.count:
+            raise ConfigError(
+                f"{run.path} was begun with learner.count = {begun}, each of which keeps a part of its transitions, "
+                f"but {config.learner.count} came: resume it with {begun}"
+            )
     with ExitStack() as monitoring:
         with ExitStack() as session:
             prepared = prepare(config, run, local=local, address=address, keep_ray=keep_ray, session=session, show=show)

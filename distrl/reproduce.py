@@ -49,10 +49,15 @@ def reproduce(run: RunDirectory, show: Callable[[int, int], None] = lambda updat
     from distrl.envs.describe import try_environment
     from distrl.learners.learner import add_warm
     from distrl.learners.randomness import sample_generator
-    from distrl.learners.replay import Replay
+    from distrl.learners.replay import Replay, SampleBatch
     from distrl.learners.trainer import train_on
 
     config = run.config()
+    if config.learner.mode != "single":
+        raise ConfigError(
+            f"{run.path} was trained with learner.mode = {config.learner.mode}; only updates of a single learner can "
+            "be repeated by now"
+        )
     if config.policies or config.league is not None:
         raise ConfigError(
             f"{run.path} trained several policies or a league; only updates of runs with one can be repeated by now"
@@ -89,6 +94,8 @@ def reproduce(run: RunDirectory, show: Callable[[int, int], None] = lambda updat
         inserted += _insert(store, fragments, wanted - inserted)
         drawn = store.sample(options.batch_size, sample_generator(config.run.seed, update))
         metrics = train_on(algorithm, drawn, config.run.seed, update)
+        if isinstance(drawn, SampleBatch) and isinstance(store, Replay):
+            store.learned(drawn)
         done = update + 1
         for record in expected.get(done, []):
             metrics_compared += 1

@@ -7,7 +7,10 @@ sac_config, sac, networks    soft actor-critic: tensors in, gradients out, and a
 policies                     what env workers act with for it, in numpy alone
 ppo_config, ppo              PPO, APPO and IMPALA: one algorithm, three sets of defaults
 returns, moments             pure operators: GAE and V-trace; running means, and the scale of rewards
-actor_critic, distributions  networks and action distributions with their gradients written out; adam applies them
+actor_critic, distributions  networks and action distributions with their gradients written out
+optimizer                    steps of the vectors that training changes: Adam, and the lag of target networks
+together                     several learners in step: the mean of their gradients
+parameter_shards             the other side of sharded_optimizer: parts of the vectors, and whose gradients they take
 shared_network, images       the same with memory, and for images, by autograd; image_layers: their shapes
 actor_policies, inputs       what env workers act with, in numpy alone; from observations to a network's inputs
 replay                       the ring of transitions, n-step returns, accounting of what was sampled

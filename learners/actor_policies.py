@@ -260,14 +260,14 @@ class Choices:
         self.num_outputs = sum(choices)
         self._lowest, self._shape, self._dtype = np.asarray(lowest, np.int64), tuple(shape), np.dtype(dtype)
 
-    def prepared(self, weights: Weights) -> None:
+    def prepared(self, weights: Weights) -> Any:
         """It has no weights."""
 
     def act(
-        self, prepared: None, outputs: np.ndarray, observation: Observation, rng: np.random.Generator | None
+        self, prepared: Any, outputs: np.ndarray, observation: Observation, rng: np.random.Generator | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """See ``Head``; in the space's own numbering and dtype."""
-        outputs = self._allowed(outputs, observation)
+        outputs = self.allowed(outputs, observation)
         logits = np.ascontiguousarray(outputs.T)  # [A, N]: sums over few choices are sums of rows
         num_rows = logits.shape[1]
         action = np.empty((num_rows, len(self._lowest)), np.int64)
@@ -276,18 +276,21 @@ class Choices:
             chosen, its = _choose(logits[begin:end], rng)
             action[:, i] = chosen
             log_prob += its
-        action += self._lowest
-        return action.astype(self._dtype, copy=False).reshape(num_rows, *self._shape), log_prob
+        return self.numbered(action), log_prob
+
+    def numbered(self, action: np.ndarray) -> np.ndarray:
+        """Choices [N, k] counted from 0 as actions in the space's own numbering, shape and dtype, [N, …]."""
+        return (action + self._lowest).astype(self._dtype, copy=False).reshape(len(action), *self._shape)
 
     def probabilities(self, outputs: np.ndarray, observation: Observation) -> np.ndarray:
         """float32 [N, n], for one component."""
         assert len(self._lowest) == 1
-        logits = self._allowed(outputs, observation)
+        logits = self.allowed(outputs, observation)
         chances = np.exp(logits - logits.max(1, keepdims=True))
         return chances / chances.sum(1, keepdims=True)
 
-    def _allowed(self, outputs: np.ndarray, observation: Observation) -> np.ndarray:
-        """Logits [N, A], the lowest number for what the mask forbids."""
+    def allowed(self, outputs: np.ndarray, observation: Observation) -> np.ndarray:
+        """Logits, or values, [N, A], the lowest number for what the mask forbids."""
         if MASK not in observation:
             return outputs
         allowed = observation[MASK].reshape(outputs.shape).astype(bool, copy=False)

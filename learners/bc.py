@@ -4,7 +4,8 @@ Behaviour cloning by maximum likelihood (Pomerleau 1991): with a the action that
 
     J = −mean log π(a|o)
 
-A Box's actions are those that the environment was given, π the Gaussian of ``distrl.learners.actor_policies``.
+Where the batch has weights, each sample's part is multiplied by its own before the mean. A Box's actions are those that
+the environment was given, π the Gaussian of ``distrl.learners.actor_policies``.
 """
 
 from __future__ import annotations
@@ -51,8 +52,10 @@ class BC:
         """
         inputs = torch.from_numpy(flat_inputs(batch.observation, self._layout)).to(self.device)
         action = self.actor.actions(batch.action)
-        gradient, log_prob, entropy = self.actor.gradient(inputs, batch.observation, action)
-        return {"actor": gradient}, {"loss": -log_prob.mean(), "entropy": entropy.mean()}
+        weight = None if batch.weight is None else torch.from_numpy(batch.weight).to(self.device)
+        gradient, log_prob, entropy = self.actor.gradient(inputs, batch.observation, action, weight)
+        loss = -(log_prob if weight is None else weight * log_prob).mean()
+        return {"actor": gradient}, {"loss": loss, "entropy": entropy.mean()}
 
     def apply(self, gradients: Gradients) -> None:
         """One step of Adam."""

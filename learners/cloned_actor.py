@@ -83,7 +83,8 @@ class ClonedActor:
         log_prob, entropy, context = self._distribution.forward(named, outputs, action, self._allowed(observation))
         wanted = torch.ones_like(log_prob) if weight is None else weight
         gradients: dict[str, Tensor] = {}
-        d_outputs = self._distribution.backward(context, wanted * (-1.0 / len(log_prob)), 0.0, gradients)
+        d_log_prob = wanted * (-1.0 / len(log_prob))
+        d_outputs = self._distribution.backward(context, d_log_prob, torch.zeros_like(entropy), gradients)
         self._network.backward(named, layers, d_outputs, gradients)
         return self.parameters.join(gradients), log_prob, entropy
 

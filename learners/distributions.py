@@ -45,11 +45,11 @@ class Distribution(Protocol):
             outputs: [A, S]. action: [k, S]. allowed: bool [A, S], or None.
         """
 
-    def backward(self, context: Any, d_log_prob: Tensor, d_entropy: float, gradients: dict[str, Tensor]) -> Tensor:
+    def backward(self, context: Any, d_log_prob: Tensor, d_entropy: Tensor, gradients: dict[str, Tensor]) -> Tensor:
         """∂loss/∂outputs [A, S], and those of its own parameters into ``gradients``.
 
         Args:
-            d_log_prob: ∂loss/∂log-probability [S]. d_entropy: ∂loss/∂entropy, the same for each of the S.
+            d_log_prob, d_entropy: ∂loss/∂log-probability and ∂loss/∂entropy, [S].
         """
 
 
@@ -95,7 +95,7 @@ class Categorical:
             return log_probs[0], entropies[0], parts
         return torch.stack(log_probs).sum(0), torch.stack(entropies).sum(0), parts
 
-    def backward(self, context: Any, d_log_prob: Tensor, d_entropy: float, gradients: dict[str, Tensor]) -> Tensor:
+    def backward(self, context: Any, d_log_prob: Tensor, d_entropy: Tensor, gradients: dict[str, Tensor]) -> Tensor:
         """See ``Distribution``: ∂log p_a/∂logit_j = 1[j = a] − p_j, ∂H/∂logit_j = −p_j (log p_j + H)."""
         parts = []
         for chosen, log_p, p, entropy in context:
@@ -142,9 +142,9 @@ class Gaussian:
         log_prob = torch.linalg.vector_norm(z, dim=0).square_().mul_(-0.5).sub_(scale)
         return log_prob, (scale + 0.5 * len(log_std)).expand_as(log_prob), (z, inverse)
 
-    def backward(self, context: Any, d_log_prob: Tensor, d_entropy: float, gradients: dict[str, Tensor]) -> Tensor:
+    def backward(self, context: Any, d_log_prob: Tensor, d_entropy: Tensor, gradients: dict[str, Tensor]) -> Tensor:
         """See ``Distribution``: ∂log p/∂μ = z/σ and ∂log p/∂log σ = z² − 1 with z = (a − μ)/σ, ∂H/∂log σ = 1."""
         z, inverse = context
         weighted = z * d_log_prob
-        gradients["log_std"] = (weighted * z).sum(1) - d_log_prob.sum() + d_entropy * d_log_prob.numel()
+        gradients["log_std"] = (weighted * z).sum(1) - d_log_prob.sum() + d_entropy.sum()
         return weighted * inverse

@@ -9,6 +9,8 @@ follows, a the action that was logged:
     J_Q = Σ_i mean (R + d · V(o') − Q_i(o, a))²           equation 6
     J_π = −mean min(exp(β u), w̄) log π(a|o)               equation 7, advantage-weighted regression
 
+Where the batch has weights, each sample's part is multiplied by its own before the mean.
+
 Every loss is taken at the same parameters (in the paper's algorithm 1 the value steps first), so that a gradient can be
 computed in one process and applied in another. The weight's limit w̄, one learning rate for all networks, and π's
 standard deviation being the same for all observations are those of the authors' implementation; its cosine schedule of
@@ -78,6 +80,9 @@ class IQL:
         config = self.config
         inputs, following = (self._inputs(part) for part in (batch.observation, batch.next_observation))
         reward, discount = (torch.from_numpy(part).to(self.device) for part in (batch.reward, batch.discount))
+        counts = torch.ones_like(reward)
+        if batch.weight is not None:
+            counts = torch.from_numpy(batch.weight).to(self.device)
         action = self.actor.actions(batch.action)
         judged = torch.cat([inputs, self.actor.encoded(action)], 1)
         with torch.no_grad():
@@ -87,13 +92,15 @@ class IQL:
 
         value = self._value_net(self.value.named, inputs).squeeze(-1)
         better = least - value
-        value_loss = ((config.expectile - (better.detach() < 0).float()).abs() * better.square()).mean()
+        side = (config.expectile - (better.detach() < 0).float()).abs()
+        value_loss = (counts * side * better.square()).mean()
         values = self._critic_net(self.critic.named, judged).squeeze(-1)  # [2, S]
-        critic_loss = (target - values).square().mean(1).sum()
+        batch.error = (target - values.detach()).abs().mean(0)
+        critic_loss = (counts * (target - values).square()).mean(1).sum()
 
         weight = (config.inverse_temperature * better.detach()).exp().clamp(max=config.max_weight)
         seen = inputs[:, : self.actor.num_inputs]  # all but the state that only critics see, which is last
-        actor_gradient, log_prob, entropy = self.actor.gradient(seen, batch.observation, action, weight)
+        actor_gradient, log_prob, entropy = self.actor.gradient(seen, batch.observation, action, counts * weight)
         gradients = {
             "actor": actor_gradient,
             "value": self.value.gradient(value_loss),
@@ -102,7 +109,7 @@ class IQL:
         metrics = {
             "value_loss": value_loss.detach(),
             "critic_loss": critic_loss.detach(),
-            "actor_loss": -(weight * log_prob).mean(),
+            "actor_loss": -(counts * weight * log_prob).mean(),
             "value_mean": value.detach().mean(),
             "weight_mean": weight.mean(),
             "entropy": entropy.mean(),

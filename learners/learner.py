@@ -196,6 +196,11 @@ class Learner:
                 return True
         return False
 
+    def leave(self) -> None:
+        """Tell the other learners, if there are any, that no update will come any more."""
+        for trainer in self.trainers.values():
+            trainer.leave()
+
     def _play_on(self, trainer: PolicyTrainer) -> None:
         """The league's part of an update."""
         if self._league is None:
@@ -287,7 +292,7 @@ class Learner:
             self._start_from(notes)
         self._warm_up(meta["warm_fragments"] if found else self._settings.warm_limits, notes)
         newest = {name: trainer.keep_published(self._published(name)) for name, trainer in self.trainers.items()}
-        for number, fragment in read_log(self._directory / "log") if self._settings.logged else ():
+        for number, fragment in read_log(self._directory / "log", alone=True) if self._settings.logged else ():
             if found and number == records:
                 self._restore_sampled(states)
             self._seen.new_parts(fragment)
@@ -346,11 +351,12 @@ class Learner:
             notes.append(f"the replay begins with {self.ledger.warm} transitions of {', '.join(sources)}")
 
     def report(self) -> dict[str, Any]:
-        """Counters and newest metrics, for the supervisor; of several policies the sums, and ``metrics`` by
-        "policy/name"; ``waits_for``: see there, or None."""
+        """Counters and newest metrics, for the supervisor; of several policies the sums, ``metrics`` by "policy/name",
+        and ``staleness_by_policy``, each as ``StalenessHistogram.summary``; ``waits_for``: see there, or None."""
         reports = {name: trainer.report() for name, trainer in self.trainers.items()}
         staleness, step_us = StalenessHistogram(), LogHistogram()
-        for trainer in self.trainers.values():
+        trainers = self.trainers.items()
+        for _, trainer in trainers:
             staleness.include(trainer.staleness)
             step_us.include(trainer.step_us)
         alone = len(reports) == 1
@@ -372,6 +378,7 @@ class Learner:
             "duplicates": self.ledger.duplicates,
             "rejected": dict(self.ledger.rejected),
             **staleness.summary(),
+            **({} if alone else {"staleness_by_policy": {name: its.staleness.summary() for name, its in trainers}}),
             "step_s_counts": [[most * 1e-6, count] for most, count in step_us.bins()],
             "metrics": metrics,
             "waits_for": None if any(map(PolicyTrainer.allows_update, self.trainers.values())) else self.waits_for(),

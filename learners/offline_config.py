@@ -49,6 +49,8 @@ class IQL(AlgorithmConfig):
     """Implicit Q-learning (Kostrikov et al. 2021, arXiv 2110.06169): values of the better of the logged actions, and
     the policy of those that did better than that. It never asks what an action that is not in the data is worth."""
 
+    tells_errors: ClassVar[bool] = True
+
     hidden: Hidden = (256, 256)
     batch_size: BatchSize = 256
     gamma: float = Field(

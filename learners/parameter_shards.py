@@ -4,14 +4,14 @@ The vectors of an algorithm are cut into as many parts as there are shards. A sh
 pulls, computes a gradient on a batch of its own, and pushes it with the version of the parameters that it was computed
 at; the answer holds the newest parameters. A version is the number of updates that the shard has applied.
 
-**Staleness of a gradient**, τ: the version that it is applied at less the one that it was computed at. It is bounded
-as in Ho et al. 2013, "More Effective Distributed ML via a Stale Synchronous Parallel Parameter Server": a learner
-that is more than ``bound`` pushes ahead of the slowest of those at work is answered once that one has pushed, so
+**Staleness of a gradient**, τ: the version that it is applied at less the one that it was computed at. Its bound is
+of Ho et al. 2013, "More Effective Distributed ML via a Stale Synchronous Parallel Parameter Server": a learner
+that is more than ``bound`` pushes ahead of the slowest one at work is answered once that one has pushed, so
 
     τ ≤ (learners − 1) · (2 · bound + 1)
 
-With ``bound = 0`` all learners go in step: a version is one step along the mean of everybody's gradients. A learner that
-waits for transitions rests: nobody waits for it.
+With ``bound = 0`` all learners go in step: a version is one step along the mean of everybody's gradients. A learner
+that waits for transitions rests: nobody waits for it.
 
 Two corrections of what is stale:
 
@@ -121,6 +121,7 @@ class ParameterShard:
     def __init__(self, options: ShardOptions, published: PublishedVersion | None = None):
         self._options, self._published = options, published
         self._changed = threading.Condition()
+        self._begun = False
         self._vectors: dict[str, Trained] = {}
         self._spans: dict[str, Span] = {}
         self._learners: dict[str, _Learner] = {}
@@ -137,17 +138,19 @@ class ParameterShard:
             states: ``Trained.state`` of each part.
         """
         with self._changed:
-            if self._vectors:
+            if self._begun:
                 return
-            self._spans = dict(spans)
+            self._begun, self._spans = True, dict(spans)
             for name, state in states.items():
                 vector = Trained(state["flat"].clone(), rules[name])
                 vector.load_state(state)
                 self._vectors[name] = vector
+            self._changed.notify_all()
 
     def join(self, learner: str) -> Pulled:
-        """The newest parameters, for a learner that begins or has rested; it is at work now."""
+        """The newest parameters, once there are any, for a learner that begins or has rested; it is at work now."""
         with self._changed:
+            self._changed.wait_for(lambda: self._begun)
             known = self._learners.setdefault(learner, _Learner())
             if learner not in self._at_work:
                 known.clock = max([known.clock, *(self._learners[other].clock for other in self._at_work)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -20,8 +21,9 @@ def softplus(x: np.ndarray) -> np.ndarray:
     return np.logaddexp(x, np.zeros((), x.dtype))
 
 
-class SquashedGaussianPolicy:
-    """a = c + h · tanh(u), u ~ N(μ(o), σ(o)²), with an MLP for (μ, log σ); Haarnoja et al. 2018, appendix C.
+class BoxPolicy:
+    """Actions c + h · x of a bounded Box, c its centre, h its half widths; which x in [−1, 1] a network says, is
+    the subclass's.
 
     Before the first update the network knows nothing, and what it would explore is narrow: while the weights say
     that they are untrained, actions are uniform over the Box (with that log-probability). How long that lasts is
@@ -32,7 +34,7 @@ class SquashedGaussianPolicy:
 
     Args:
         seed: of the action noise.
-        deterministic: act with c + h · tanh(μ), for evaluation; the log-probability is then that of the density there.
+        deterministic: act without noise, for evaluation; the log-probability is then that of the density there.
         paths: observation paths in the order that the network's inputs have.
         low, high: action bounds, nested lists in the action's shape.
         dtype: of the actions.
@@ -89,14 +91,7 @@ class SquashedGaussianPolicy:
             scaled = self._rng.uniform(-1.0, 1.0, (len(inputs), self._half.size)).astype(np.float32)
             log_prob = np.full(len(inputs), -self._half.size * math.log(2.0), np.float32)
         else:
-            mean, log_std = np.split(mlp(inputs, layers), 2, axis=1)
-            log_std = np.clip(log_std, LOG_STD_MIN, LOG_STD_MAX)
-            noise = np.zeros_like(mean) if self._deterministic else self._rng.standard_normal(mean.shape, np.float32)
-            u = mean + np.exp(log_std) * noise
-            scaled = np.tanh(u)
-            # log(1 − tanh²u) = 2 (log 2 − u − softplus(−2u)), which does not lose u where tanh saturates
-            squash = 2.0 * (math.log(2.0) - u - softplus(-2.0 * u))
-            log_prob = (-0.5 * noise**2 - log_std - 0.5 * math.log(2.0 * math.pi) - squash).sum(axis=1)
+            scaled, log_prob = self._drawn(mlp(inputs, layers))
         flat = self._center + self._half * scaled
         action = flat.astype(self._low.dtype).reshape(len(inputs), *self._low.shape)
         np.clip(action, self._low, self._high, out=action)  # rounding may leave the Box by one unit in the last place
@@ -105,6 +100,47 @@ class SquashedGaussianPolicy:
     def env_action(self, action: np.ndarray) -> np.ndarray:
         """The action itself, which lies in the Box."""
         return action
+
+    def _drawn(self, outputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """x [N, A] and their log-density [N], of the network's outputs."""
+        raise NotImplementedError
+
+    def _noise(self, like: np.ndarray) -> np.ndarray:
+        """Standard normal, or zero where none is wanted."""
+        return np.zeros_like(like) if self._deterministic else self._rng.standard_normal(like.shape, np.float32)
+
+
+class SquashedGaussianPolicy(BoxPolicy):
+    """x = tanh(u), u ~ N(μ(o), σ(o)²), with an MLP for (μ, log σ); Haarnoja et al. 2018, appendix C."""
+
+    def _drawn(self, outputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        mean, log_std = np.split(outputs, 2, axis=1)
+        log_std = np.clip(log_std, LOG_STD_MIN, LOG_STD_MAX)
+        noise = self._noise(mean)
+        u = mean + np.exp(log_std) * noise
+        # log(1 − tanh²u) = 2 (log 2 − u − softplus(−2u)), which does not lose u where tanh saturates
+        squash = 2.0 * (math.log(2.0) - u - softplus(-2.0 * u))
+        log_prob = (-0.5 * noise**2 - log_std - 0.5 * math.log(2.0 * math.pi) - squash).sum(axis=1)
+        return np.tanh(u), log_prob
+
+
+class NoisyPolicy(BoxPolicy):
+    """x = tanh(μ(o)) + ε within [−1, 1], ε ~ N(0, σ²), with an MLP for μ; Fujimoto et al. 2018, algorithm 1. The
+    log-probability is of x before it is clipped.
+
+    Args:
+        noise: σ.
+        others: see ``BoxPolicy``.
+    """
+
+    def __init__(self, seed: int, deterministic: bool, noise: float, **others: Any):
+        super().__init__(seed, deterministic, **others)
+        self._std = noise
+
+    def _drawn(self, outputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        noise = self._noise(outputs)
+        log_prob = (-0.5 * noise**2 - 0.5 * math.log(2.0 * math.pi) - math.log(self._std)).sum(axis=1)
+        return np.clip(np.tanh(outputs) + np.float32(self._std) * noise, -1.0, 1.0), log_prob
 
 
 def mlp(x: np.ndarray, layers: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:

@@ -3,12 +3,14 @@
 Once for each rollout, at the parameters it begins with, advantages A and value targets R are computed
 (``distrl.learners.returns``); then each minibatch is a gradient of
 
-    mean(−J) + value_cost · mean(½ (V(o) − R)²) − entropy_cost · mean(H(π(·|o)))
+    mean(−c J) + value_cost · mean(½ c (V(o) − R)²) − entropy_cost · mean(c H(π(·|o)))
 
-with r = π(a|o) / π_old(a|o) and one of
+with c what the transition counts (``Rollout.weight``), r = π(a|o) / π_old(a|o) and one of
 
     clipped           J = w · min(r A, clip(r, 1 − ε, 1 + ε) A)     Schulman et al. 2017, arXiv 1707.06347, equation 7
     policy_gradient   ∇J = min(ρ̄, r) · A · ∇ log π(a|o)             Espeholt et al. 2018, arXiv 1802.01561, section 4.2
+    tapered           ∇J = A · ∇ log π(a|o) where A ≥ 0,            Le Roux et al. 2025, arXiv 2503.14286 (TOPR; theirs
+                           min(1, r) · A · ∇ log π(a|o) elsewhere   are whole trajectories, and A their returns)
 
 π_old is the behaviour policy μ and w = 1; where ``decoupled``, π_old is the policy that the rollout begins with and
 w = min(ρ̄, π_old(a|o) / μ(a|o)) (AReaL, arXiv 2505.24298, section 5.2; after Hilton et al. 2022, arXiv 2110.00641).
@@ -34,6 +36,7 @@ from distrl.core.errors import ConfigError, RunFailed
 from distrl.core.types import EnvSpec, PolicySpec, Weights
 from distrl.learners.actor_critic import ActorCritic, Inputs, Network
 from distrl.learners.actor_policies import MEMORY, MOMENTS, OBSERVATION_LIMIT, action_units
+from distrl.learners.bonus import Bonus, with_bonus
 from distrl.learners.distributions import Categorical, Distribution, Gaussian
 from distrl.learners.inputs import MASK, flat_inputs, image_paths, input_layout, input_size
 from distrl.learners.moments import RewardScale, RunningMoments
@@ -53,7 +56,7 @@ class Minibatch:
 
     Attributes:
         inputs: of the networks, [S, …] each. action: [k, S]. allowed: bool [A, S], or None.
-        log_prob: float32 [S], of π_old. weight: w, float32 [S], or None for 1.
+        log_prob: float32 [S], of π_old. weight, counts: w and c, float32 [S], or None for 1.
         advantage, target: float32 [S]. value: float32 [S], the critic's before the rollout.
         memory: of a recurrent network, whose S transitions are whole rows, time by time; else None.
     """
@@ -63,6 +66,7 @@ class Minibatch:
     allowed: Tensor | None
     log_prob: Tensor
     weight: Tensor | None
+    counts: Tensor | None
     advantage: Tensor
     target: Tensor
     value: Tensor
@@ -81,6 +85,7 @@ class Minibatch:
             None if self.allowed is None else self.allowed.index_select(1, index),
             self.log_prob.index_select(0, index),
             None if self.weight is None else self.weight.index_select(0, index),
+            None if self.counts is None else self.counts.index_select(0, index),
             self.advantage.index_select(0, index),
             self.target.index_select(0, index),
             self.value.index_select(0, index),
@@ -102,7 +107,7 @@ class PPO:
         seed: of the initial parameters.
 
     Attributes:
-        optimizer: of the vector "parameters". transitions: of the rollouts so far.
+        optimizer: of the vector "parameters", and "bonus" where there is one. transitions: of the rollouts so far.
     """
 
     def __init__(self, config: Config, env_spec: EnvSpec, device: str = "cpu", seed: int = 0):
@@ -115,7 +120,8 @@ class PPO:
         initial = self.network.initial(generator) | self._distribution.initial()
         self.parameters = FlatParameters(initial, self.device)
         rule = Rule(config.learning_rate, epsilon=1e-5, max_gradient_norm=config.max_gradient_norm)  # details 3 and 11
-        self.optimizer = Optimizer({"parameters": Trained(self.parameters.flat, rule)})
+        self._bonus = None if config.bonus is None else Bonus(config.bonus, self._num_flat, self.device, seed + 1)
+        self.optimizer = Optimizer(with_bonus({"parameters": Trained(self.parameters.flat, rule)}, self._bonus))
         self._rate = 1.0
         self._moments = RunningMoments(self._num_flat) if config.normalize_observations else None
         self._reward_scale = RewardScale(config.gamma) if config.scale_rewards else None
@@ -155,7 +161,7 @@ class PPO:
         """The loss's gradient, and metrics as tensors of one element (reading one waits for a GPU: do it seldom).
 
         Args:
-            rng: nothing is drawn.
+            rng: on the algorithm's device; for a bonus alone.
         """
         config, named, size = self.config, self.parameters.frozen, len(batch.advantage)
         outputs, value, context = self.network.forward(self.parameters, batch.inputs, batch.memory)
@@ -174,8 +180,10 @@ class PPO:
             d_log_prob = torch.where(gain <= least, gain, 0.0)
             if batch.weight is not None:
                 d_log_prob, least = d_log_prob * batch.weight, least * batch.weight
-        else:
+        elif config.surrogate == "policy_gradient":
             d_log_prob = least = ratio.clamp(max=config.rho_max) * advantage
+        else:
+            d_log_prob = least = torch.where(advantage < 0, ratio.clamp(max=1.0), 1.0) * advantage
 
         error = value - batch.target
         d_value = error
@@ -187,20 +195,26 @@ class PPO:
             error = torch.maximum(error.abs(), clipped.abs())
 
         gradients: dict[str, Tensor] = {}
-        d_outputs = self._distribution.backward(
-            drawn, d_log_prob.mul(-1.0 / size), -config.entropy_cost / size, gradients
+        share = 1.0 / size if batch.counts is None else batch.counts / size
+        d_entropy = torch.full_like(entropy, -config.entropy_cost).mul_(share)
+        d_outputs = self._distribution.backward(drawn, d_log_prob.mul(share).neg_(), d_entropy, gradients)
+        self.network.backward(
+            self.parameters, context, d_outputs, d_value.mul(config.value_cost).mul_(share), gradients
         )
-        self.network.backward(self.parameters, context, d_outputs, d_value.mul(config.value_cost / size), gradients)
         self._kl = (ratio - 1.0 - log_ratio).mean()  # detail 12; Schulman 2020, "Approximating KL Divergence", k3
         metrics = {
-            "policy_loss": -least.mean(),
-            "value_loss": torch.dot(error, error) * (0.5 / size),
+            "policy_loss": -(least * share).sum(),
+            "value_loss": error.square().mul_(share).sum() * 0.5,
             "entropy": entropy.mean(),
             "approx_kl": self._kl,
             "clip_share": beyond.float().mean(),
             "explained_variance": self._explained,
         }
-        return {"parameters": self.parameters.join(gradients)}, metrics
+        found = {"parameters": self.parameters.join(gradients)}
+        if self._bonus is not None:
+            assert rng is not None
+            found["bonus"] = self._bonus.gradient(batch.inputs[0], rng)
+        return found, metrics
 
     def apply(self, gradients: Gradients) -> None:
         """One step of Adam."""
@@ -230,8 +244,13 @@ class PPO:
                 "algorithm.learning_rate, or set algorithm.normalize_observations and algorithm.scale_rewards"
             )
         value = value.view(num_steps + 1, num_rows)
+        rewards = self._tensor(reward)
+        if self._bonus is not None:
+            following = inputs[0].view(num_steps + 1, num_rows, -1)[1:].clone()
+            following[index[:, 0], index[:, 1]] = final[0]
+            rewards = rewards + self._bonus.rollout_rewards(following, rollout.is_first[:-1], rollout.row, together)
         steps = (
-            self._tensor(reward),
+            rewards,
             value[:-1],
             next_values(value, final_value, index),
             self._tensor(rollout.terminated),
@@ -258,6 +277,7 @@ class PPO:
             allowed,
             log_prob,
             weight,
+            None if rollout.weight is None else self._tensor(rollout.weight).reshape(size),
             advantage.reshape(size),
             target.reshape(size),
             value[:-1].reshape(size),
@@ -354,6 +374,7 @@ class PPO:
             "transitions": self.transitions,
             "observation_moments": self._moments and self._moments.state(),
             "reward_scale": self._reward_scale and self._reward_scale.state(),
+            "bonus": self._bonus and self._bonus.state(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -362,7 +383,7 @@ class PPO:
         Raises:
             ValueError: the state is of other networks, or with other options of normalisation.
         """
-        parts = {"observation_moments": self._moments, "reward_scale": self._reward_scale}
+        parts = {"observation_moments": self._moments, "reward_scale": self._reward_scale, "bonus": self._bonus}
         for name, part in parts.items():
             if (part is None) != (state.get(name) is None):
                 has = "none" if state.get(name) is None else "some"

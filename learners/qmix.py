@@ -7,7 +7,8 @@ networks, R and d the batch's n-step reward and discount, o' and s' what follows
     y    = R + d · Q̄_tot(q̄_1(o'_1, u'_1), …; s')                Rashid et al. 2018, arXiv 1803.11485, equation 6
     J    = mean ½ (Q_tot(q_1(o_1, u_1), …; s) − y)²
 
-The value of an agent that does not live is zero. The agents have no memory: the papers' networks are recurrent.
+Where the batch has weights, each sample's part is multiplied by its own before the mean. The value of an agent that
+does not live is zero. The agents have no memory: the papers' networks are recurrent.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from distrl.learners.optimizer import Gradients, Optimizer, Rule, Trained
 from distrl.learners.qmix_config import QMIX as QMIXConfig
 from distrl.learners.qmix_config import VDN as Config
 from distrl.learners.replay import SampleBatch
-from distrl.learners.team_policies import ALIVE, EPSILON, OBSERVATION, team_inputs
+from distrl.learners.team_policies import ALIVE, OBSERVATION, team_inputs
+from distrl.learners.value_policies import EPSILON
 
 
 class QMIX:
@@ -77,6 +79,7 @@ class QMIX:
             rng: nothing is drawn.
         """
         reward, discount = self._tensor(batch.reward), self._tensor(batch.discount)
+        weight = torch.ones_like(reward) if batch.weight is None else self._tensor(batch.weight)
         with torch.no_grad():
             following = batch.next_observation
             values = self._values(self.parameters.frozen, following)
@@ -87,8 +90,9 @@ class QMIX:
         action = torch.as_tensor(batch.action, device=self.device).long() - self._lowest
         named = self.parameters.named
         value = self._mixed(named, batch.observation, self._values(named, batch.observation), action)
-        loss = 0.5 * (value - target).square().mean()
+        loss = 0.5 * (weight * (value - target).square()).mean()
         gradients = {"parameters": self.parameters.gradient(loss)}
+        batch.error = (value.detach() - target).abs()
         self.env_steps = max(self.env_steps, int(batch.number.max()) + 1)
         metrics = {"loss": loss.detach(), "value_mean": value.detach().mean(), "epsilon": self.epsilon}
         return gradients, metrics

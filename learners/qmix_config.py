@@ -5,7 +5,7 @@ torch): one algorithm, two ways to mix the agents' values.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from gymnasium import spaces
 from pydantic import Field
@@ -29,6 +29,8 @@ class DiscreteTeam(Team):
 class VDN(AlgorithmConfig):
     """Value decomposition networks (Sunehag et al. 2017, arXiv 1706.05296): one value for a team (`env.agents.team`),
     the sum of its agents'; with double Q-learning and n-step returns."""
+
+    tells_errors: ClassVar[bool] = True
 
     hidden: tuple[Annotated[int, Field(ge=1, le=16384)], ...] = Field(
         default=(128, 128),

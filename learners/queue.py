@@ -33,12 +33,13 @@ class Queue:
 
     Args:
         batch_size: transitions of a rollout. steps: T of its rows.
+        duration_limit: see ``rollout_of``.
     """
 
     num_evicted = 0  # as of a replay, which overwrites
 
-    def __init__(self, batch_size: int, steps: int):
-        self.batch_size, self._steps = batch_size, steps
+    def __init__(self, batch_size: int, steps: int, duration_limit: float | None = None):
+        self.batch_size, self._steps, self._duration_limit = batch_size, steps, duration_limit
         self._num_rows = batch_size // steps
         self._changed = threading.Condition()
         self._ready: deque[_Ready] = deque()
@@ -122,7 +123,7 @@ class Queue:
                 rows -= count
                 self._rows_ready -= count
             self.num_sampled += batch_size
-        return rollout_of(taken)
+        return rollout_of(taken, self._duration_limit)
 
     def _handed_out(self, share: dict[int, int]) -> None:
         for number, count in share.items():

@@ -14,6 +14,9 @@ from distrl.core.types import EnvSpec, PolicySpec, import_path
 #: Name → "module:Config". A user's own algorithm needs no entry: its import path is its name.
 ALGORITHMS: dict[str, str] = {
     "sac": "distrl.learners.sac_config:Config",
+    "td3": "distrl.learners.td3_config:Config",
+    "dsact": "distrl.learners.dsact_config:Config",
+    "dqn": "distrl.learners.dqn_config:Config",
     "ppo": "distrl.learners.ppo_config:PPO",
     "appo": "distrl.learners.ppo_config:APPO",
     "impala": "distrl.learners.ppo_config:IMPALA",
@@ -31,11 +34,13 @@ class AlgorithmConfig(BaseModel):
     Attributes:
         on_policy: whether it trains on fresh fragments through a queue, instead of on sample batches from a replay.
         offline_only: whether it learns from what others did alone, so that acting by itself would lead nowhere.
+        tells_errors: whether its gradients leave ``SampleBatch.error``, which a prioritised replay draws by.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     on_policy: ClassVar[bool] = False
     offline_only: ClassVar[bool] = False
+    tells_errors: ClassVar[bool] = False
 
     def policy_spec(self, env_spec: EnvSpec) -> PolicySpec:
         """The recipe of the policy that acts, without loading torch.

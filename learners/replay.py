@@ -25,6 +25,7 @@ import numpy as np
 
 from distrl.core.errors import ConfigError, StorageError
 from distrl.core.types import FINAL, OBSERVATION, Columns, Fragment, Observation
+from distrl.learners.sample_weights import duration_weights
 
 #: Columns of a fragment that are kept for every transition beside observation, action and duration.
 KEPT = ("reward", "terminated", "log_prob", "policy_version", "fidelity", "episode_uid", "step")
@@ -61,6 +62,8 @@ class SampleBatch:
         fidelity: int16 [S].
         number: int64 [S], the transition's number in the run.
         weight: float32 [S], what each sample counts in the losses; None: 1 each.
+        error: tensor [S], the samples' temporal-difference errors, which an algorithm's ``gradients`` leaves here for
+            ``PrioritizedReplay.learned``; None: it has none.
     """
 
     observation: Observation
@@ -75,6 +78,7 @@ class SampleBatch:
     fidelity: np.ndarray
     number: np.ndarray
     weight: np.ndarray | None = None
+    error: Any = None
 
 
 class Replay:
@@ -82,6 +86,7 @@ class Replay:
 
         added = replay.add(fragment)              # copies the fragment once
         batch = replay.sample(256, rng)           # uniform, with replacement
+        replay.learned(batch)                     # after the update
 
     Always ``num_added == num_trained + num_unsampled + num_evicted``: what has been in a sample batch, what is
     stored and has not, and what was overwritten before it was.
@@ -95,12 +100,21 @@ class Replay:
         gamma: discount factor γ per step.
         first_number: the number of the first transition that will be added; > 0 when only the end of the log is
             refilled.
+        duration_limit: of ``duration_weights``; None: durations do not count.
     """
 
-    def __init__(self, capacity: int, n_step: int = 1, gamma: float = 0.99, first_number: int = 0):
+    def __init__(
+        self,
+        capacity: int,
+        n_step: int = 1,
+        gamma: float = 0.99,
+        first_number: int = 0,
+        duration_limit: float | None = None,
+    ):
         if capacity < 1 or n_step < 1:
             raise ConfigError(f"the replay needs capacity ≥ 1 and n_step ≥ 1; got {capacity} and {n_step}")
         self.capacity, self.n_step, self.gamma = capacity, n_step, gamma
+        self._duration_limit = duration_limit
         self._oldest = self._next = first_number  # stored: the numbers in [oldest, next)
         self._evicted, self._unsampled = first_number, 0
         self._columns: Columns = {}  # name → [capacity, …]; allocated by the first fragment, which brings the shapes
@@ -112,7 +126,7 @@ class Replay:
         self._sampled = np.zeros(0, bool)
         self._follow = np.zeros(0, np.int64)
         self._agent = np.zeros(0, np.int32)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def __len__(self) -> int:
         """Transitions stored."""
@@ -176,11 +190,18 @@ class Replay:
                 raise ValueError("a sample batch needs at least one stored transition; the replay is empty")
             return self._gather(rng.integers(self._oldest, self._next, batch_size))
 
+    def learned(self, batch: SampleBatch) -> None:
+        """An update has been made with the batch, and its algorithm may have left errors in it."""
+
+    def _slots(self, first: int, end: int) -> np.ndarray:
+        """Of the transitions with numbers in [first, end)."""
+        return np.arange(first, end) % self.capacity
+
     def sampled_state(self) -> dict[str, np.ndarray]:
         """Which of the stored transitions have been sampled, by number: what a checkpoint keeps beside the log's
         position."""
         with self._lock:
-            slots = np.arange(self._oldest, self._next) % self.capacity
+            slots = self._slots(self._oldest, self._next)
             return {
                 "oldest": np.array(self._oldest, np.int64),
                 "next": np.array(self._next, np.int64),
@@ -248,6 +269,7 @@ class Replay:
             following = stored.take(follow, axis=0, mode="clip")
             following[in_tails] = tails[follow[in_tails] - capacity]
             next_observation[path] = following
+        duration_s, limit = columns["duration_s"][slots], self._duration_limit
         return SampleBatch(
             observation=observation,
             action=columns["action"][slots],
@@ -257,9 +279,10 @@ class Replay:
             horizon=horizon,
             log_prob=columns["log_prob"][slots],
             policy_version=columns["policy_version"][slots],
-            duration_s=columns["duration_s"][slots],
+            duration_s=duration_s,
             fidelity=columns["fidelity"][slots],
             number=numbers,
+            weight=None if limit is None else duration_weights(duration_s, limit),
         )
 
     def _allocate_or_check(self, columns: Columns) -> None:

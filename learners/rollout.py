@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from distrl.core.types import FINAL, OBSERVATION, STATE, Columns, Fragment
+from distrl.learners.sample_weights import duration_weights
 
 
 @dataclass
@@ -24,6 +25,7 @@ class Rollout:
         is_first: bool [T + 1, N]: an episode, or another stretch of one, begins with observation[t, n].
         state: path → [T, N, …], the policy's recurrent state that each step was begun from.
         row: int64 [N]: which environment and agent of the run, the same from rollout to rollout.
+        weight: float32 [T, N], what each transition counts in the losses; None: 1 each.
     """
 
     observation: Columns
@@ -38,13 +40,17 @@ class Rollout:
     is_first: np.ndarray
     state: Columns
     row: np.ndarray
+    weight: np.ndarray | None = None
 
 
 _PER_STEP = ("action", "reward", "terminated", "truncated", "log_prob", "policy_version")
 
 
-def rollout_of(fragments: Sequence[Fragment]) -> Rollout:
+def rollout_of(fragments: Sequence[Fragment], duration_limit: float | None = None) -> Rollout:
     """Fragments side by side, [T, B₁ + B₂ + …].
+
+    Args:
+        duration_limit: of ``duration_weights``; None: there are no weights.
 
     Raises:
         ValueError: they differ in length.
@@ -82,6 +88,9 @@ def rollout_of(fragments: Sequence[Fragment]) -> Rollout:
             if name.startswith(STATE)
         },
         row=np.concatenate(rows),
+        weight=None
+        if duration_limit is None
+        else duration_weights(_beside([found["end_s"] - found["start_s"] for found in columns]), duration_limit),
         **joined,
     )
 

@@ -126,12 +126,17 @@ class SAC:
         )
         noise = torch.randn((2, *inputs[0].shape), generator=rng, device=self.device)
         with torch.no_grad():
-            return self._computed(noise, *inputs)
+            gradients, metrics, batch.error = self._computed(noise, *inputs)
+        return gradients, metrics
 
     def _compute(
         self, noise: Tensor, action: Tensor, reward: Tensor, discount: Tensor, weight: Tensor, *seen: Tensor
-    ) -> tuple[Gradients, dict[str, Tensor]]:
-        """``gradients`` of the batch's parts; ``noise``: [2, S, actions], for o' and for o."""
+    ) -> tuple[Gradients, dict[str, Tensor], Tensor]:
+        """``gradients`` of the batch's parts, and the mean size of the critics' errors, [S].
+
+        Args:
+            noise: [2, S, actions], for o' and for o.
+        """
         before, after = Seen(*seen[: len(seen) // 2]), Seen(*seen[len(seen) // 2 :])
         action = (action - self._center) / self._half
         weight = weight / len(weight)
@@ -185,7 +190,7 @@ class SAC:
             "temperature": temperature,
             "entropy": -log_prob.mean(),
         }
-        return gradients, metrics
+        return gradients, metrics, errors.abs().mean(0)
 
     def apply(self, gradients: Gradients) -> None:
         """One Adam step on each, then target ← target + τ (critic − target)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -16,6 +16,8 @@ LearningRate = Annotated[float, Field(gt=0.0, le=1.0)]
 
 class Config(AlgorithmConfig):
     """Soft actor-critic with twin critics and automatic temperature (Haarnoja et al. 2018, arXiv 1812.05905)."""
+
+    tells_errors: ClassVar[bool] = True
 
     hidden: tuple[Annotated[int, Field(ge=1, le=16384)], ...] = Field(
         default=(256, 256),

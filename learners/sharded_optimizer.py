@@ -39,16 +39,17 @@ class ShardedOptimizer(Optimizer):
         optimizer.rest()                # no gradient will come for some time
 
     Args:
-        trained: the algorithm's vectors; the first learner's are what the shards begin with.
+        trained: the algorithm's vectors.
         links: to the shards.
         learner: unique in the run, for each life of a learner.
+        first: whether the shards, where they have nothing yet, begin with these vectors; one learner does that.
 
     Attributes:
         version: of the parameters here, the least of the shards'. staleness: of the newest gradient, τ.
         num_bytes: pushed and pulled.
     """
 
-    def __init__(self, trained: Mapping[str, Trained], links: Sequence[ShardLink], learner: str):
+    def __init__(self, trained: Mapping[str, Trained], links: Sequence[ShardLink], learner: str, first: bool = True):
         super().__init__(trained)
         self.look_period = 1  # what is pushed is on the host anyway
         self._links, self._learner = links, learner
@@ -57,10 +58,14 @@ class ShardedOptimizer(Optimizer):
         self._versions = [0] * len(links)
         self._pushes = self.num_bytes = self.staleness = 0
         self._at_work = False
-        states = super().state()
-        rules = {name: vector.rule for name, vector in trained.items()}
-        offers = []
-        for link, spans in zip(links, self._parts, strict=True):
+        if first:
+            self._offer()
+        self.refresh()
+
+    def _offer(self) -> None:
+        states = {name: vector.state() for name, vector in self.trained.items()}
+        waits = []
+        for link, spans in zip(self._links, self._parts, strict=True):
             offer = {
                 name: {
                     kind: value[begin:end] if isinstance(value, torch.Tensor) else value
@@ -68,10 +73,9 @@ class ShardedOptimizer(Optimizer):
                 }
                 for name, (begin, end) in spans.items()
             }
-            offers.append(link.call("begin", spans, rules, offer))
-        for offered in offers:
-            offered()
-        self.refresh()
+            waits.append(link.call("begin", spans, {name: self.trained[name].rule for name in spans}, offer))
+        for wait in waits:
+            wait()
 
     @property
     def version(self) -> int:
@@ -115,9 +119,9 @@ class ShardedOptimizer(Optimizer):
             self._versions[number] = pulled.version
             for name, (begin, end) in spans.items():
                 vector = self.trained[name]
-                vector.flat[begin:end] = torch.from_numpy(pulled.flat[name])
+                vector.flat[begin:end] = torch.from_numpy(pulled.flat[name].copy())  # Ray's are read-only
                 if vector.target is not None:
-                    vector.target[begin:end] = torch.from_numpy(pulled.target[name])
+                    vector.target[begin:end] = torch.from_numpy(pulled.target[name].copy())
             for arrays in (pulled.flat, pulled.target):
                 self.num_bytes += sum(array.nbytes for array in arrays.values())
         self.staleness = max(pulled.staleness for pulled in answers)

@@ -14,9 +14,9 @@ from distrl.core.errors import ConfigError
 from distrl.core.types import Columns, EnvSpec, Observation, Weights
 from distrl.learners.inputs import MASK, STATE
 from distrl.learners.policies import SquashedGaussianPolicy, mlp
+from distrl.learners.value_policies import EPSILON, explored
 
 OBSERVATION, ALIVE = "observation", "alive"  # entries of a team's observation (distrl.envs.multi_agent.team)
-EPSILON = "epsilon"  # weights entry, float32 []: share of random actions
 
 
 @dataclass(frozen=True)
@@ -105,11 +105,7 @@ class EpsilonGreedyTeam:
         greedy = np.where(allowed, values, -np.inf).argmax(axis=2)
         action, log_prob = greedy, np.zeros(num_rows, np.float32)
         if self._rng is not None:
-            number = allowed.sum(axis=2)
-            chosen = (self._rng.random(number.shape) * number).astype(np.int64)  # the how-manieth of the allowed
-            anything = (allowed.cumsum(axis=2) > chosen[:, :, None]).argmax(axis=2)
-            action = np.where(self._rng.random(number.shape) < epsilon, anything, greedy)
-            probability = epsilon / number + (1.0 - epsilon) * (action == greedy)
+            action, probability = explored(greedy, allowed, epsilon, self._rng)
             log_prob = np.where(observation[ALIVE] != 0, np.log(probability), 0.0).sum(axis=1).astype(np.float32)
         return (action + self._lowest).astype(self._dtype), log_prob, {}
 

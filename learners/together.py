@@ -5,6 +5,7 @@ All learners of a group call the same methods in the same order, each in a proce
 
 from __future__ import annotations
 
+import socket
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -65,6 +66,7 @@ class Group:
     Args:
         store: where they find each other: see ``meeting``.
         device: of the algorithm's tensors.
+        host: address of this machine that the others reach it by.
         timeout_s: of one exchange.
 
     Raises:
@@ -78,11 +80,14 @@ class Group:
         size: int,
         device: str | torch.device = "cpu",
         timeout_s: float = TIMEOUT_S,
+        host: str = "127.0.0.1",
     ):
         self.rank, self.size, self._device = rank, size, torch.device(device)
-        timeout = timedelta(seconds=timeout_s)
+        gloo: Any = dist.ProcessGroupGloo
+        settings = gloo._Options()  # the only way to say at which address it listens
+        settings._timeout, settings._devices = timedelta(seconds=timeout_s), [gloo.create_device(hostname=host)]
         try:
-            self._hosts: Any = dist.ProcessGroupGloo(store, rank, size, timeout)  # what is on the CPU anyway
+            self._hosts: Any = gloo(store, rank, size, settings)  # what is on the CPU anyway
             self._devices: Any = self._hosts
             if self._device.type == "cuda":
                 options = dist.ProcessGroupNCCL.Options()
@@ -130,11 +135,22 @@ class Group:
 
 
 def meeting(host: str, port: int = 0, timeout_s: float = TIMEOUT_S) -> dist.TCPStore:
-    """Where the learners of a group find each other; port 0: rank 0 opens one (``.port``), and the others are told."""
-    try:
+    """Where the learners of a group find each other: with port 0 rank 0 opens one at an address of its machine
+    (``.port``), and the others are told.
+
+    Raises:
+        LearnerLost: nobody answers there.
+    """
+    timeout = timedelta(seconds=timeout_s)
+    if port == 0:
+        with socket.create_server((host, 0)) as listening:  # torch would listen at every address of the machine
+            port = listening.getsockname()[1]
+            descriptor = listening.detach()
         return dist.TCPStore(
-            host, port, is_master=port == 0, wait_for_workers=False, timeout=timedelta(seconds=timeout_s)
+            host, port, is_master=True, wait_for_workers=False, timeout=timeout, master_listen_fd=descriptor
         )
+    try:
+        return dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timeout)
     except RuntimeError as error:
         raise LearnerLost(f"no learner answers at {host}:{port}: {_first(error)}") from None
 

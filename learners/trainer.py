@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +25,9 @@ from distrl.core.staleness import StalenessHistogram
 from distrl.core.types import DEFAULT_POLICY, EnvSpec, Fragment, PolicySpec, Weights
 from distrl.learners.queue import Queue
 from distrl.learners.randomness import sample_generator, update_generator
-from distrl.learners.replay import Replay
+from distrl.learners.replay import Replay, SampleBatch
 from distrl.learners.rollout import Rollout
+from distrl.learners.sharded_optimizer import ShardedOptimizer, ShardLink
 from distrl.learners.together import Group
 
 Publish = Callable[[int, Weights], Any]
@@ -111,12 +112,13 @@ class PolicyTrainer:
         self.update_s = 0.0
         self._group: Group | None = None
         self._group_ended = False
+        self._sharded: ShardedOptimizer | None = None
 
     @property
     def version(self) -> int:
         """What the weights are published under: updates, and those that deaths of a learner have undone, so that a
-        version never comes twice and never decreases."""
-        return self.num_updates + self.updates_undone
+        version never comes twice and never decreases; or the parameter shards' version."""
+        return self.num_updates + self.updates_undone if self._sharded is None else self._sharded.version
 
     # -- transitions ---------------------------------------------------------------------------------------------------
 
@@ -149,7 +151,11 @@ class PolicyTrainer:
             LearnerLost: another learner of the group has gone without a word.
         """
         if not (self._limiter.allows_update() if self._group is None else self._group_allows(self._group)):
+            if self._sharded is not None:
+                self._sharded.rest()
             return False
+        if self._sharded is not None:
+            self._sharded.refresh()
         started = time.perf_counter()
         number = self.num_updates
         with self._draw_lock:
@@ -159,6 +165,10 @@ class PolicyTrainer:
         if isinstance(drawn, Rollout):
             self.staleness.add(self.version, drawn.policy_version)
         metrics = train_on(self._algorithm, drawn, seed, number, self._device)
+        if self._sharded is not None:
+            metrics["gradient_staleness"] = self._sharded.staleness
+        if isinstance(drawn, SampleBatch) and isinstance(self.store, Replay):
+            self.store.learned(drawn)
         self._limiter.sampled()
         self.num_updates = number + 1
         self.metrics = (self.num_updates, metrics)
@@ -182,10 +192,23 @@ class PolicyTrainer:
         algorithm: Any = self._algorithm
         algorithm.optimizer.together = self._group = group
 
+    def share(self, links: Sequence[ShardLink], learner: str, first: bool) -> None:
+        """Train the parameters that shards hold, together with other learners, from now on.
+
+        Args:
+            learner: unique in the run, for each life of a learner. first: whether the shards begin with these models.
+        """
+        algorithm: Any = self._algorithm
+        self._sharded = ShardedOptimizer(algorithm.optimizer.trained, links, learner, first)
+        self._sharded.updates = algorithm.optimizer.updates
+        algorithm.optimizer = self._sharded
+
     def leave(self) -> None:
-        """Tell the group that no update will come any more; harmless when repeated, or without a group."""
+        """Tell the other learners, if there are any, that no update will come any more; harmless when repeated."""
         if self._group is not None and not self._group_ended:
             self._group_allows(self._group, leaving=True)
+        if self._sharded is not None:
+            self._sharded.rest()
 
     def _group_allows(self, group: Group, leaving: bool = False) -> bool:
         """Whether all learners of the group may do their next update; all get the same answer."""

@@ -31,7 +31,20 @@ MAY_IMPORT = {
 MAY_IMPORT_RAY = {
     f"cluster/{name}.py"
     for name in (
-        *("launch", "supervisor", "crew", "member", "placement", "ray_actors", "ray_links", "inference", "jobs"),
+        *(
+            "launch",
+            "supervisor",
+            "crew",
+            "member",
+            "placement",
+            "ray_actors",
+            "learner_actor",
+            "learner_side",
+            "parameter_shard_actor",
+            "ray_links",
+            "inference",
+            "jobs",
+        ),
         *("sweeps/search", "sweeps/sweep", "sweeps/trial", "prometheus", "watch"),
     )
 } | {f"cluster/rllib/{name}.py" for name in ("baseline", "env_runner", "module", "module_ppo")}

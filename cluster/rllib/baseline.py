@@ -170,6 +170,7 @@ def check_baseline(config: RunConfig, local: bool, address: str | None, resume: 
         ("league", config.league),
         ("offline.data", config.offline.data),
         ("fidelity.schedule", config.fidelity.schedule),
+        ("learner.mode", config.learner.mode != "single"),
     ):
         if given:
             raise ConfigError(f"{section} is distrl's own, and {name} would not follow it: leave one of them out")

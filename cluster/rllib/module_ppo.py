@@ -138,8 +138,7 @@ class ModuleDistribution:
             log_prob, entropy = distribution.logp(taken), distribution.entropy()
         return log_prob.detach(), entropy.detach(), (inputs, log_prob, entropy)
 
-    def backward(self, context: Any, d_log_prob: Tensor, d_entropy: float, gradients: dict[str, Tensor]) -> Tensor:
+    def backward(self, context: Any, d_log_prob: Tensor, d_entropy: Tensor, gradients: dict[str, Tensor]) -> Tensor:
         """See ``Distribution``."""
         inputs, log_prob, entropy = context
-        d = (d_log_prob, torch.full_like(entropy, d_entropy))
-        return torch.autograd.grad((log_prob, entropy), inputs, d)[0].t()
+        return torch.autograd.grad((log_prob, entropy), inputs, (d_log_prob, d_entropy))[0].t()

@@ -24,6 +24,7 @@ import struct
 import threading
 import zlib
 from collections.abc import Callable, Collection, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -33,6 +34,7 @@ from distrl.core.errors import StorageError
 from distrl.core.log_facts import LogFacts, read_document, read_facts, write_facts
 from distrl.core.types import Fragment
 
+LEARNERS = "learners"  # folder in a run's directory: what its learners but the first one keep, by rank
 _MAGIC = b"DXL1"
 _PREFIX = struct.Struct("<4sQI")
 _LENGTH = struct.Struct("<I")
@@ -68,9 +70,20 @@ def decode(payload: bytes) -> Fragment:
     return Fragment(columns, header["policy_id"], header["worker"], header["incarnation"])
 
 
+def logs(directory: Path) -> list[Path]:
+    """The log of a run, which is its first learner's, and those of its other learners where it has several."""
+    others = (directory.parent / LEARNERS).glob(f"*/{directory.name}")
+    return [directory, *sorted(others, key=lambda path: int(path.parent.name))]
+
+
 def segments(directory: Path) -> list[Path]:
-    """The files of a log, in order."""
-    return sorted(directory.glob("[0-9]*.log"))
+    """The files of a run's log, learner by learner, in order."""
+    return [path for log in logs(directory) for path in _segments(log)]
+
+
+def _segments(log: Path) -> list[Path]:
+    """Those of one learner's."""
+    return sorted(log.glob("[0-9]*.log"))
 
 
 def _payload(file: BinaryIO, offset: int, size: int) -> bytes | None:
@@ -122,7 +135,7 @@ def _walk(
     ``damage`` is called, in order too, with a sentence for whatever is missing before or between records; ``torn`` with
     one for a torn end.
     """
-    files = [(segment, segment.stat().st_size) for segment in segments(directory)]
+    files = [(segment, segment.stat().st_size) for segment in _segments(directory)]
     expected = 0
     for segment, size in files:
         number = int(segment.stem)
@@ -145,11 +158,13 @@ def _walk(
 
 
 def read_log(
-    directory: Path | str, start: int = 0, *, damaged: list[str] | None = None
+    directory: Path | str, start: int = 0, *, damaged: list[str] | None = None, alone: bool = False
 ) -> Iterator[tuple[int, Fragment]]:
-    """(number, fragment) of every record from number ``start`` on, in the order of arrival. Writes nothing.
+    """(number, fragment) of every record from number ``start`` on, in the order of arrival, learner by learner where
+    the run has several. Writes nothing.
 
     Args:
+        alone: leave out what other learners of the run have logged.
         damaged: where given, everything readable is yielded and this list takes a sentence for each damaged place, a
             torn end and a ``log.json`` of another format among them; numbers count the readable records. May be read
             while the log is written.
@@ -174,10 +189,11 @@ def read_log(
             raise
         damaged.append(str(error))
     report = (stop,) if damaged is None else (damaged.append, damaged.append)
-    for _, _, payload in _walk(directory, *report):
-        if number >= start:
-            yield number, decode(payload)
-        number += 1
+    for log in [directory] if alone else logs(directory):
+        for _, _, payload in _walk(log, *report):
+            if number >= start:
+                yield number, decode(payload)
+            number += 1
 
 
 def read_columns(directory: Path | str, columns: Collection[str], damaged: list[str]) -> Iterator[Fragment]:
@@ -190,8 +206,9 @@ def read_columns(directory: Path | str, columns: Collection[str], damaged: list[
             compared, since all of their bytes would have to be read for that (``read_log`` does).
     """
     headers: dict[bytes, tuple[dict[str, Any], list[tuple[str, np.dtype, list[int], int]]]] = {}
-    files = segments(Path(directory))
-    for segment in files:
+    files = [_segments(log) for log in logs(Path(directory))]
+    newest = {found[-1] for found in files if found}
+    for segment in chain.from_iterable(files):
         if not segment.stat().st_size:
             continue
         with segment.open("rb") as file:
@@ -203,7 +220,7 @@ def read_columns(directory: Path | str, columns: Collection[str], damaged: list[
             if magic != _MAGIC or end > len(content) or not _is_whole(content, begin, end, checksum):
                 begin, following = position, content.find(_MAGIC, position + 1)
                 position = len(content) if following < 0 else following
-                if following >= 0 or segment != files[-1]:  # else it was being written
+                if following >= 0 or segment not in newest:  # else it was being written
                     damaged.append(f"{segment} is damaged between bytes {begin} and {position}")
                 continue
             text = content[begin + _LENGTH.size : begin + _LENGTH.size + _LENGTH.unpack_from(content, begin)[0]]
@@ -304,7 +321,7 @@ class ExperienceLog:
         last, end = None, 0
         for last, end, _ in _walk(self._directory, refuse):  # noqa: B007
             self.num_records += 1
-        files = segments(self._directory)
+        files = _segments(self._directory)
         if not files:
             return 0, 0
         if last != files[-1]:

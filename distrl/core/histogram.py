@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -25,6 +26,16 @@ class LogHistogram:
         self.counts += np.bincount(bins, minlength=len(self.counts))
         self.total += values.size
         self.sum += int(values.sum())
+
+    @staticmethod
+    def of(bins: Sequence[Sequence[int]], mean: float) -> LogHistogram:
+        """What has these ``bins`` and this mean."""
+        found = LogHistogram()
+        for most, count in bins:
+            found.counts[math.ceil(4 * math.log2(most + 1) - 1e-9)] += count
+        found.total = int(found.counts.sum())
+        found.sum = round(mean * found.total)
+        return found
 
     def include(self, other: LogHistogram) -> None:
         """Add what another has counted."""

@@ -22,6 +22,7 @@ from typing import Any
 from distrl.core.checkpoint import keep_initial, newest_checkpoint
 from distrl.core.config import RunConfig, to_toml
 from distrl.core.errors import ConfigError, StorageError
+from distrl.core.experience_log import LEARNERS
 from distrl.core.metrics import write_json
 
 _OWNER = "owner"  # file in a scratch folder: process id of the driver
@@ -47,6 +48,11 @@ def own_scratch(run_id: str) -> Path:
 def _scratch_base() -> Path:
     memory = Path("/dev/shm")
     return memory if os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
+
+
+def learner_directory(run: Path, rank: int) -> Path:
+    """Where a learner has its log and its checkpoints: the first one in the run's directory itself."""
+    return run if rank == 0 else run / LEARNERS / str(rank)
 
 
 class RunDirectory:

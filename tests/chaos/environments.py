@@ -1,4 +1,4 @@
-"""A ledgered simulator that is killed once, at a stated moment of a stated step."""
+"""Environments of which a chaos test must know more than chance allows: when one dies, what an episode returns."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import signal
 import time
 from pathlib import Path
 from typing import Any
+
+import gymnasium
+import numpy as np
 
 from distrl.envs.ledgered import LedgeredPendulum
 
@@ -42,3 +45,21 @@ class Mortal(LedgeredPendulum):
     def snapshot(self, directory: Any) -> None:
         self._die("told")
         super().snapshot(directory)
+
+
+class Even(gymnasium.Env):
+    """Every episode has ten steps and returns 10, whatever is done: of two policies neither is better."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, discrete: bool = False):
+        self.action_space = gymnasium.spaces.Discrete(2) if discrete else gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self._step = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self._step += 1
+        return np.zeros(1, np.float32), 1.0, self._step == 10, False, {}

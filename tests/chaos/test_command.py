@@ -135,7 +135,7 @@ def test_scaling_what_is_no_run_is_one_sentence(tmp_path):
 
 @pytest.mark.slow
 def test_messages_that_fail_or_come_late_lose_nothing(command):
-    failing = {"num_failures": 40, "req_failure_prob": 3, "resp_failure_prob": 3}  # of each process's calls, per cent
+    failing = {"num_failures": 80, "req_failure_prob": 3, "resp_failure_prob": 10}  # of each process's calls, per cent
     job = command(
         "run.steps=1500",
         RAY_testing_rpc_failure=json.dumps({"CoreWorkerService.grpc_client.PushTask": failing}),

@@ -20,6 +20,7 @@ from distrl.cluster.resources import bundles
 from distrl.core.experience_log import read_log
 from distrl.core.metrics import read_json_lines
 from tests.chaos.balance import MARK, assert_balanced, ledgered
+from tests.fakes.processes import wait_until
 
 FAST_HEALTH_CHECKS = {
     "health_check_initial_delay_ms": 500,
@@ -127,6 +128,30 @@ def test_a_run_begins_with_the_env_workers_that_there_is_room_for_and_the_others
     assert counts.index(before) < counts.index(before + 2)
     assert events(result.directory, "restart") == []
     assert_balanced(result.directory, in_flight=2 * (before + 2), mark=os.environ[MARK])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("placement", "num_nodes"), [("pack", 1), ("spread", 3)])
+def test_env_workers_fill_one_node_or_go_to_as_many_as_there_are(cluster, tmp_path, placement, num_nodes):
+    """Three of one CPU each, where each of three nodes has room for all."""
+    added = [cluster.add_node(num_cpus=4, **SMALL) for _ in range(3 - len(cluster.worker_nodes))]
+    found = {}
+
+    def look(status):
+        if status["phase"] == "training":
+            found.update({name: node for name, node in nodes_of(status).items() if name.startswith("env_worker")})
+
+    workers = "actors.env_workers=3", "actors.envs_per_worker=1"
+    config = ledgered(tmp_path / "run", "run.steps=1000", f"actors.placement={placement}", *workers)
+    try:  # all of them idle: Ray would put what a busy one has no room for elsewhere
+        assert wait_until(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"])
+        result = train(config, show=look, keep_ray=True)
+    finally:
+        for node in added:  # the other tests count on two
+            cluster.remove_node(node)
+    assert len(found) == 3
+    assert len(set(found.values())) == num_nodes
+    assert events(result.directory, "restart") == []
 
 
 @pytest.mark.slow

@@ -165,9 +165,9 @@ def test_a_learner_that_stands_still_is_replaced(tmp_path, mark):
     assert summary["transitions_lost"] == 0
 
 
-def test_learner_and_parameter_server_together(tmp_path, mark):
+def test_learner_and_parameter_server_together_then_learner_and_evaluator(tmp_path, mark):
     """Just after a checkpoint and long before the next one: there are updates to lose, however late a status comes."""
-    killer = Killer(mark, ["learner", "parameter_server"], ["learner"], at=330, count="updates")
+    killer = Killer(mark, ["learner", "parameter_server"], ["learner", "evaluator"], at=330, count="updates")
     run, summary = trained(
         ledgered(
             tmp_path / "run",
@@ -178,7 +178,7 @@ def test_learner_and_parameter_server_together(tmp_path, mark):
         ),
         killer,
     )
-    assert sorted(restarts(run)) == ["learner", "learner", "parameter_server"]
+    assert sorted(restarts(run)) == ["evaluator", "learner", "learner", "parameter_server"]
     assert_balanced(run, mark=mark)
     assert summary["transitions_rejected"] == {}
     assert undisturbed(killer) >= {"env_worker_0", "env_worker_1"}
@@ -186,6 +186,7 @@ def test_learner_and_parameter_server_together(tmp_path, mark):
     assert reproduce(RunDirectory.open(run)).difference is None
 
 
+@pytest.mark.slow  # each of them once: the test above
 def test_evaluator_and_parameter_server_one_after_the_other(tmp_path, mark):
     killer = Killer(mark, ["evaluator"], ["parameter_server"], ["parameter_server"], at=200)
     run, _ = trained(ledgered(tmp_path / "run", "evaluation.period=100", ENDLESS), killer)
@@ -220,6 +221,7 @@ def test_a_hanging_environment_is_noticed_and_disturbs_nobody(tmp_path, mark):
     assert summary["transitions_rejected"] == {}
 
 
+@pytest.mark.slow  # joining: tests/chaos/test_command.py; leaving: test_nodes.py; the learner's death: above
 def test_env_workers_join_and_leave_under_load_while_the_learner_dies(tmp_path, mark):
     killer, asked = Killer(mark, ["learner"], phase="never"), []
 

@@ -113,21 +113,54 @@ def test_a_trial_goes_on_when_the_node_of_its_env_worker_is_lost(cluster, tmp_pa
     cluster.add_node(num_cpus=1, **SMALL)
 
 
-def test_the_worst_of_a_population_take_over_the_best(tmp_path):
+def copies_of_a_population(tmp_path, key, run, **keys):
+    """(Its run directory, configuration, trial.json) of each trial that went on from another's networks, each with a
+    value of ``key`` that the donor did not have.
+
+    Whose returns are better is no matter of luck: all are the same, so that the first trial always copies the second.
+    """
     ray.shutdown()
-    scheduler = {"name": "pbt", "period": 500, "quantile": 0.5}
-    sweep = SweepConfig.validated(
-        SWEEP | {"out": str(tmp_path / "out"), "scheduler": scheduler, "metric": "return_mean"}
-    )
-    found = tune(sweep)
+    ray.init(address="local", namespace="distrl", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    run = run | {"run": {"steps": 2500}}
+    population = {"scheduler": {"name": "pbt", "period": 500, "quantile": 0.5}, "metric": "return_mean", "set": run}
+    try:
+        found = tune(SweepConfig.validated(SWEEP | population | {"out": str(tmp_path / "out")} | keys))
+    finally:
+        ray.shutdown()
     assert [row.status for row in found.rows] == ["finished"] * 2
-    copies = {path: facts for path, facts in of_runs(found.directory).items() if facts["origin"] is not None}
+    runs = of_runs(found.directory)
+    copies = {path: facts for path, facts in runs.items() if facts["origin"] is not None}
     assert copies
     for path, facts in copies.items():
-        config = RunConfig.load(path / "config.toml")
+        (donor,) = [other for other in runs if other.name == facts["origin"]["run"].rpartition("/")[2]]
+        assert donor.name.partition("-")[0] != path.name.partition("-")[0]
+        assert runs[donor]["values"][key] != facts["values"][key]
+        notes = [event["text"] for event in read_json_lines(path / "events.jsonl") if event["kind"] == "note"]
+        assert any("starts from the networks of another run" in note for note in notes)
+    return [(path, RunConfig.load(path / "config.toml"), facts) for path, facts in copies.items()]
+
+
+def test_the_worst_of_a_population_take_over_the_best(tmp_path):
+    env = {"id": "tests.chaos.environments:Even", "hosting": "process", "delay": {"median_s": 0.01}}
+    for path, config, facts in copies_of_a_population(tmp_path, RATE, RUN | {"env": env}):
         assert config.algorithm.options["actor_learning_rate"] == facts["values"][RATE]
         assert config.replay.warm_start[-1] == facts["origin"]["run"]
-        donor = json.loads(
-            (found.directory / "runs" / facts["origin"]["run"].split("/")[-1] / "trial.json").read_text()
-        )
-        assert donor["values"][RATE] != facts["values"][RATE]
+        assert json.loads((path / "summary.json").read_text())["transitions_warm"] > 0
+
+
+def test_a_population_of_an_on_policy_algorithm_takes_over_networks_alone(tmp_path):
+    """Another policy's transitions are of no use to it. (What a learner holds each trial compares with its values.)"""
+    rate = "algorithm.learning_rate"
+    env = {"id": "tests.chaos.environments:Even", "kwargs": {"discrete": True}, "hosting": "process"}
+    run = {
+        "env": env | {"delay": {"median_s": 0.01}},
+        "actors": {"envs_per_worker": 1, "fragment_steps": 25},
+        "algorithm": {"name": "ppo", "hidden": [16], "batch_size": 100, "minibatches": 1, "epochs": 2},
+        "evaluation": {"period": 250, "episodes": 1},
+    }
+    space = {rate: {"loguniform": [1e-5, 1e-2]}}
+    for path, config, facts in copies_of_a_population(tmp_path, rate, run, config="cartpole", space=space):
+        assert config.algorithm.options["learning_rate"] == facts["values"][rate]
+        assert facts["origin"]["logs"] == config.replay.warm_start == []
+        assert config.learner.start_from is not None
+        assert json.loads((path / "summary.json").read_text()).get("transitions_warm", 0) == 0

@@ -156,10 +156,10 @@ def test_a_stopped_job_writes_its_checkpoint_and_goes_on_with_resume(distrl, by)
     out = distrl.folder / "run"
 
     def stop(process):
-        line = ""
-        while " updates" not in line:
-            line = process.stdout.readline()
-            assert line, "the job ended before it was stopped"
+        lines = [""]
+        while " updates" not in lines[-1]:
+            lines.append(process.stdout.readline())
+            assert lines[-1], "the job ended before it was stopped: " + "".join(lines)
         if by == "ctrl-c":
             return process.send_signal(signal.SIGINT)
         rows = [row for row in distrl("jobs", *distrl.address, COLUMNS="400")[1].splitlines() if "RUNNING" in row]

@@ -134,6 +134,7 @@ def test_a_run_none_of_whose_checkpoints_is_whole_is_refused(finished):
         run(config, Watcher(), resume=result.directory)
 
 
+@pytest.mark.slow  # a resume is in the stage in force: test_fidelity.py; a next life too: tests/actors/test_fidelity.py
 def test_a_replaced_env_worker_is_in_the_fidelity_stage_in_force(tmp_path):
     stop, killed_at = threading.Event(), []
 
@@ -221,6 +222,7 @@ def test_two_policies_and_a_killed_env_worker_account_for_every_agents_step(tmp_
     assert whose == {"hunter": {0}, "prey": {1, 2}}
 
 
+@pytest.mark.slow  # a league after a death: tests/learners/league/test_league.py; both deaths: tests/chaos/test_run.py
 def test_a_league_survives_its_learner_and_its_parameter_server(tmp_path):
     """Who had been kept is met again, and every agent's step is accounted for."""
     killed = []

@@ -74,7 +74,7 @@ def test_what_no_node_has_is_refused_with_what_was_asked_and_what_there_is():
 
 def test_the_learner_and_an_env_worker_must_both_find_their_share_of_the_gpus():
     one_gpu = [Node({"CPU": 8.0, "GPU": 1.0})]
-    with pytest.raises(ConfigError, match=r"the learner asks Ray for 1 GPU .* but the cluster has 1 GPU"):
+    with pytest.raises(ConfigError, match=r"each learner asks Ray for 1 GPU .* but the cluster has 1 GPU"):
         check_cluster(config("env.gpus=0.25"), one_gpu, grows=False)
     check_cluster(config("env.gpus=0.125", "learner.gpus=0.5"), one_gpu, grows=False)
 
@@ -101,3 +101,20 @@ def test_packing_fills_the_fullest_node_that_still_has_room():
     assert fullest(Request(cpus=2), free) == "b"
     assert fullest(Request(cpus=4), free) == "a"
     assert fullest(Request(cpus=9), free) is None
+
+
+def test_an_env_worker_takes_its_room_once_whether_ray_has_placed_it_yet_or_not(monkeypatch):
+    """Four of one CPU fit a node of four, though Ray tells late what is free."""
+    from distrl.cluster import placement
+
+    told = iter([4.0, 4.0, 2.0, 2.0, 0.0])  # free CPUs of the smaller one, each time that Ray is asked
+    small, large = "0" * 56, "1" * 56  # the form of Ray's ids
+    nodes = [{"NodeID": name, "Labels": {}, "Alive": True} for name in (small, large)]
+    monkeypatch.setattr(placement.ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(placement.ray.util, "get_current_placement_group", lambda: None)
+    monkeypatch.setattr(
+        placement.state, "available_resources_per_node", lambda: {small: {"CPU": next(told)}, large: {"CPU": 8.0}}
+    )
+    packed = placement.Placement(config("actors.placement=pack", "actors.envs_per_worker=1"))
+    chosen = [packed.options()["scheduling_strategy"].node_id for _ in range(5)]
+    assert chosen == [small] * 4 + [large]

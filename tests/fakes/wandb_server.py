@@ -1,5 +1,5 @@
-"""What of a W&B server its client's upload talks to, on this machine: answers, refuses or hangs as a test says, and
-keeps what came.
+"""What of a W&B server its client's upload and its sweep agent talk to, on this machine: answers, refuses or hangs as a
+test says, and keeps what came.
 """
 
 import contextlib
@@ -7,6 +7,8 @@ import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+import yaml
 
 
 class WandbServer:
@@ -16,6 +18,8 @@ class WandbServer:
         mode: ``answers``, ``refuses`` (503) or ``hangs``. requests: how many came.
         history: run id → number of the row → row. exits: run id → exit codes. upserts: variables of each creation of
             a run. files: names of those that were uploaded. artifacts: names.
+        sweep: of ``wandb sweep``, as it came. suggestions: run id → parameters, for the sweep's agents one after the
+            other; then they are told to end.
     """
 
     def __init__(self) -> None:
@@ -25,6 +29,8 @@ class WandbServer:
         self.upserts: list[dict[str, Any]] = []
         self.files: set[str] = set()
         self.artifacts: list[str] = []
+        self.sweep = ""
+        self.suggestions: dict[str, dict[str, Any]] = {}
         self._over = threading.Event()
         server = self
 
@@ -84,7 +90,9 @@ class WandbServer:
         return [rows[number] for number in sorted(rows)]
 
     def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        variables, what = request.get("variables") or {}, request["operationName"]
+        variables, what = request.get("variables") or {}, request.get("operationName")
+        if not what:  # it is named in the query alone
+            what = request["query"].split("(")[0].split("{")[0].split()[-1]
         project = {"id": "p", "name": variables.get("project"), "entity": {"id": "e", "name": "me"}}
         if what == "UpsertBucket":
             self.upserts.append(variables)
@@ -104,6 +112,30 @@ class WandbServer:
             self.artifacts.append(variables["input"]["artifactCollectionName"])
             artifact = {"id": "a", "state": "COMMITTED", "artifactSequence": {"latestArtifact": {"id": "a"}}}
             return {"createArtifact": {"artifact": artifact}}
+        return self._answer_about_sweep(what, variables, project)
+
+    def _answer_about_sweep(self, what: str, variables: dict[str, Any], project: dict[str, Any]) -> dict[str, Any]:
+        if what == "UpsertSweep":
+            self.sweep = variables["config"]
+            return {"upsertSweep": {"sweep": {"name": "sweep1", "project": project}, "configValidationWarnings": []}}
+        if what == "SweepWithRuns":
+            states = {"state": "RUNNING", "controller": "{}", "scheduler": "{}", "runs": {"edges": []}}
+            return {"project": {"sweep": {"id": "s", "name": "sweep1", "config": self.sweep, **states}}}
+        if what == "CreateAgent":
+            return {"createAgent": {"agent": {"id": "agent1"}}}
+        if what == "Heartbeat":
+            commands: list[dict[str, Any]] = [{"type": "exit"}]
+            if json.loads(variables["runState"]):  # one is under way
+                commands = []
+            elif self.suggestions:
+                run_id, values = self.suggestions.popitem()
+                arguments = {name: {"value": value} for name, value in values.items()}
+                program = yaml.safe_load(self.sweep)["program"]
+                commands = [{"type": "run", "run_id": run_id, "program": program, "args": arguments}]
+            return {"agentHeartbeat": {"agent": {"id": "agent1"}, "commands": json.dumps(commands)}}
+        if what == "Viewer":  # whose key it is
+            account = {"id": "v", "name": "me", "username": "me", "email": "", "entity": "me", "admin": False}
+            return {"viewer": {**account, "flags": "{}", "teams": {"edges": []}, "apiKeys": {"edges": []}}}
         return {}
 
     def _stream(self, run_id: str, message: dict[str, Any]) -> None:

@@ -129,7 +129,7 @@ def slow_iql(algorithm, batch, spec, vectors):
     actor = split(algorithm.actor.parameters, vectors.get("actor", fixed["actor"]))
     value, old_value = (split(algorithm.value, v["value"]) for v in (fixed | vectors, fixed))
     critic, target = split(algorithm.critic, (fixed | vectors)["critic"]), split(algorithm.critic, fixed["target"])
-    losses = np.zeros(3)
+    losses, counts = np.zeros(3), np.ones(len(batch.reward)) if batch.weight is None else batch.weight
     for s in range(len(batch.reward)):
         seen, after = batch.observation["array"][s], batch.next_observation["array"][s]
         judged = np.append(seen, slow_encoded(spec, batch.action[s]))
@@ -137,18 +137,20 @@ def slow_iql(algorithm, batch, spec, vectors):
         u = least - slow_relu(old_value, seen)
         mask = batch.observation["action_mask"][s] if "action_mask" in batch.observation else None
         weight = min(np.exp(config.inverse_temperature * u), config.max_weight)
-        losses[0] -= weight * slow_log_prob(spec, actor, seen, mask, batch.action[s])
+        losses[0] -= counts[s] * weight * slow_log_prob(spec, actor, seen, mask, batch.action[s])
         u = least - slow_relu(value, seen)
-        losses[1] += abs(config.expectile - (u < 0)) * u**2
+        losses[1] += counts[s] * abs(config.expectile - (u < 0)) * u**2
         y = config.reward_scale * batch.reward[s] + batch.discount[s] * slow_relu(old_value, after)
-        losses[2] += sum((y - slow_relu(critic, judged, member)) ** 2 for member in range(2))
+        losses[2] += counts[s] * sum((y - slow_relu(critic, judged, member)) ** 2 for member in range(2))
     return losses / len(batch.reward)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("spec", SPACES.values(), ids=SPACES)
-def test_iqls_losses_and_gradients_are_the_papers(spec):
+def test_iqls_losses_and_gradients_are_the_papers(spec, weighted):
     config = IQL(hidden=(8, 6), learning_rate=0.01, tau=0.1, reward_scale=0.5, max_weight=1.2, expectile=0.8)
     algorithm, batch = trained(config, spec), batch_of(spec, seed=7)
+    batch.weight = np.linspace(0, 3, len(batch.reward), dtype="f4") if weighted else None
     gradients, metrics = algorithm.gradients(batch)
     found = [float(metrics[name]) for name in ("actor_loss", "value_loss", "critic_loss")]
     np.testing.assert_allclose(found, slow_iql(algorithm, batch, spec, {}), rtol=1e-4)
@@ -164,14 +166,17 @@ def test_iqls_losses_and_gradients_are_the_papers(spec):
         np.testing.assert_allclose(slope, (up - down) / 2e-5, rtol=5e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("spec", SPACES.values(), ids=SPACES)
-def test_bcs_loss_is_the_log_likelihood_and_its_gradient_that_of_an_iql_without_temperature(spec):
+def test_bcs_loss_is_the_log_likelihood_and_its_gradient_that_of_an_iql_without_temperature(spec, weighted):
     algorithm, batch = trained(BC(hidden=(8, 6), learning_rate=0.01), spec), batch_of(spec, seed=7)
+    counts = np.linspace(0, 3, len(batch.reward), dtype="f4") if weighted else np.ones(len(batch.reward))
+    batch.weight = counts if weighted else None
     gradients, metrics = algorithm.gradients(batch)
     named = split(algorithm.actor.parameters, algorithm.actor.parameters.flat)
     masks = batch.observation.get("action_mask", [None] * len(batch.reward))
     rows = zip(batch.observation["array"], masks, batch.action, strict=True)
-    slow = np.mean([slow_log_prob(spec, named, seen, mask, action) for seen, mask, action in rows])
+    slow = np.mean(counts * [slow_log_prob(spec, named, seen, mask, action) for seen, mask, action in rows])
     assert float(metrics["loss"]) == pytest.approx(-slow, rel=1e-4)
     iql = IQL(hidden=(8, 6), inverse_temperature=0.0).build(spec)
     iql.actor.parameters.flat.copy_(algorithm.actor.parameters.flat)

@@ -118,13 +118,17 @@ def loss_of(algorithm: PPO, flat: torch.Tensor, batch) -> torch.Tensor:
         clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
         weight = 1.0 if batch.weight is None else batch.weight
         gain = weight * torch.min(ratio * advantage, clipped * advantage)
-    else:
+    elif config.surrogate == "policy_gradient":
         gain = ratio.clamp(max=config.rho_max).detach() * advantage * log_prob
+    else:
+        taper = [1.0 if a >= 0 else min(1.0, float(r)) for a, r in zip(advantage, ratio, strict=True)]
+        gain = torch.tensor(taper) * advantage * log_prob
     error = (value - batch.target) ** 2
     if config.value_clip is not None:
         near = batch.value + (value - batch.value).clamp(-config.value_clip, config.value_clip)
         error = torch.max(error, (near - batch.target) ** 2)
-    return -gain.mean() + config.value_cost * 0.5 * error.mean() - config.entropy_cost * entropy.mean()
+    loss = -gain + config.value_cost * 0.5 * error - config.entropy_cost * entropy
+    return (loss if batch.counts is None else batch.counts * loss).mean()
 
 
 OPTIONS = [
@@ -136,14 +140,19 @@ OPTIONS = [
     ("discrete", APPO, {"advantages": "gae", "rho_max": 5.0, "minibatches": 2}),
     ("central", Config, {"central_critic": True}),
     ("masked", IMPALA, {"normalize_advantages": False, "c_max": 0.9}),
+    ("box", IMPALA, {"surrogate": "tapered"}),
+    ("discrete", APPO, {"surrogate": "tapered", "decoupled": False, "normalize_advantages": False}),
 ]
 
 
+@pytest.mark.parametrize("counts", [False, True])
 @pytest.mark.parametrize(("kind", "config", "options"), OPTIONS)
-def test_gradients_are_autograds_of_the_losses(kind, config, options):
+def test_gradients_are_autograds_of_the_losses(kind, config, options, counts):
     """After some updates on the rollout, so that probabilities and values have left where they began."""
     algorithm = algorithm_of(kind, config, learning_rate=0.02, epochs=2, **{"minibatches": 2} | options)
     rollout = rollout_of(algorithm, kind)
+    if counts:
+        rollout.weight = np.random.default_rng(5).exponential(size=rollout.reward.shape).astype("f4")
     for minibatch in algorithm.minibatches(rollout, torch.Generator().manual_seed(0)):
         before = algorithm.parameters.flat.clone()
         gradients, metrics = algorithm.gradients(minibatch)

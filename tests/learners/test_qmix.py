@@ -113,7 +113,7 @@ def slow_loss(algorithm, flat, fixed, target, batch):
         made = {part: network(split(vector), f"mixer/{part}", seen["state"][s]) for part in ("w1", "b1", "w2", "b2")}
         return slow_mix(chosen, made["w1"].reshape(AGENTS, -1), made["b1"], made["w2"], made["b2"][0])
 
-    losses = []
+    losses, counts = [], [1.0] * len(batch.reward) if batch.weight is None else batch.weight
     for s in range(len(batch.reward)):
         seen = batch.next_observation
         allowed = seen["action_mask"][s].reshape(AGENTS, CHOICES)
@@ -122,13 +122,15 @@ def slow_loss(algorithm, flat, fixed, target, batch):
         y = algorithm.config.reward_scale * batch.reward[s] + batch.discount[s] * following
         own = values(flat, batch.observation, s)
         value = mixed(flat, batch.observation, s, [q[u] for q, u in zip(own, batch.action[s], strict=True)])
-        losses.append(0.5 * (value - y) ** 2)
+        losses.append(counts[s] * 0.5 * (value - y) ** 2)
     return np.mean(losses)
 
 
+@pytest.mark.parametrize("weight", [None, np.array([0.5, 2.0, 0.0, 3.0], "f4")], ids=["alike", "weighted"])
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: type(config).__name__)
-def test_loss_and_gradient_are_the_papers(config):
+def test_loss_and_gradient_are_the_papers(config, weight):
     algorithm, batch = trained(config), batch_of(4, 77)
+    batch.weight = weight
     gradients, metrics = algorithm.gradients(batch)
     flat, target = (
         algorithm.parameters.flat.numpy().astype("f8"),

@@ -171,8 +171,8 @@ def test_an_update_on_a_device_waits_for_nothing_and_has_no_part_on_the_cpu():
     algorithm = SAC(Config(hidden=(8, 6), max_gradient_norm=1.0), env_spec(), device="meta")
     shapes = (2, 16, 2), (16, 2), (16,), (16,), (16,), (16, 3), (16, 3)
     with torch.no_grad():
-        gradients, metrics = algorithm._compute(*(torch.empty(shape, device="meta") for shape in shapes))
-    assert all(tensor.device.type == "meta" for tensor in (*gradients.values(), *metrics.values()))
+        gradients, metrics, error = algorithm._compute(*(torch.empty(shape, device="meta") for shape in shapes))
+    assert all(tensor.device.type == "meta" for tensor in (*gradients.values(), *metrics.values(), error))
     assert all(gradients[name].shape == vector.shape for name, vector in vectors(algorithm).items())
     for _ in range(3):
         algorithm.apply(gradients)

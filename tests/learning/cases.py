@@ -68,8 +68,51 @@ _CARTPOLE = {
     "source": "Gymnasium's reward_threshold",
     "steps": 120_000,
 }
+_PENDULUM: dict[str, Any] = {
+    "problem": "Pendulum",
+    "env": {"id": "Pendulum-v1"},
+    "goal": -200.0,
+    "source": "own runs; RL Zoo's SAC has −176 ± 102 after 20,000 steps (recalled)",
+    "steps": 5_000,
+    "sections": {"actors": {"envs_per_worker": 2}, "replay": {"min_size": 500, "samples_per_insert": 128.0}},
+}
+_SAC = {"batch_size": 128, "actor_learning_rate": 1e-3, "critic_learning_rate": 1e-3, "hidden": [64, 64]}
 _FAST = {"actors": {"envs_per_worker": 32, "fragment_steps": 32}}
 _APPO = {"batch_size": 1024, "epochs": 4, "minibatches": 4, "learning_rate": 2e-3}
+_DQN = {
+    "batch_size": 128,
+    "hidden": [128, 128],
+    "learning_rate": 1e-3,
+    "epsilon_steps": 10_000,
+    "value_min": -10.0,
+    "value_max": 110.0,
+}
+_REPLAY = {
+    "actors": {"envs_per_worker": 8, "fragment_steps": 8},
+    "replay": {"min_size": 1000, "samples_per_insert": 64.0},
+}
+_SEA: dict[str, Any] = {
+    "problem": "hidden treasure",
+    "env": _problem("DeepSea", size=8),
+    "goal": 0.98,
+    "source": _KNOWN.format(0.99) + "; chance finds it in one of 256 episodes",
+    "steps": 2_000,
+    "sections": {
+        "actors": {"envs_per_worker": 2, "fragment_steps": 4},
+        "replay": {"min_size": 64, "samples_per_insert": 128.0},
+    },
+}
+_DIVER = {
+    "batch_size": 64,
+    "hidden": [64],
+    "learning_rate": 3e-3,
+    "tau": 0.1,
+    "initial_epsilon": 0.2,
+    "final_epsilon": 0.2,
+    "value_min": -2.0,
+    "value_max": 8.0,
+}
+_NEW = {"weight": 0.3, "hidden": [64], "learning_rate": 1e-3}
 _RECALL = {
     "env": _problem("Recall", num_cues=4, delay=8),
     "steps": 40_000,
@@ -89,16 +132,7 @@ _MEMORY = {"batch_size": 1024, "epochs": 3, "minibatches": 4, "learning_rate": 3
 _ONE_CUE_IN_FOUR = "1/4 is the most without memory: the last observation says nothing of the cue"
 
 _LOCAL = [
-    Case(
-        "sac",
-        "Pendulum",
-        {"id": "Pendulum-v1"},
-        -200.0,
-        "own runs; RL Zoo's SAC has −176 ± 102 after 20,000 steps (recalled)",
-        5_000,
-        {"batch_size": 128, "actor_learning_rate": 1e-3, "critic_learning_rate": 1e-3, "hidden": [64, 64]},
-        {"actors": {"envs_per_worker": 2}, "replay": {"min_size": 500, "samples_per_insert": 128.0}},
-    ),
+    Case("sac", **_PENDULUM, options=_SAC),
     Case(
         "sac",
         "Dict of Boxes",
@@ -116,6 +150,17 @@ _LOCAL = [
         },
         {"actors": {"envs_per_worker": 2}, "replay": {"min_size": 500, "samples_per_insert": 128.0}},
     ),
+    Case("td3", **_PENDULUM | {"steps": 10_000}, options=_SAC),
+    Case(
+        "td3, HL-Gauss",
+        **_PENDULUM | {"steps": 10_000},
+        options=_SAC | {"value_loss": "hl_gauss", "value_min": -1000.0, "value_max": 100.0},
+    ),
+    Case("dsact", **_PENDULUM | {"steps": 10_000}, options=_SAC),
+    Case("dqn", **_CARTPOLE | {"steps": 50_000}, options=_DQN, sections=_REPLAY),
+    Case("dqn, squared", **_CARTPOLE | {"steps": 50_000}, options=_DQN | {"value_loss": "squared"}, sections=_REPLAY),
+    Case("dqn, RND", **_SEA, options=_DIVER | {"bonus": {"kind": "rnd"} | _NEW}),
+    Case("dqn, DRND", **_SEA, options=_DIVER | {"bonus": {"kind": "drnd"} | _NEW}),
     Case("ppo", **_CARTPOLE | {"steps": 200_000}, options=_APPO, sections=_FAST),
     Case("appo", **_CARTPOLE, options=_APPO, sections=_FAST),
     Case("appo, coupled", **_CARTPOLE, options=_APPO | {"decoupled": False}, sections=_FAST),
@@ -212,6 +257,12 @@ _LOCAL = [
             "entropy_cost": 3e-3,
         },
         {"actors": {"envs_per_worker": 32, "fragment_steps": 25}},
+    ),
+    Case(
+        "dqn, no bonus",
+        **_SEA | {"goal": 0.5, "source": "chance finds it in one of 256 episodes, and all it learns before leads away"},
+        options=_DIVER,
+        unsolvable=True,
     ),
     Case("appo", "memory", goal=0.6, source=_ONE_CUE_IN_FOUR, options=_MEMORY, unsolvable=True, **_RECALL),
 ]

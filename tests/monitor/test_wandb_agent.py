@@ -1,21 +1,22 @@
-"""The shipped sweep, as ``wandb agent`` runs it: its own expansion of the command, its own environment, its own
-process. What W&B's server does of a sweep, to suggest parameters, is not here.
+"""The shipped sweep, as ``wandb sweep`` sends it and ``wandb agent`` runs it. What W&B's server does of a sweep, to
+suggest parameters, is not here.
 """
 
+import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
-from wandb.wandb_agent import Agent
 
 import distrl.tune_configs
 from distrl.cluster.checks import algorithm_model
 from distrl.core.config import RunConfig
 from distrl.core.config_input import presets_directory
-from tests.fakes.wandb_recording import config, history, records
+from tests.fakes.wandb_server import WandbServer
 
 SWEEP = yaml.safe_load((Path(distrl.tune_configs.__path__[0]) / "wandb" / "ks.yaml").read_text())
 TINY = {
@@ -39,12 +40,13 @@ def suggested(which):
         choices = parameter.get("values") or [parameter["min"], parameter["max"]]
         return choices[which]
 
-    return {name: {"value": value(parameter)} for name, parameter in SWEEP["parameters"].items()}
+    return {name: value(parameter) for name, parameter in SWEEP["parameters"].items()}
 
 
 @pytest.mark.parametrize("which", [0, -1])
 def test_every_parameter_of_the_sweep_is_a_key_that_the_preset_takes(which):
-    words = create_sweep_command_args({"args": suggested(which)})["args_no_hyphens"]
+    arguments = {name: {"value": value} for name, value in suggested(which).items()}
+    words = create_sweep_command_args({"args": arguments})["args_no_hyphens"]
     command = create_sweep_command(list(SWEEP["command"]))
     assert command[1:4] == ["distrl", "train", "ks"]
     found = RunConfig.load("ks", [command[4], *words])
@@ -55,24 +57,30 @@ def test_every_parameter_of_the_sweep_is_a_key_that_the_preset_takes(which):
 
 @pytest.mark.slow
 def test_an_agents_run_is_the_sweeps(tmp_path, monkeypatch):
+    """``wandb sweep`` and ``wandb agent``, against a server that suggests one run."""
     for name in [name for name in os.environ if name.startswith("WANDB")]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    for name, value in {"MODE": "offline", "SWEEP_ID": "sweep1", "ERROR_REPORTING": "false"}.items():
-        monkeypatch.setenv(f"WANDB_{name}", value)
-    agent = Agent(None, None, sweep_id="sweep1")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     preset = tmp_path / "ks.toml"  # one process has no limit in seconds
     lines = (presets_directory() / "ks.toml").read_text().splitlines()
     preset.write_text("\n".join(line for line in lines if not line.startswith("wall_limit_s")))
     command = [str(preset) if word == "ks" else word for word in SWEEP["command"]]
-    agent._sweep_command = [*command, "--local", "--out", str(tmp_path / "run")]
-    arguments = suggested(0) | {name: {"value": value} for name, value in (TINY | {"run.steps": 400}).items()}
-    agent._command_run({"run_id": "run1", "program": SWEEP["program"], "args": arguments})
-    assert agent._run_processes["run1"].wait(300) == 0
-    (recording,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
-    (begin,) = [record.run for record in records(recording) if record.HasField("run")]
-    assert (begin.run_id, begin.sweep_id) == ("run1", "sweep1")
-    assert config(recording)["algorithm"]["gamma"] == 0.95
-    assert config(recording)["algorithm.gamma"] == 0.95, "under the name that the sweep knows"
-    assert any(SWEEP["metric"]["name"] in row for row in history(recording)), "what the sweep maximises"
+    command += ["--local", "--out", str(tmp_path / "run")]
+    (tmp_path / "ks.yaml").write_text(yaml.safe_dump(SWEEP | {"command": command}))
+    with WandbServer() as server:
+        key = "0123456789abcdef" * 2 + "01234567"
+        for name, value in {"BASE_URL": server.url, "API_KEY": key, "ERROR_REPORTING": "false"}.items():
+            monkeypatch.setenv(f"WANDB_{name}", value)
+        subprocess.run(["wandb", "sweep", "ks.yaml"], check=True, timeout=120)
+        assert yaml.safe_load(server.sweep)["parameters"].keys() == SWEEP["parameters"].keys()
+        server.suggestions["run1"] = suggested(0) | TINY | {"run.steps": 400}
+        subprocess.run(["wandb", "agent", "me/distrl/sweep1"], check=True, timeout=300)
+        assert {run["name"] for run in server.upserts} == {"run1"}
+        assert server.upserts[0]["sweep"] == "sweep1"
+        assert server.exits["run1"] == [0]
+        assert any(SWEEP["metric"]["name"] in row for row in server.rows("run1")), "what the sweep maximises"
+    configs = [json.loads(run["config"]) for run in server.upserts if run["config"]]
+    assert configs[-1]["algorithm"]["value"]["gamma"] == 0.95
+    assert configs[-1]["algorithm.gamma"]["value"] == 0.95, "under the name that the sweep knows"

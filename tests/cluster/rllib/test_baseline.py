@@ -145,7 +145,7 @@ def test_a_run_of_rllibs_leaves_a_run_directory_like_any_other(tmp_path, monkeyp
     assert 0 < summary["env_busy_fraction"] < 1
     metrics = list(read_json_lines(result.directory / "metrics.jsonl"))
     evaluations = [record for record in metrics if record["kind"] == "evaluation"]
-    assert len(evaluations) == 3
+    assert 2 <= len(evaluations) <= 3  # an iteration of RLlib's may pass both 1000 and 2000
     assert evaluations[0]["seeds"] == [1_000_000_000, 1_000_000_001]
     steps = sum(record["length"] for record in metrics if record["kind"] == "episode")
     assert 0 <= summary["env_steps"] - steps < 4 * 500

@@ -1,0 +1,166 @@
+"""The learners of a run, and the shards of the parameters that they share: started, wired, replaced, ended.
+
+learner.mode = single            one learner
+               all_reduce        learners in step: where one dies, all begin again from the first one's checkpoint
+               parameter_server  learners and shards: who dies is replaced, and the others go on
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import ray
+
+from distrl.cluster.learner_actor import LearnerActor
+from distrl.cluster.learner_reports import together
+from distrl.cluster.member import Member
+from distrl.cluster.parameter_shard_actor import ParameterShardActor, forget_shards
+from distrl.cluster.placement import in_group
+from distrl.cluster.ray_links import start_actor
+from distrl.cluster.resources import learner as learner_request
+from distrl.core.config import RunConfig
+from distrl.core.run_directory import RunDirectory
+from distrl.core.types import EnvSpec
+
+_BESIDE_PUSHES = 4  # calls of a shard that are answered while all learners wait in it
+
+
+class LearnerSide:
+    """Everybody who makes updates.
+
+    Attributes:
+        learners: by rank. shards: by number.
+    """
+
+    def __init__(self, config: RunConfig, spec: EnvSpec, run: RunDirectory, gpus: float):
+        self._config, self._plain, self._spec, self._run, self._gpus = config, config.model_dump(), spec, run, gpus
+        self._settings = config.learner
+        self._server: Any = None
+        self._reports: dict[int, dict[str, Any]] = {}  # of each learner, its newest
+        self.learners: list[Member] = []
+        self.shards: list[Member] = []
+        self._names: dict[int, str] = {}  # by rank, as the shards know it
+
+    def start(self, server: Any) -> None:
+        """Start everybody; ``server``: where weights are published."""
+        self._server = server
+        if self._settings.mode == "parameter_server":
+            self.shards = [self._start_shard(number) for number in range(self._settings.shards)]
+        else:
+            forget_shards(self._run.path)  # another session's: the learners' checkpoints are newer
+        self.learners = [self._start_learner(rank) for rank in range(self._settings.count)]
+        self._wire(self.learners)
+
+    @property
+    def members(self) -> list[Member]:
+        """Learners and shards."""
+        return [*self.learners, *self.shards]
+
+    @property
+    def heard(self) -> bool:
+        """Whether all have answered."""
+        return all(member.heard for member in self.members)
+
+    @property
+    def updating(self) -> bool:
+        """Whether the loop of any learner ran when it was last heard."""
+        return len(self._reports) < len(self.learners) or any(report["running"] for report in self._reports.values())
+
+    @property
+    def actors(self) -> list[Any]:
+        """Of the learners, by rank."""
+        return [learner.actor for learner in self.learners]
+
+    def rank_of(self, worker: int) -> int:
+        """Of the learner that an env worker feeds, the same one for all of its lives."""
+        return worker % len(self.learners)
+
+    def of(self, worker: int) -> Any:
+        """The actor of that learner."""
+        return self.learners[self.rank_of(worker)].actor
+
+    def use_server(self, server: Any) -> None:
+        """A new parameter server has taken the place of the old one."""
+        self._server = server
+        for actor in self.actors:
+            actor.use_server.remote(server)
+
+    def reported(self, learner: Member, report: dict[str, Any]) -> dict[str, Any] | None:
+        """Take a learner's report; what they all amount to, or None until all have reported."""
+        self._reports[self.learners.index(learner)] = report
+        if len(self._reports) < len(self.learners):
+            return None
+        return together([self._reports[rank] for rank in range(len(self.learners))], self._settings.mode)
+
+    def replace(self, member: Member) -> set[int]:
+        """Start another in the place of a dead one, and of those that cannot go on without it; ranks of the learners
+        that are new."""
+        if member in self.shards:
+            number = self.shards.index(member)
+            ray.kill(member.actor)
+            self.shards[number] = self._start_shard(number)
+            for actor in self.actors:
+                actor.use_shards.remote(self._shard_actors())
+            return set()
+        gone = list(self.learners) if self._settings.mode == "all_reduce" else [member]
+        ranks = [self.learners.index(learner) for learner in gone]
+        for rank, learner in zip(ranks, gone, strict=True):
+            ray.kill(learner.actor)  # Ray may have lost sight of it only: two learners must not write one log
+            for shard in self.shards:
+                shard.actor.rest.remote(self._names[rank])
+            learner.answer = None  # nobody waits for it
+            self._reports.pop(rank, None)
+            self.learners[rank] = self._start_learner(rank)
+        self._wire([self.learners[rank] for rank in ranks])
+        return set(ranks)
+
+    def end(self, owes: Callable[[], bool], attend: Callable[[bool], None]) -> list[tuple[Member, dict[str, Any]]]:
+        """Everybody does the updates that are owed, as long as ``owes`` says that they are wanted, and writes its
+        checkpoint; the learners' last reports, or none where one of them was replaced meanwhile.
+
+        Args:
+            attend: hears everybody, or shards alone where it is given False, and replaces whoever has died.
+
+        Raises:
+            RayError: a learner has died since ``attend`` heard it.
+        """
+        learners = list(self.learners)
+        for actor in self.actors:
+            actor.finish.remote()
+        while owes() and self.updating and self.learners == learners:
+            attend(True)
+        if self.learners != learners:
+            return []
+        answers = [actor.stop.remote() for actor in self.actors]
+        while len(ray.wait(answers, num_returns=len(answers), timeout=0)[0]) < len(answers):
+            attend(False)
+        reports = ray.get(answers)
+        for shard in self.shards:
+            shard.actor.stop.remote()
+        return list(zip(learners, reports, strict=True))
+
+    def _wire(self, learners: list[Member]) -> None:
+        where = self.actors[0].meeting.remote() if self._settings.mode == "all_reduce" else None
+        for learner in learners:
+            if self.shards:
+                learner.actor.use_shards.remote(self._shard_actors())
+            learner.actor.start.remote(where)
+
+    def _shard_actors(self) -> list[Any]:
+        return [shard.actor for shard in self.shards]
+
+    def _start_learner(self, rank: int) -> Member:
+        several = self._settings.count > 1
+        life = self._run.next_incarnation() if self.shards else 0
+        self._names[rank] = f"{rank}.{life}"
+        arguments = (self._plain, self._spec, str(self._run.path), self._server, rank, life)
+        options = in_group(learner_request(self._config, self._gpus).options())
+        return Member("learner", start_actor(LearnerActor, *arguments, **options), rank if several else None)
+
+    def _start_shard(self, number: int) -> Member:
+        options: dict[str, Any] = {"max_concurrency": self._settings.count + _BESIDE_PUSHES}
+        if ray.util.get_current_placement_group() is None:
+            options["scheduling_strategy"] = "SPREAD"  # their memory and traffic are on different nodes
+        arguments = (self._plain, str(self._run.path), number)
+        return Member("parameter_shard", start_actor(ParameterShardActor, *arguments, **options), number)

@@ -1,0 +1,210 @@
+"""Sample batches flow in, the gradient of a network of action values flows out, and back in to be applied.
+
+Deep Q-learning with double Q-learning and n-step returns. With Q the network, Q̄ the target network, R and d the batch's
+n-step reward and discount, o' what follows:
+
+    u' = argmax_{u allowed} Q(o', u)             van Hasselt et al. 2016, arXiv 1509.06461, equation 4
+    y  = R + d · Q̄(o', u')                       Mnih et al. 2015, doi 10.1038/nature14236, algorithm 1
+    J  = mean loss(Q(o, a), y)                   ½ (Q − y)², or that of ``distrl.learners.hl_gauss``
+
+Where the batch has weights, each sample's part is multiplied by its own before the mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distrl.core.types import EnvSpec, Observation, PolicySpec, Weights
+from distrl.learners.actor_critic import Inputs
+from distrl.learners.bonus import Bonus, with_bonus
+from distrl.learners.dqn_config import Config
+from distrl.learners.hl_gauss import value_loss
+from distrl.learners.inputs import MASK, flat_inputs, image_paths, input_size
+from distrl.learners.mixing import part_of
+from distrl.learners.networks import MLP, FlatParameters
+from distrl.learners.optimizer import Gradients, Optimizer, Rule, Trained
+from distrl.learners.replay import SampleBatch
+from distrl.learners.value_policies import EPSILON
+
+
+class _Network(Protocol):
+    def initial(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Its parameters by name."""
+
+    def __call__(self, parameters: Mapping[str, Tensor], inputs: Inputs) -> Tensor:
+        """[S, outputs]."""
+
+
+class DQN:
+    """Implements ``distrl.core.contracts.Algorithm``; on a CPU, the same inputs give the same bits.
+
+    Args:
+        config: hyperparameters.
+        env_spec: with Boxes, images, Discrete, MultiDiscrete or MultiBinary to observe and Discrete actions.
+        device: "cpu", "cuda", "cuda:1", …
+        seed: of the initial parameters.
+
+    Attributes:
+        optimizer: of the vector "parameters", and "bonus" where there is one.
+        transitions: of the run, as far as they have been seen.
+    """
+
+    def __init__(self, config: Config, env_spec: EnvSpec, device: str = "cpu", seed: int = 0):
+        self.config, self.device = config, torch.device(device)
+        self.transitions = 0
+        self._policy_spec = config.policy_spec(env_spec)
+        network, actions = self._policy_spec.kwargs["network"], self._policy_spec.kwargs["actions"]
+        self._layout, self._lowest, self._num_actions = network["inputs"], actions["lowest"][0], actions["choices"][0]
+        self._images = image_paths(self._layout)
+        self._num_flat = input_size(env_spec.observation_space, self._layout)
+        self._loss = value_loss(config, self.device)
+        num_outputs = self._num_actions * self._loss.num_outputs
+        self._network: _Network
+        if self._images:
+            self._network = _OfImages(network, num_outputs)
+        else:
+            self._network = _OfNumbers((self._num_flat, *config.hidden, num_outputs))
+        self.parameters = FlatParameters(self._network.initial(torch.Generator().manual_seed(seed)), self.device)
+        rule = Rule(
+            config.learning_rate,
+            max_gradient_norm=config.max_gradient_norm,
+            tau=config.tau,
+            target_period=config.target_period,
+        )
+        trained = Trained(self.parameters.flat, rule)
+        assert trained.target is not None
+        self._target = self.parameters.split(trained.target)  # of the target network
+        self._bonus = None if config.bonus is None else Bonus(config.bonus, self._num_flat, self.device, seed + 1)
+        self.optimizer = Optimizer(with_bonus({"parameters": trained}, self._bonus))
+
+    @property
+    def epsilon(self) -> float:
+        """Share of random actions that env workers are to take now."""
+        first, last = self.config.initial_epsilon, self.config.final_epsilon
+        return first + (last - first) * min(1.0, self.transitions / self.config.epsilon_steps)
+
+    def gradients(self, batch: SampleBatch, rng: torch.Generator | None = None) -> tuple[Gradients, dict[str, Any]]:
+        """The loss's gradient, and metrics (reading one waits for a GPU: do it seldom).
+
+        Args:
+            batch: S transitions.
+            rng: on the algorithm's device; for a bonus alone.
+        """
+        inputs, following = (self._inputs(part) for part in (batch.observation, batch.next_observation))
+        reward, discount = self._tensor(batch.reward), self._tensor(batch.discount)
+        action = torch.as_tensor(batch.action, device=self.device).long() - self._lowest
+        rows = torch.arange(len(action), device=self.device)
+        if self._bonus is not None:
+            reward = reward + self._bonus.rewards(following[0])
+        with torch.no_grad():
+            values = self._loss.values(self._outputs(self.parameters.frozen, following))
+            best = self._allowed(values, batch.next_observation).argmax(1)
+            next_value = self._loss.values(self._outputs(self._target, following)[rows, best])
+            target = self.config.reward_scale * reward + discount * next_value
+
+        outputs = self._outputs(self.parameters.named, inputs)[rows, action]  # [S, m]
+        weight = torch.ones_like(reward) if batch.weight is None else self._tensor(batch.weight)
+        loss = (weight * self._loss.loss(outputs, target)).mean()
+        batch.error = (self._loss.values(outputs.detach()) - target).abs()
+        gradients = {"parameters": self.parameters.gradient(loss)}
+        if self._bonus is not None:
+            assert rng is not None
+            gradients["bonus"] = self._bonus.gradient(following[0], rng)
+        self.transitions = max(self.transitions, int(batch.number.max()) + 1)
+        metrics = {
+            "loss": loss.detach(),
+            "value_mean": self._loss.values(outputs.detach()).mean(),
+            "target_min": target.amin(),
+            "target_max": target.amax(),
+            "epsilon": self.epsilon,
+        }
+        return gradients, metrics
+
+    def apply(self, gradients: Gradients) -> None:
+        """One step of Adam; the target network follows every ``target_period`` steps."""
+        if self.optimizer.step(gradients) and self._bonus is not None:
+            self._bonus.follow(self.optimizer.together)
+
+    def policy_spec(self) -> PolicySpec:
+        """See ``Config.policy_spec``."""
+        return self._policy_spec
+
+    def policy_weights(self) -> Weights:
+        """What ``distrl.learners.value_policies`` load: the network's layers, and ``epsilon`` float32 []; one copy from
+        the device."""
+        host = self.parameters.flat.to("cpu", copy=True)
+        weights = {name: view.numpy() for name, view in self.parameters.split(host).items()}
+        weights[EPSILON] = np.array(self.epsilon, np.float32)
+        return weights
+
+    def state(self) -> dict[str, Any]:
+        """Everything that an update reads or writes: tensors are copied to the CPU."""
+        return {
+            "transitions": self.transitions,
+            "optimizer": self.optimizer.state(),
+            "bonus": self._bonus and self._bonus.state(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue bit for bit where ``state`` was taken.
+
+        Raises:
+            ValueError: the state is of other networks.
+        """
+        self.optimizer.load_state(state.get("optimizer", {}))
+        self.transitions = int(state["transitions"])
+        if self._bonus is not None:
+            self._bonus.load_state(state["bonus"])
+
+    def _outputs(self, named: Mapping[str, Tensor], inputs: Inputs) -> Tensor:
+        """[S, n, m]."""
+        return self._network(named, inputs).reshape(-1, self._num_actions, self._loss.num_outputs)
+
+    def _allowed(self, values: Tensor, observation: Observation) -> Tensor:
+        """Values [S, n], −∞ where the mask forbids."""
+        if MASK not in observation:
+            return values
+        mask = torch.as_tensor(observation[MASK], device=self.device).view(values.shape)
+        return values.masked_fill(~mask.bool(), -torch.inf)
+
+    def _inputs(self, observation: Observation) -> Inputs:
+        images = [torch.as_tensor(observation[path], device=self.device) for path in self._images]
+        flat = [self._tensor(flat_inputs(observation, self._layout))] if self._num_flat else []
+        return (*flat, *images)
+
+    def _tensor(self, array: Any) -> Tensor:
+        return torch.as_tensor(array, dtype=torch.float32, device=self.device)
+
+
+class _OfNumbers:
+    """Linear layers of these widths; ``actor/<i>/weight`` and ``actor/<i>/bias`` as ``MLP`` has them."""
+
+    def __init__(self, sizes: tuple[int, ...]):
+        self._mlp = MLP(sizes)
+
+    def initial(self, generator: torch.Generator) -> dict[str, Tensor]:
+        return {f"actor/{name}": value for name, value in self._mlp.initial(generator).items()}
+
+    def __call__(self, parameters: Mapping[str, Tensor], inputs: Inputs) -> Tensor:
+        return self._mlp(part_of(parameters, "actor"), inputs[0])
+
+
+class _OfImages:
+    """An actor of ``distrl.learners.images``, without the critic that may be beside it."""
+
+    def __init__(self, network: Mapping[str, Any], num_outputs: int):
+        from distrl.learners.images import shared_network
+
+        self._shared = shared_network(network, num_outputs)
+
+    def initial(self, generator: torch.Generator) -> dict[str, Tensor]:
+        initial = self._shared.initial(generator)
+        return {name: value for name, value in initial.items() if not name.startswith("critic/")}
+
+    def __call__(self, parameters: Mapping[str, Tensor], inputs: Inputs) -> Tensor:
+        return self._shared.act(parameters, inputs, None)[0].t()
