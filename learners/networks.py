@@ -75,7 +75,7 @@ class MLP:
                 inputs.append(product(inputs[i], parameters[f"{i}/weight"], parameters[f"{i}/bias"], relu=True))
             outputs.append(product(inputs[last], parameters[f"{last}/weight"], parameters[f"{last}/bias"]))
             context.append(inputs)
-        return outputs[0] if len(outputs) == 1 else torch.stack(outputs), context
+        return torch.stack(outputs) if self._one_by_one(members) else outputs[0], context
 
     def backward(
         self,
@@ -94,7 +94,8 @@ class MLP:
         """
         layers, d_x = len(self.sizes) - 1, []
         gradients: list[list[Tensor]] = [[] for _ in range(2 * layers)]  # weight, bias of each layer, by member
-        for parameters, inputs, d in zip(members, context, [d_output] if len(members) == 1 else d_output, strict=True):
+        each = d_output if self._one_by_one(members) else [d_output]
+        for parameters, inputs, d in zip(members, context, each, strict=True):
             for i in range(layers - 1, -1, -1):
                 weight, x, part = parameters[f"{i}/weight"], inputs[i][..., rows, :], d[..., rows, :]
                 # a product with few columns takes several times as long as one with as few rows
@@ -107,6 +108,10 @@ class MLP:
             if wanted is not None:
                 d_x.append(product(d[..., wanted[0], :], parameters["0/weight"][..., wanted[1], :].mT))
         return torch.cat([part.reshape(-1) for parts in gradients for part in parts]), _summed(d_x)
+
+    def _one_by_one(self, members: Members) -> bool:
+        """Whether an ensemble's networks are computed one after the other: see ``members``."""
+        return self.ensemble is not None and members[0]["0/weight"].dim() == 2
 
     def _names(self) -> list[str]:
         """In the order of ``initial``."""

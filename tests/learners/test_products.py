@@ -37,7 +37,13 @@ def plain(net, parameters, x):
     return x
 
 
-NETS = [MLP((7, 32, 24, 6)), MLP((7, 4)), MLP((7, 32, 24, 1), ensemble=2), MLP((7, 32, 18), ensemble=3)]
+NETS = [
+    MLP((7, 32, 24, 6)),
+    MLP((7, 4)),
+    MLP((7, 32, 24, 1), ensemble=2),
+    MLP((7, 32, 18), ensemble=3),
+    MLP((7, 16, 5), ensemble=1),
+]
 
 
 @pytest.mark.parametrize("at_once", [False, True])  # as on a CPU, as on a GPU
