@@ -6,6 +6,8 @@ n-step reward and discount, o' what follows:
     u' = argmax_{u allowed} Q(o', u)             van Hasselt et al. 2016, arXiv 1509.06461, equation 4
     y  = R + d · Q̄(o', u')                       Mnih et al. 2015, doi 10.1038/nature14236, algorithm 1
     J  = mean loss(Q(o, a), y)                   ½ (Q − y)², or that of ``distrl.learners.hl_gauss``
+
+Where the batch has weights, each sample's part is multiplied by its own before the mean.
 """
 
 from __future__ import annotations
@@ -106,7 +108,10 @@ class DQN:
             target = self.config.reward_scale * reward + discount * next_value
 
         outputs = self._outputs(self.parameters.named, inputs)[rows, action]  # [S, m]
-        loss = self._loss.loss(outputs, target).mean()
+        weight = torch.ones_like(reward) if batch.weight is None else self._tensor(batch.weight)
+        loss = (weight * self._loss.loss(outputs, target)).mean()
+        values = self._loss.values(outputs.detach())
+        batch.error = (values - target).abs()
         gradients = {"parameters": self.parameters.gradient(loss)}
         if self._bonus is not None:
             assert rng is not None
@@ -114,7 +119,7 @@ class DQN:
         self.transitions = max(self.transitions, int(batch.number.max()) + 1)
         metrics = {
             "loss": loss.detach(),
-            "value_mean": self._loss.values(outputs.detach()).mean(),
+            "value_mean": values.mean(),
             "target_min": target.amin(),
             "target_max": target.amax(),
             "epsilon": self.epsilon,

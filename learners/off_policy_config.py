@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -49,6 +49,8 @@ class ValueLossConfig(AlgorithmConfig):
 
 class OffPolicyConfig(ValueLossConfig):
     """What they share."""
+
+    tells_errors: ClassVar[bool] = True
 
     hidden: tuple[Annotated[int, Field(ge=1, le=16384)], ...] = Field(
         default=(256, 256),

@@ -9,6 +9,8 @@ networks, actions scaled to [−1, 1] inside, R and d the batch's n-step reward 
     J_Q = Σ_i mean loss(Q_i(o, a), y)                   ½ (Q − y)², or that of ``distrl.learners.hl_gauss``
     J_μ = −mean Q₁(o, μ(o))                             at every ``policy_delay``-th update
 
+Where the batch has weights, each sample's part is multiplied by its own before the mean.
+
 The target networks move at every ``policy_delay``-th update too. Both losses are taken at the same parameters (in the
 paper the critics step first), so that a gradient can be computed in one process and applied in another.
 """
@@ -75,7 +77,7 @@ class TD3:
             rng: on the algorithm's device; see ``randomness.update_generator``.
         """
         config = self.config
-        observation, action, reward, discount, following = self._tensors(batch)
+        observation, action, reward, discount, following, weight = self._tensors(batch)
         if self._bonus is not None:
             reward = reward + self._bonus.rewards(following)
         with torch.no_grad():
@@ -87,11 +89,13 @@ class TD3:
             target = config.reward_scale * reward + discount * self._loss.values(next_outputs).amin(0)
 
         outputs = self._outputs(self.critic.named, observation, action)  # [2, S, m]
-        critic_loss = self._loss.loss(outputs, target).mean(1).sum()
+        critic_loss = (weight * self._loss.loss(outputs, target)).mean(1).sum()
         gradients = {"critic": self.critic.gradient(critic_loss)}
+        values = self._loss.values(outputs.detach())
+        batch.error = (values - target).abs().mean(0)
         metrics = {
             "critic_loss": critic_loss.detach(),
-            "value_mean": self._loss.values(outputs.detach()).mean(),
+            "value_mean": values.mean(),
             "target_min": target.amin(),
             "target_max": target.amax(),
         }
@@ -100,7 +104,7 @@ class TD3:
             first = {name: part[:1] for name, part in self.critic.frozen.items()}
             inputs = torch.cat([observation, own_action], 1)
             own_outputs = MLP(self.critic_net.sizes, ensemble=1)(first, inputs)
-            gradients["actor"] = self.actor.gradient(-self._loss.values(own_outputs).mean())
+            gradients["actor"] = self.actor.gradient(-(weight * self._loss.values(own_outputs)).mean())
         if self._bonus is not None:
             gradients["bonus"] = self._bonus.gradient(following, rng)
         return gradients, metrics

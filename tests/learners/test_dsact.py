@@ -26,6 +26,7 @@ def slow_losses(algorithm, flat, fixed, spread, batch, noise, drawn):
     critics, what has the paper's gradient: −(y_q − Q) / … · Q − (…) / … · σ with the factors held."""
     config, size = algorithm.config, len(batch.reward)
     losses = {"actor": 0.0, "critic": 0.0, "log_temperature": 0.0}
+    counts = (np.ones(size) if batch.weight is None else batch.weight) / size
     temperature = math.exp(fixed["log_temperature"][0])
 
     def returns(vector, i, o, a):
@@ -57,16 +58,18 @@ def slow_losses(algorithm, flat, fixed, spread, batch, noise, drawn):
             d_mean = -(y_q - mean) / (std**2 + 0.1)
             d_std = -((clipped - mean) ** 2 - std**2) / (std**3 + 0.1)
             mean, std = returns(flat["critic"], i, o, a)
-            losses["critic"] += (spread[1][i] + 0.1) * (d_mean * mean + d_std * std) / size
+            losses["critic"] += (spread[1][i] + 0.1) * (d_mean * mean + d_std * std) * counts[s]
         new, log = act(flat["actor"], o, noise[1, s])
-        losses["actor"] += (temperature * log - min(returns(fixed["critic"], i, o, new)[0] for i in (0, 1))) / size
+        losses["actor"] += (temperature * log - min(returns(fixed["critic"], i, o, new)[0] for i in (0, 1))) * counts[s]
         _, log = act(fixed["actor"], o, noise[1, s])
-        losses["log_temperature"] -= math.exp(flat["log_temperature"][0]) * (log + algorithm.target_entropy) / size
+        losses["log_temperature"] -= math.exp(flat["log_temperature"][0]) * (log + algorithm.target_entropy) * counts[s]
     return losses
 
 
-def test_gradients_are_the_papers():
+@pytest.mark.parametrize("weight", [None, np.array([0.5, 2.0, 0.0, 1.0, 3.0], "f4")], ids=["alike", "weighted"])
+def test_gradients_are_the_papers(weight):
     algorithm, batch = trained(SMALL, updates=21), batch_of(BOX, 5, 100)
+    batch.weight = weight
     gradients, _ = algorithm.gradients(batch, update_generator(7, 7))
     generator = update_generator(7, 7)
     noise, drawn = (torch.randn(shape, generator=generator).numpy().astype("f8") for shape in ((2, 5, 2), (2, 5)))
