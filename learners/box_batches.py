@@ -14,7 +14,7 @@ from distrl.learners.spaces import bounded_box, flat_size, observation_leaves
 
 class Tensors(NamedTuple):
     """Attributes: observation, following: float32 [S, D], before and after. action: float32 [S, A], in [−1, 1].
-    reward, discount: float32 [S], as in ``SampleBatch``. weight: float32 [S], what each counts; 1 where none is given.
+    reward, discount: float32 [S], as in ``SampleBatch``.
     """
 
     observation: Tensor
@@ -22,7 +22,6 @@ class Tensors(NamedTuple):
     reward: Tensor
     discount: Tensor
     following: Tensor
-    weight: Tensor
 
 
 class BoxBatches:
@@ -50,14 +49,18 @@ class BoxBatches:
     def __call__(self, batch: SampleBatch) -> Tensors:
         """Arrays or tensors in."""
         action = self._tensor(batch.action).reshape(len(batch.action), -1)
-        reward = self._tensor(batch.reward)
         return Tensors(
             observation=self._flat(batch.observation),
             action=(action - self._center) / self._half,
-            reward=reward,
+            reward=self._tensor(batch.reward),
             discount=self._tensor(batch.discount),
             following=self._flat(batch.next_observation),
-            weight=torch.ones_like(reward) if batch.weight is None else self._tensor(batch.weight),
+        )
+
+    def weight(self, batch: SampleBatch) -> Tensor:
+        """What each sample counts in the losses, [S]."""
+        return (
+            torch.ones(len(batch.reward), device=self._device) if batch.weight is None else self._tensor(batch.weight)
         )
 
     def _flat(self, observation: dict[str, Any]) -> Tensor:

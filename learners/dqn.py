@@ -110,8 +110,7 @@ class DQN:
         outputs = self._outputs(self.parameters.named, inputs)[rows, action]  # [S, m]
         weight = torch.ones_like(reward) if batch.weight is None else self._tensor(batch.weight)
         loss = (weight * self._loss.loss(outputs, target)).mean()
-        values = self._loss.values(outputs.detach())
-        batch.error = (values - target).abs()
+        batch.error = (self._loss.values(outputs.detach()) - target).abs()
         gradients = {"parameters": self.parameters.gradient(loss)}
         if self._bonus is not None:
             assert rng is not None
@@ -119,7 +118,7 @@ class DQN:
         self.transitions = max(self.transitions, int(batch.number.max()) + 1)
         metrics = {
             "loss": loss.detach(),
-            "value_mean": values.mean(),
+            "value_mean": self._loss.values(outputs.detach()).mean(),
             "target_min": target.amin(),
             "target_max": target.amax(),
             "epsilon": self.epsilon,

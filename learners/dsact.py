@@ -12,12 +12,12 @@ reward and discount, a' ~ π̄(·|o'), ã ~ π(·|o), i* = argmin_i Q̄_i(o', a'
     J_π = mean (α log π(ã|o) − min_i Q_i(o, ã))
     J_α = mean (−α log π(ã|o) − α H̄)
 
-C_i(y) is y within Q_i ± b_i. b_i and ω_i are running averages of ξ σ_i and σ_i², which move by the target networks' τ
-(variance-based critic gradient adjustment). ε = 0.1. σ_i is the softplus of an output, and Z' within three standard
-deviations, as in the authors' implementation. Where the batch has weights, each sample's part is multiplied by its own
-before the mean. Actor, temperature and target networks move at every ``policy_delay``-th
-update. Every loss is taken at the same parameters, so that a gradient can be computed in one process and applied in
-another. Left out are the paper's schedule of the learning rates, and GELU in place of ReLU.
+Where the batch has weights, each sample's part is multiplied by its own before the mean. C_i(y) is y within Q_i ± b_i.
+b_i and ω_i are running averages of ξ σ_i and σ_i², which move by the target networks' τ (variance-based critic gradient
+adjustment). ε = 0.1. σ_i is the softplus of an output, and Z' within three standard deviations, as in the authors'
+implementation. Actor, temperature and target networks move at every ``policy_delay``-th update. Every loss is taken at
+the same parameters, so that a gradient can be computed in one process and applied in another. Left out are the paper's
+schedule of the learning rates, and GELU in place of ReLU.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class DSACT:
             rng: on the algorithm's device; see ``randomness.update_generator``.
         """
         config = self.config
-        observation, action, reward, discount, following, weight = self._tensors(batch)
+        observation, action, reward, discount, following = self._tensors(batch)
         noise = torch.randn((2, *action.shape), generator=rng, device=self.device)
         drawn = torch.randn((2, len(reward)), generator=rng, device=self.device).clamp(-_MOST, _MOST)
         temperature = self.log_temperature.exp()
@@ -118,11 +118,12 @@ class DSACT:
             self._next_spread = spread = torch.where(self.spread.isnan(), now, self.spread.lerp(now, config.tau))
             bound = config.clip_range * spread[0].unsqueeze(1)  # b [2, 1]
             beyond = (target_return - mean).clamp(-bound, bound)  # C(y_z) − Q [2, S]
-            scale = (spread[1].unsqueeze(1) + _EPSILON) * weight / len(reward)
+            weight = self._tensors.weight(batch)
+            scale = weight * (spread[1].unsqueeze(1) + _EPSILON) / len(reward)
+            batch.error = (target - mean).abs().mean(0)
             d_mean = -scale * (target - mean) / (std.square() + _EPSILON)
             d_std = -scale * (beyond.square() - std.square()) / (std.pow(3) + _EPSILON)
         gradients = {"critic": self.critic.gradient((d_mean * mean + d_std * std).sum())}
-        batch.error = (target - mean.detach()).abs().mean(0)
         metrics = {
             "td_error": batch.error.mean(),
             "value_mean": mean.detach().mean(),
@@ -133,8 +134,8 @@ class DSACT:
             new_action, log_prob = squashed_gaussian(self.actor_net(self.actor.named, observation), noise[1])
             value, _ = self._returns(self.critic.frozen, observation, new_action)
             gradients["actor"] = self.actor.gradient((weight * (temperature * log_prob - value.amin(0))).mean())
-            surplus = weight * (-log_prob.detach() - self.target_entropy)  # of entropy
-            gradients["log_temperature"] = temperature * surplus.mean()  # ∂J_α/∂log α = J_α
+            surplus = -log_prob.detach() - self.target_entropy  # of entropy, [S]
+            gradients["log_temperature"] = temperature * (weight * surplus).mean()  # ∂J_α/∂log α = J_α
         if self._bonus is not None:
             gradients["bonus"] = self._bonus.gradient(following, rng)
         return gradients, metrics

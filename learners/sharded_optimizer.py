@@ -51,6 +51,7 @@ class ShardedOptimizer(Optimizer):
 
     def __init__(self, trained: Mapping[str, Trained], links: Sequence[ShardLink], learner: str, first: bool = True):
         super().__init__(trained)
+        self.look_period = 1  # what is pushed is on the host anyway
         self._links, self._learner = links, learner
         self._sizes = {name: len(vector.flat) for name, vector in trained.items()}
         self._parts = parts(self._sizes, len(links))

@@ -77,7 +77,7 @@ class TD3:
             rng: on the algorithm's device; see ``randomness.update_generator``.
         """
         config = self.config
-        observation, action, reward, discount, following, weight = self._tensors(batch)
+        observation, action, reward, discount, following = self._tensors(batch)
         if self._bonus is not None:
             reward = reward + self._bonus.rewards(following)
         with torch.no_grad():
@@ -89,13 +89,13 @@ class TD3:
             target = config.reward_scale * reward + discount * self._loss.values(next_outputs).amin(0)
 
         outputs = self._outputs(self.critic.named, observation, action)  # [2, S, m]
+        weight = self._tensors.weight(batch)
         critic_loss = (weight * self._loss.loss(outputs, target)).mean(1).sum()
+        batch.error = (self._loss.values(outputs.detach()) - target).abs().mean(0)
         gradients = {"critic": self.critic.gradient(critic_loss)}
-        values = self._loss.values(outputs.detach())
-        batch.error = (values - target).abs().mean(0)
         metrics = {
             "critic_loss": critic_loss.detach(),
-            "value_mean": values.mean(),
+            "value_mean": self._loss.values(outputs.detach()).mean(),
             "target_min": target.amin(),
             "target_max": target.amax(),
         }

@@ -22,7 +22,7 @@ def slow(out, *overrides):
     """Four environments whose steps take 10 ms in the median, so that updates begin long before the end."""
     delay = "env.delay={kind='lognormal', median_s=0.01, sigma=1.0}"
     spool = f"run.spool_dir='{out.parent / 'spool'}'"
-    return small(out, "run.steps=2500", delay, spool, "evaluation.period=500", "checkpoint.period=100", *overrides)
+    return small(out, "run.steps=1800", delay, spool, "evaluation.period=500", "checkpoint.period=100", *overrides)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -57,7 +57,7 @@ def check(result):
     return summary
 
 
-@pytest.mark.parametrize("role", ["learner_0", "learner_1"])
+@pytest.mark.parametrize("role", ["learner_0", pytest.param("learner_1", marks=pytest.mark.slow)])  # of either one
 def test_learners_in_step_go_on_together_after_the_death_of_one(tmp_path, role):
     result = run(slow(tmp_path / "run", *IN_STEP), Watcher(60, killed(role), "updates"))
     summary = check(result)
@@ -72,7 +72,7 @@ def others(result):
     return [log.parent / "checkpoints" for log in logs(result.directory / "log")[1:]]
 
 
-@pytest.mark.parametrize("role", ["learner_1", "parameter_shard_0"])
+@pytest.mark.parametrize("role", ["parameter_shard_0", pytest.param("learner_1", marks=pytest.mark.slow)])
 def test_learners_of_a_parameter_server_and_its_shards_are_replaced_one_by_one(tmp_path, role):
     result = run(slow(tmp_path / "run", *SHARDED), Watcher(60, killed(role), "updates"))
     summary = check(result)
@@ -83,16 +83,17 @@ def test_learners_of_a_parameter_server_and_its_shards_are_replaced_one_by_one(t
     assert all(record["gradient_staleness"] <= 3 for record in metrics)
 
 
+@pytest.mark.slow  # what is common to PPO's learners: tests/learners/test_many_learners.py
 def test_ppo_in_step(tmp_path):
     result = run(on_policy(tmp_path / "run", *IN_STEP), Watcher())
     assert result.summary["updates"] > 3
     assert balanced(result.summary)
 
 
+@pytest.mark.slow  # three runs
 def test_a_run_is_resumed_with_as_many_learners_as_it_has_logs(tmp_path):
     config = slow(tmp_path / "run", *SHARDED, "run.steps=400")
     result = run(config, Watcher())
-    more = slow(tmp_path / "run", *SHARDED, "run.steps=700")
     with pytest.raises(ConfigError, match=r"begun with learner.count = 2, .* but 1 came: resume it with 2"):
         run(small(tmp_path / "run"), Watcher(), resume=result.directory)
     # in another mode, too: what shards hold is in the learners' checkpoints
@@ -101,4 +102,3 @@ def test_a_run_is_resumed_with_as_many_learners_as_it_has_logs(tmp_path):
     assert again.summary["env_steps"] >= 700
     assert again.summary["updates"] > result.summary["updates"] / 2
     assert balanced(again.summary)
-    assert more.learner.mode == "parameter_server"

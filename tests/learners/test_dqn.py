@@ -54,7 +54,7 @@ def slow_loss(algorithm, flat, fixed, batch):
             return x[0]
         return (np.exp(x) / np.exp(x).sum()) @ (edges[1:] + edges[:-1]) / 2
 
-    losses, counts = [], np.ones(len(batch.reward)) if batch.weight is None else batch.weight
+    losses = []
     for s, action in enumerate(batch.action - 2):
         o, o2 = batch.observation["x"][s].astype("f8"), batch.next_observation["x"][s].astype("f8")
         allowed = np.flatnonzero(batch.next_observation["action_mask"][s])
@@ -63,21 +63,19 @@ def slow_loss(algorithm, flat, fixed, batch):
         y = config.reward_scale * batch.reward[s] + batch.discount[s] * following
         x = outputs(flat["parameters"], o)[action]
         if config.value_loss == "squared":
-            losses.append(counts[s] * 0.5 * (x[0] - y) ** 2)
+            losses.append(0.5 * (x[0] - y) ** 2)
         else:
             wanted = slow_probabilities(min(max(y, -3), 4), edges, 0.75 * (edges[1] - edges[0]))
-            losses.append(-counts[s] * wanted @ np.log(np.exp(x) / np.exp(x).sum()))
-    return np.mean(losses)
+            losses.append(-wanted @ np.log(np.exp(x) / np.exp(x).sum()))
+    return off_policy.shares_of(batch) @ losses
 
 
-@pytest.mark.parametrize("weight", [None, np.array([0.5, 2.0, 0.0, 1.0, 3.0, 1.0], "f4")], ids=["alike", "weighted"])
 @pytest.mark.parametrize("config", [SQUARED, HL_GAUSS], ids=lambda config: config.value_loss)
-def test_loss_and_gradient_are_the_papers(config, weight):
+def test_loss_and_gradient_are_the_papers(config):
     algorithm = config.build(MASKED, seed=3)
     for seed in range(20):
         algorithm.apply(algorithm.gradients(masked(off_policy.batch_of(PLAIN, 16, seed), seed))[0])
-    batch = masked(off_policy.batch_of(PLAIN, 6, 100), 100)
-    batch.weight = weight
+    batch = masked(off_policy.batch_of(PLAIN, 6, 100, alike=False), 100)
     gradients, metrics = algorithm.gradients(batch)
     flat = vectors(algorithm)
     assert not np.allclose(flat["parameters"], flat["parameters target"])

@@ -15,7 +15,7 @@ from distrl.learners.randomness import sample_generator, update_generator
 from distrl.learners.registry import algorithm_config
 from distrl.learners.td3_config import Config
 from tests.learners import off_policy
-from tests.learners.off_policy import BOX, HIGH, LOW, batch_of, slow_mlp, split, trained, vectors
+from tests.learners.off_policy import BOX, HIGH, LOW, batch_of, shares_of, slow_mlp, split, trained, vectors
 from tests.learners.test_hl_gauss import slow_probabilities
 
 torch.set_num_threads(1)
@@ -27,7 +27,6 @@ HL_GAUSS = SQUARED.model_copy(update={"value_loss": "hl_gauss", "value_min": -3.
 def slow_losses(algorithm, flat, fixed, batch, noise):
     """The module's formulas, sample by sample in float64; ``fixed``: parameters that a loss does not differentiate."""
     config, losses = algorithm.config, {"actor": 0.0, "critic": 0.0}
-    counts = (np.ones(len(batch.reward)) if batch.weight is None else batch.weight) / len(batch.reward)
     edges = np.linspace(config.value_min, config.value_max, config.num_bins + 1)
     sigma = config.smoothing * (edges[1] - edges[0])
 
@@ -47,29 +46,26 @@ def slow_losses(algorithm, flat, fixed, batch, noise):
             return 0.5 * (x[0] - y) ** 2
         return -slow_probabilities(min(max(y, edges[0]), edges[-1]), edges, sigma) @ np.log(np.exp(x) / np.exp(x).sum())
 
-    for s in range(len(batch.reward)):
+    for s, share in enumerate(shares_of(batch)):
         o, o2 = (part["array"][s].astype("f8") for part in (batch.observation, batch.next_observation))
         a = 2 * (batch.action[s] - LOW) / (HIGH - LOW) - 1
         a2 = np.clip(act(fixed["actor target"], o2) + np.clip(config.target_noise * noise[s], -0.5, 0.5), -1, 1)
         least = min(value(outputs(fixed["critic target"], i, o2, a2)) for i in (0, 1))
         y = config.reward_scale * batch.reward[s] + batch.discount[s] * least
-        losses["critic"] += counts[s] * sum(loss(outputs(flat["critic"], i, o, a), y) for i in (0, 1))
-        losses["actor"] -= counts[s] * value(outputs(fixed["critic"], 0, o, act(flat["actor"], o)))
+        losses["critic"] += sum(loss(outputs(flat["critic"], i, o, a), y) for i in (0, 1)) * share
+        losses["actor"] -= value(outputs(fixed["critic"], 0, o, act(flat["actor"], o))) * share
     return losses
 
 
-@pytest.mark.parametrize("weight", [None, np.array([0.5, 2.0, 0.0, 1.0, 3.0], "f4")], ids=["alike", "weighted"])
 @pytest.mark.parametrize("config", [SQUARED, HL_GAUSS], ids=lambda config: config.value_loss)
-def test_losses_and_gradients_are_the_papers(config, weight):
-    algorithm, batch = trained(config, updates=21), batch_of(BOX, 5, 100)
-    batch.weight = weight
+def test_losses_and_gradients_are_the_papers(config):
+    algorithm, batch = trained(config, updates=21), batch_of(BOX, 5, 100, alike=False)
     gradients, metrics = algorithm.gradients(batch, update_generator(7, 7))
     noise = torch.randn((5, 2), generator=update_generator(7, 7)).numpy().astype("f8")
     flat = vectors(algorithm)
     losses = slow_losses(algorithm, flat, flat, batch, noise)
     np.testing.assert_allclose(float(metrics["critic_loss"]), losses["critic"], rtol=1e-4)
     assert set(gradients) == {"actor", "critic"}
-    assert batch.error.shape == (5,)
     off_policy.check_slopes(
         gradients,
         lambda name, vector: slow_losses(algorithm, flat | {name: vector}, flat, batch, noise)[name],
