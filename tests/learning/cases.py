@@ -117,6 +117,22 @@ _DIVER = {
     "value_max": 8.0,
 }
 _NEW = {"weight": 0.3, "hidden": [64], "learning_rate": 1e-3}
+_DEEPER_SEA = _SEA | {
+    "problem": "deeper treasure",
+    "env": _problem("DeepSea", size=12),
+    "source": _KNOWN.format(0.99) + "; chance finds it in one of 4,096 episodes",
+    "steps": 120_000,
+    "sections": {"actors": {"envs_per_worker": 32, "fragment_steps": 16}},
+}
+_DIVERS = {
+    "batch_size": 512,
+    "epochs": 4,
+    "minibatches": 4,
+    "learning_rate": 1e-3,
+    "hidden": [64],
+    "entropy_cost": 0.05,
+}
+_SEEN = _NEW | {"learning_rate": 3e-4}
 _RECALL = {
     "env": _problem("Recall", num_cues=4, delay=8),
     "steps": 40_000,
@@ -166,6 +182,9 @@ _LOCAL = [
     Case("dqn, squared", **_CARTPOLE | {"steps": 50_000}, options=_DQN | {"value_loss": "squared"}, sections=_REPLAY),
     Case("dqn, RND", **_SEA, options=_DIVER | {"bonus": {"kind": "rnd"} | _NEW}),
     Case("dqn, DRND", **_SEA, options=_DIVER | {"bonus": {"kind": "drnd"} | _NEW}),
+    Case("ppo, RND", **_DEEPER_SEA, options=_DIVERS | {"bonus": {"kind": "rnd"} | _SEEN}),
+    Case("ppo, DRND", **_DEEPER_SEA, options=_DIVERS | {"bonus": {"kind": "drnd"} | _SEEN}),
+    Case("ppo, RND in run and episode", **_DEEPER_SEA, options=_DIVERS | {"bonus": {"scope": "both"} | _SEEN}),
     Case("ppo", **_CARTPOLE | {"steps": 200_000}, options=_APPO, sections=_FAST),
     Case("appo", **_CARTPOLE, options=_APPO, sections=_FAST),
     Case("appo, coupled", **_CARTPOLE, options=_APPO | {"decoupled": False}, sections=_FAST),
@@ -257,6 +276,12 @@ _LOCAL = [
         "dqn, no bonus",
         **_SEA | {"goal": 0.5, "source": "chance finds it in one of 256 episodes, and all it learns before leads away"},
         options=_DIVER,
+        unsolvable=True,
+    ),
+    Case(
+        "ppo, no bonus",
+        **_DEEPER_SEA | {"goal": 0.5, "source": "as above, with 10,000 episodes: all it learns leads away"},
+        options=_DIVERS,
         unsolvable=True,
     ),
     Case("appo", "memory", goal=0.6, source=_ONE_CUE_IN_FOUR, options=_MEMORY, unsolvable=True, **_RECALL),
