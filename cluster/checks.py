@@ -103,6 +103,11 @@ def _check_on_policy(config: RunConfig, options: Any) -> None:
             f"{config.learner.publish_period} came: leave it out"
         )
     if options.episodic:
+        if config.learner.duration_weight_limit is not None:
+            raise ConfigError(
+                f"{name} compares whole episodes, in which no transition has a weight, but "
+                f"learner.duration_weight_limit = {config.learner.duration_weight_limit} came: leave it out"
+            )
         return
     num_envs = actors.env_workers // config.learner.count * actors.envs_per_worker  # of one learner's queue
     least = num_envs * actors.fragment_steps

@@ -199,7 +199,7 @@ def build_algorithm(
     import torch
 
     from distrl.learners.episode_queue import EpisodeQueue
-    from distrl.learners.priorities import PriorityRule
+    from distrl.learners.priorities import PrioritizedReplay, PriorityRule
     from distrl.learners.queue import Queue
     from distrl.learners.replay import Replay
 
@@ -211,13 +211,13 @@ def build_algorithm(
         return algorithm, EpisodeQueue(options.batch_size), options
     if options.on_policy:
         return algorithm, Queue(options.batch_size, config.actors.fragment_steps, limit), options
-    rule, replay = None, config.replay
-    if replay.priority_exponent is not None:
-        full_at = 0 if config.offline.data else config.run.steps
-        rule = PriorityRule(replay.priority_exponent, replay.priority_correction, full_at)
+    replay = config.replay
     capacity = -(-replay.capacity // config.learner.count)  # each learner has a part of it
-    store = Replay(capacity, n_step=options.n_step, gamma=options.gamma, duration_limit=limit, rule=rule)
-    return algorithm, store, options
+    kept = {"n_step": options.n_step, "gamma": options.gamma, "duration_limit": limit}
+    if replay.priority_exponent is None:
+        return algorithm, Replay(capacity, **kept), options
+    rule = PriorityRule(replay.priority_exponent, replay.priority_correction, replay.priority_full_at)
+    return algorithm, PrioritizedReplay(capacity, rule, **kept), options
 
 
 def build_learner(

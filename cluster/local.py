@@ -36,6 +36,10 @@ def check_local(config: RunConfig) -> None:
             'replay.samples_per_insert = "unlimited" lets speed decide how often is updated; --local needs a number, '
             "such as 256"
         )
+    if config.learner.duration_weight_limit is not None:
+        raise ConfigError(
+            "learner.duration_weight_limit lets speed decide what transitions count; --local does without"
+        )
     if config.learner.mode != "single":
         raise ConfigError(
             f"learner.mode = {config.learner.mode} needs Ray, which starts the learners; leave --local out, or take "

@@ -336,10 +336,12 @@ class Recorder:
 
     def _histograms(self) -> dict[str, Any]:
         """Staleness over all sessions, and the times of the steps that have come in this life of the learner; each as
-        [the most that a bin holds, numbers in it]."""
+        [the most that a bin holds, numbers in it]. Of several policies, staleness also by ``staleness/NAME``."""
+        by_policy = self._learner.get("staleness_by_policy", {})
         return {
             "env_steps": self.env_steps,
             "staleness": self._learner.get("staleness_counts", []),
+            **{f"staleness/{name}": summary["staleness_counts"] for name, summary in by_policy.items()},
             "step_s": self._learner.get("step_s_counts", []),
         }
 

@@ -57,6 +57,12 @@ class BoxBatches:
             following=self._flat(batch.next_observation),
         )
 
+    def weight(self, batch: SampleBatch) -> Tensor:
+        """What each sample counts in the losses, [S]."""
+        return (
+            torch.ones(len(batch.reward), device=self._device) if batch.weight is None else self._tensor(batch.weight)
+        )
+
     def _flat(self, observation: dict[str, Any]) -> Tensor:
         parts = [part.reshape(len(part), -1) for part in (self._tensor(observation[path]) for path in self._paths)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)

@@ -6,6 +6,8 @@ n-step reward and discount, o' what follows:
     u' = argmax_{u allowed} Q(o', u)             van Hasselt et al. 2016, arXiv 1509.06461, equation 4
     y  = R + d · Q̄(o', u')                       Mnih et al. 2015, doi 10.1038/nature14236, algorithm 1
     J  = mean loss(Q(o, a), y)                   ½ (Q − y)², or that of ``distrl.learners.hl_gauss``
+
+Where the batch has weights, each sample's part is multiplied by its own before the mean.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from torch import Tensor
 
 from distrl.core.types import EnvSpec, Observation, PolicySpec, Weights
 from distrl.learners.actor_critic import Inputs
+from distrl.learners.bonus import Bonus, with_bonus
 from distrl.learners.dqn_config import Config
 from distrl.learners.hl_gauss import value_loss
 from distrl.learners.inputs import MASK, flat_inputs, image_paths, input_size
@@ -47,7 +50,8 @@ class DQN:
         seed: of the initial parameters.
 
     Attributes:
-        optimizer: of the vector "parameters". transitions: of the run, as far as they have been seen.
+        optimizer: of the vector "parameters", and "bonus" where there is one.
+        transitions: of the run, as far as they have been seen.
     """
 
     def __init__(self, config: Config, env_spec: EnvSpec, device: str = "cpu", seed: int = 0):
@@ -75,7 +79,8 @@ class DQN:
         trained = Trained(self.parameters.flat, rule)
         assert trained.target is not None
         self._target = self.parameters.split(trained.target)  # of the target network
-        self.optimizer = Optimizer({"parameters": trained})
+        self._bonus = None if config.bonus is None else Bonus(config.bonus, self._num_flat, self.device, seed + 1)
+        self.optimizer = Optimizer(with_bonus({"parameters": trained}, self._bonus))
 
     @property
     def epsilon(self) -> float:
@@ -88,12 +93,14 @@ class DQN:
 
         Args:
             batch: S transitions.
-            rng: nothing is drawn.
+            rng: on the algorithm's device; for a bonus alone.
         """
         inputs, following = (self._inputs(part) for part in (batch.observation, batch.next_observation))
         reward, discount = self._tensor(batch.reward), self._tensor(batch.discount)
         action = torch.as_tensor(batch.action, device=self.device).long() - self._lowest
         rows = torch.arange(len(action), device=self.device)
+        if self._bonus is not None:
+            reward = reward + self._bonus.rewards(following[0])
         with torch.no_grad():
             values = self._loss.values(self._outputs(self.parameters.frozen, following))
             best = self._allowed(values, batch.next_observation).argmax(1)
@@ -101,8 +108,13 @@ class DQN:
             target = self.config.reward_scale * reward + discount * next_value
 
         outputs = self._outputs(self.parameters.named, inputs)[rows, action]  # [S, m]
-        loss = self._loss.loss(outputs, target).mean()
+        weight = torch.ones_like(reward) if batch.weight is None else self._tensor(batch.weight)
+        loss = (weight * self._loss.loss(outputs, target)).mean()
+        batch.error = (self._loss.values(outputs.detach()) - target).abs()
         gradients = {"parameters": self.parameters.gradient(loss)}
+        if self._bonus is not None:
+            assert rng is not None
+            gradients["bonus"] = self._bonus.gradient(following[0], rng)
         self.transitions = max(self.transitions, int(batch.number.max()) + 1)
         metrics = {
             "loss": loss.detach(),
@@ -115,7 +127,8 @@ class DQN:
 
     def apply(self, gradients: Gradients) -> None:
         """One step of Adam; the target network follows every ``target_period`` steps."""
-        self.optimizer.step(gradients)
+        if self.optimizer.step(gradients) and self._bonus is not None:
+            self._bonus.follow(self.optimizer.together)
 
     def policy_spec(self) -> PolicySpec:
         """See ``Config.policy_spec``."""
@@ -131,7 +144,11 @@ class DQN:
 
     def state(self) -> dict[str, Any]:
         """Everything that an update reads or writes: tensors are copied to the CPU."""
-        return {"transitions": self.transitions, "optimizer": self.optimizer.state()}
+        return {
+            "transitions": self.transitions,
+            "optimizer": self.optimizer.state(),
+            "bonus": self._bonus and self._bonus.state(),
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue bit for bit where ``state`` was taken.
@@ -141,6 +158,8 @@ class DQN:
         """
         self.optimizer.load_state(state.get("optimizer", {}))
         self.transitions = int(state["transitions"])
+        if self._bonus is not None:
+            self._bonus.load_state(state["bonus"])
 
     def _outputs(self, named: Mapping[str, Tensor], inputs: Inputs) -> Tensor:
         """[S, n, m]."""

@@ -59,6 +59,8 @@ class Config(OffPolicyConfig):
         network: dict[str, Any] = {"inputs": inputs}
         shapes = {leaf.path: list(leaf.spec.shape) for leaf in leaves(observed)}
         if images := [shapes[path] for path in image_paths(inputs)]:
+            if self.bonus is not None:
+                raise ConfigError(f"algorithm.bonus needs observations without images; got {observed}: leave it out")
             for shape in images:
                 output_shapes(shape, self.convolutions)
             num_flat = input_size(observed, inputs)

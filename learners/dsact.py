@@ -12,11 +12,12 @@ reward and discount, a' ~ π̄(·|o'), ã ~ π(·|o), i* = argmin_i Q̄_i(o', a'
     J_π = mean (α log π(ã|o) − min_i Q_i(o, ã))
     J_α = mean (−α log π(ã|o) − α H̄)
 
-C_i(y) is y within Q_i ± b_i. b_i and ω_i are running averages of ξ σ_i and σ_i², which move by the target networks' τ
-(variance-based critic gradient adjustment). ε = 0.1. σ_i is the softplus of an output, and Z' within three standard
-deviations, as in the authors' implementation. Actor, temperature and target networks move at every ``policy_delay``-th
-update. Every loss is taken at the same parameters, so that a gradient can be computed in one process and applied in
-another. Left out are the paper's schedule of the learning rates, and GELU in place of ReLU.
+Where the batch has weights, each sample's part is multiplied by its own before the mean. C_i(y) is y within Q_i ± b_i.
+b_i and ω_i are running averages of ξ σ_i and σ_i², which move by the target networks' τ (variance-based critic gradient
+adjustment). ε = 0.1. σ_i is the softplus of an output, and Z' within three standard deviations, as in the authors'
+implementation. Actor, temperature and target networks move at every ``policy_delay``-th update. Every loss is taken at
+the same parameters, so that a gradient can be computed in one process and applied in another. Left out are the paper's
+schedule of the learning rates, and GELU in place of ReLU.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from distrl.core.types import EnvSpec, PolicySpec, Weights
+from distrl.learners.bonus import Bonus, with_bonus
 from distrl.learners.box_batches import BoxBatches
 from distrl.learners.dsact_config import Config
 from distrl.learners.networks import MLP, FlatParameters, squashed_gaussian
@@ -51,7 +53,8 @@ class DSACT:
         seed: of the initial parameters.
 
     Attributes:
-        optimizer: of the vectors "actor", "critic" and "log_temperature". target_entropy: H̄.
+        optimizer: of the vectors "actor", "critic" and "log_temperature", and "bonus" where there is one.
+        target_entropy: H̄.
         spread: float32 [2, 2], running averages of σ_i (row 0) and σ_i² (row 1); NaN before the first update.
     """
 
@@ -76,7 +79,10 @@ class DSACT:
         assert critic.target is not None
         self._target_actor, self._target_critic = self.actor.split(actor.target), self.critic.split(critic.target)
         temperature = Trained(self.log_temperature, Rule(config.temperature_learning_rate))
-        self.optimizer = Optimizer({"actor": actor, "critic": critic, "log_temperature": temperature})
+        self._bonus = None if config.bonus is None else Bonus(config.bonus, size, self.device, seed + 1)
+        self.optimizer = Optimizer(
+            with_bonus({"actor": actor, "critic": critic, "log_temperature": temperature}, self._bonus)
+        )
         self.spread = torch.full((2, 2), math.nan, device=self.device)
         self._next_spread = self.spread
 
@@ -93,6 +99,8 @@ class DSACT:
         noise = torch.randn((2, *action.shape), generator=rng, device=self.device)
         drawn = torch.randn((2, len(reward)), generator=rng, device=self.device).clamp(-_MOST, _MOST)
         temperature = self.log_temperature.exp()
+        if self._bonus is not None:
+            reward = reward + self._bonus.rewards(following)
         mean, std = self._returns(self.critic.named, observation, action)  # [2, S] each
 
         with torch.no_grad():
@@ -106,15 +114,18 @@ class DSACT:
             target_return = reward + discount * (next_return - entropy_cost)  # y_z [S]
 
             now = torch.stack([std.mean(1), std.square().mean(1)])
+            now = self.optimizer.together.sum(now) / self.optimizer.together.size
             self._next_spread = spread = torch.where(self.spread.isnan(), now, self.spread.lerp(now, config.tau))
             bound = config.clip_range * spread[0].unsqueeze(1)  # b [2, 1]
             beyond = (target_return - mean).clamp(-bound, bound)  # C(y_z) − Q [2, S]
-            scale = (spread[1].unsqueeze(1) + _EPSILON) / len(reward)
+            weight = self._tensors.weight(batch)
+            scale = weight * (spread[1].unsqueeze(1) + _EPSILON) / len(reward)
+            batch.error = (target - mean).abs().mean(0)
             d_mean = -scale * (target - mean) / (std.square() + _EPSILON)
             d_std = -scale * (beyond.square() - std.square()) / (std.pow(3) + _EPSILON)
         gradients = {"critic": self.critic.gradient((d_mean * mean + d_std * std).sum())}
         metrics = {
-            "td_error": (target - mean.detach()).abs().mean(),
+            "td_error": batch.error.mean(),
             "value_mean": mean.detach().mean(),
             "std_mean": now[0].mean(),
             "temperature": temperature,
@@ -122,15 +133,19 @@ class DSACT:
         if (self.optimizer.updates + 1) % config.policy_delay == 0:
             new_action, log_prob = squashed_gaussian(self.actor_net(self.actor.named, observation), noise[1])
             value, _ = self._returns(self.critic.frozen, observation, new_action)
-            gradients["actor"] = self.actor.gradient((temperature * log_prob - value.amin(0)).mean())
-            entropy = -log_prob.detach().mean()
-            gradients["log_temperature"] = temperature * (entropy - self.target_entropy)  # ∂J_α/∂log α = J_α
+            gradients["actor"] = self.actor.gradient((weight * (temperature * log_prob - value.amin(0))).mean())
+            surplus = -log_prob.detach() - self.target_entropy  # of entropy, [S]
+            gradients["log_temperature"] = temperature * (weight * surplus).mean()  # ∂J_α/∂log α = J_α
+        if self._bonus is not None:
+            gradients["bonus"] = self._bonus.gradient(following, rng)
         return gradients, metrics
 
     def apply(self, gradients: Gradients) -> None:
         """One Adam step of what has a gradient; target networks and running averages follow."""
         if self.optimizer.step(gradients):
             self.spread = self._next_spread
+            if self._bonus is not None:
+                self._bonus.follow(self.optimizer.together)
 
     def policy_spec(self) -> PolicySpec:
         """See ``Config.policy_spec``."""
@@ -146,7 +161,11 @@ class DSACT:
 
     def state(self) -> dict[str, Any]:
         """Everything that an update reads or writes: tensors are copied to the CPU."""
-        return {"optimizer": self.optimizer.state(), "spread": self.spread.to("cpu", copy=True)}
+        return {
+            "optimizer": self.optimizer.state(),
+            "spread": self.spread.to("cpu", copy=True),
+            "bonus": self._bonus and self._bonus.state(),
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue bit for bit where ``state`` was taken.
@@ -156,6 +175,8 @@ class DSACT:
         """
         self.optimizer.load_state(state.get("optimizer", {}))
         self.spread = state["spread"].to(self.device, copy=True)
+        if self._bonus is not None:
+            self._bonus.load_state(state["bonus"])
 
     def _returns(self, critic: dict[str, Tensor], observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Means and standard deviations of the soft return, [2, S] each."""

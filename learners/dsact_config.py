@@ -7,6 +7,7 @@ from pydantic import Field
 from distrl.core.contracts import Algorithm
 from distrl.core.types import EnvSpec, PolicySpec
 from distrl.learners import sac_config
+from distrl.learners.bonus_config import OffPolicyBonus
 from distrl.learners.spaces import bounded_box
 
 
@@ -26,6 +27,7 @@ class Config(sac_config.Config):
         le=1e3,
         description="Returns are at most so many standard deviations from the mean where the spread is learned: ξ.",
     )
+    bonus: OffPolicyBonus = None
 
     def policy_spec(self, env_spec: EnvSpec) -> PolicySpec:
         """See ``AlgorithmConfig.policy_spec``."""

@@ -351,11 +351,12 @@ class Learner:
             notes.append(f"the replay begins with {self.ledger.warm} transitions of {', '.join(sources)}")
 
     def report(self) -> dict[str, Any]:
-        """Counters and newest metrics, for the supervisor; of several policies the sums, and ``metrics`` by
-        "policy/name"; ``waits_for``: see there, or None."""
+        """Counters and newest metrics, for the supervisor; of several policies the sums, ``metrics`` by "policy/name",
+        and ``staleness_by_policy``, each as ``StalenessHistogram.summary``; ``waits_for``: see there, or None."""
         reports = {name: trainer.report() for name, trainer in self.trainers.items()}
         staleness, step_us = StalenessHistogram(), LogHistogram()
-        for trainer in self.trainers.values():
+        trainers = self.trainers.items()
+        for _, trainer in trainers:
             staleness.include(trainer.staleness)
             step_us.include(trainer.step_us)
         alone = len(reports) == 1
@@ -377,6 +378,7 @@ class Learner:
             "duplicates": self.ledger.duplicates,
             "rejected": dict(self.ledger.rejected),
             **staleness.summary(),
+            **({} if alone else {"staleness_by_policy": {name: its.staleness.summary() for name, its in trainers}}),
             "step_s_counts": [[most * 1e-6, count] for most, count in step_us.bins()],
             "metrics": metrics,
             "waits_for": None if any(map(PolicyTrainer.allows_update, self.trainers.values())) else self.waits_for(),

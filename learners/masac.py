@@ -16,15 +16,13 @@ has its entropy: the temperature keeps that of those who live.
 
 from __future__ import annotations
 
-from typing import Any
+import numpy as np
 
-import torch
-
-from distrl.core.types import EnvSpec
+from distrl.core.types import EnvSpec, Observation
 from distrl.learners.inputs import STATE
 from distrl.learners.masac_config import Config
 from distrl.learners.networks import MLP
-from distrl.learners.sac import SAC, Seen
+from distrl.learners.sac import SAC
 from distrl.learners.team_policies import ALIVE, OBSERVATION, team_inputs, team_of
 
 
@@ -54,7 +52,7 @@ class MASAC(SAC):
         actor = MLP((own, *hidden, 2 * num_actions // team.num_agents))
         return actor, MLP((together + team.num_agents + num_actions, *hidden, 1), ensemble=2)
 
-    def _seen(self, observation: dict[str, Any]) -> Seen:
-        own, lives = observation[OBSERVATION], self._tensor(observation[ALIVE])
-        together = self._tensor(observation[STATE] if self._team.state_size else own).reshape(len(lives), -1)
-        return Seen(self._tensor(team_inputs(own, self.config.agent_id)), torch.cat([together, lives], 1), lives)
+    def _seen(self, observation: Observation) -> tuple[np.ndarray, ...]:
+        own, lives = observation[OBSERVATION], observation[ALIVE]
+        together = (observation[STATE] if self._team.state_size else own).reshape(len(lives), -1)
+        return team_inputs(own, self.config.agent_id), np.concatenate([together, lives], 1), lives

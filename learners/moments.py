@@ -81,15 +81,8 @@ class RewardScale:
             together: the learners that have one scale.
         """
         returns = np.empty(reward.shape)
-        seen: Counter[int] = Counter()
-        passes: list[list[int]] = []
-        for column, key in enumerate(row.tolist()):
-            if seen[key] == len(passes):
-                passes.append([])
-            passes[seen[key]].append(column)
-            seen[key] += 1
         goes_on = self._gamma * ~ended
-        for columns in passes:
+        for columns in passes(row):
             keys = row[columns].tolist()
             sums = np.array([self._returns.get(key, 0.0) for key in keys]) * ~is_first[0, columns]
             for now, result, factor in zip(reward[:, columns], returns, goes_on[:, columns], strict=True):
@@ -109,3 +102,15 @@ class RewardScale:
         """Continue where ``state`` was taken."""
         self._moments.load_state(state["moments"])
         self._returns = dict(state["returns"])
+
+
+def passes(row: np.ndarray) -> list[list[int]]:
+    """Columns [N] of rows, some of which come again: first those of the first time, then those of the second, …"""
+    seen: Counter[int] = Counter()
+    found: list[list[int]] = []
+    for column, key in enumerate(row.tolist()):
+        if seen[key] == len(found):
+            found.append([])
+        found[seen[key]].append(column)
+        seen[key] += 1
+    return found

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from distrl.learners.bonus_config import OffPolicyBonus
 from distrl.learners.registry import AlgorithmConfig
 
 LearningRate = Annotated[float, Field(gt=0.0, le=1.0)]
@@ -49,6 +50,8 @@ class ValueLossConfig(AlgorithmConfig):
 class OffPolicyConfig(ValueLossConfig):
     """What they share."""
 
+    tells_errors: ClassVar[bool] = True
+
     hidden: tuple[Annotated[int, Field(ge=1, le=16384)], ...] = Field(
         default=(256, 256),
         min_length=1,
@@ -80,3 +83,4 @@ class OffPolicyConfig(ValueLossConfig):
     max_gradient_norm: float | None = Field(
         default=None, gt=0.0, description="Longer gradients are shortened to it; unset: none is."
     )
+    bonus: OffPolicyBonus = None

@@ -20,6 +20,7 @@ from distrl.learners.together import ALONE, Together
 
 Gradients = dict[str, Tensor]  # by vector, float32, on the device
 MAX_SKIPPED = 10  # gradients in a row that are not finite, before the run ends
+LOOK_PERIOD = 100  # steps, on a GPU: see ``Optimizer``
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,11 @@ class Trained:
             return gradient
         return gradient * (self.rule.max_gradient_norm / (torch.linalg.vector_norm(gradient) + 1e-6)).clamp(max=1.0)
 
-    def step(self, gradient: Tensor, rate: float = 1.0) -> None:
-        """One step against a gradient [P]; ``rate``: factor on the learning rate."""
+    def step(self, gradient: Tensor, rate: float = 1.0, skip: Tensor | None = None) -> None:
+        """One step against a gradient [P]; ``rate``: factor on the learning rate; ``skip``: float32 [], 1 where nothing
+        is to change (then ``recount``)."""
         self.steps += 1
-        self._counted += 1
+        self._counted += 1 if skip is None else 1 - skip
         torch._fused_adam_(  # torch.optim.Adam(fused=True) is this call, and as much time again around it
             [self.flat],
             [gradient],
@@ -81,10 +83,15 @@ class Trained:
             eps=self.rule.epsilon,
             amsgrad=False,
             maximize=False,
+            found_inf=skip,
         )
         if self.target is not None and self.steps % self.rule.target_period == 0:
             assert self.rule.tau is not None
-            self.target.lerp_(self.flat, self.rule.tau)
+            self.target.lerp_(self.flat, self.rule.tau if skip is None else self.rule.tau * (1 - skip))
+
+    def recount(self) -> None:
+        """``steps`` without those that were skipped."""
+        self.steps = int(self._counted)
 
     def state(self) -> dict[str, Any]:
         """Copied CPU tensors, and the number of steps."""
@@ -122,8 +129,12 @@ class Optimizer:
 
         optimizer.step(gradients)     # of all vectors, or of some
 
+    A gradient that is not finite changes nothing. On a GPU that is decided there, as asking would wait for it; counts
+    are corrected at every look.
+
     Attributes:
-        trained: by name. updates: steps so far. skipped: gradients that were not finite, and changed nothing.
+        trained: by name. updates: steps so far. skipped: gradients that were not finite.
+        look_period: in steps; 1: at once.
         together: the learners that each step is common to.
     """
 
@@ -131,24 +142,52 @@ class Optimizer:
         self.trained, self.updates, self.skipped = dict(trained), 0, 0
         self._skipped_in_a_row = 0
         self.together: Together = ALONE
+        device = next(iter(self.trained.values())).flat.device
+        self.look_period = 1 if device.type == "cpu" else LOOK_PERIOD
+        self._unseen = 0  # steps since the last look
+        # where the parameters are, since then: skipped, in a row until now, in a row at most
+        self._found = torch.zeros(3, device=device)
 
     def step(self, gradients: Gradients, rate: float = 1.0) -> bool:
-        """One step of the vectors that have a gradient; returns whether it was taken. ``rate``: factor on the learning
-        rates.
+        """One step of the vectors that have a gradient; returns whether it was taken, as far as is known. ``rate``:
+        factor on the learning rates.
 
         Raises:
             RunFailed: ``MAX_SKIPPED`` gradients in a row were not finite.
         """
         gradients = self.together.mean(gradients)
-        if not _are_finite(gradients):
-            self._skip()
+        bad = _bad(gradients)
+        if self.look_period > 1:
+            self._step_unseen(gradients, rate, bad)
+            return True
+        if bool(bad):
+            self.skipped += 1
+            self._skipped_in_a_row += 1
+            self._check_skipped(self._skipped_in_a_row)
             return False
         self._skipped_in_a_row = 0
         self._move({name: self.trained[name].limited(gradient) for name, gradient in gradients.items()}, rate)
         return True
 
+    def look(self) -> None:
+        """See what was skipped since the last look; waits for a GPU.
+
+        Raises:
+            RunFailed: see ``step``.
+        """
+        skipped, in_a_row, longest = (int(count) for count in self._found.tolist())
+        self._unseen = 0
+        self.skipped += skipped
+        self.updates -= skipped
+        self._found.copy_(torch.tensor([0.0, in_a_row, in_a_row]))
+        for vector in self.trained.values():
+            vector.recount()
+        self._check_skipped(longest)
+
     def state(self) -> dict[str, Any]:
         """Everything that a step reads or writes."""
+        if self._unseen:
+            self.look()
         return {"updates": self.updates, **{name: vector.state() for name, vector in self.trained.items()}}
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -168,16 +207,26 @@ class Optimizer:
             self.trained[name].step(gradient, rate)
         self.updates += 1
 
-    def _skip(self) -> None:
-        self.skipped += 1
-        self._skipped_in_a_row += 1
-        if self._skipped_in_a_row >= MAX_SKIPPED:
+    def _step_unseen(self, gradients: Gradients, rate: float, bad: Tensor) -> None:
+        for name, gradient in gradients.items():
+            self.trained[name].step(self.trained[name].limited(gradient), rate, bad)
+        self._found[0] += bad
+        self._found[1] = (self._found[1] + bad) * bad
+        self._found[2] = torch.maximum(self._found[1], self._found[2])
+        self.updates += 1
+        self._unseen += 1
+        if self._unseen == self.look_period:
+            self.look()
+
+    def _check_skipped(self, in_a_row: int) -> None:
+        if in_a_row >= MAX_SKIPPED:
             raise RunFailed(
-                f"{MAX_SKIPPED} gradients in a row were not finite, after {self.updates} updates: look for infinite "
+                f"{in_a_row} gradients in a row were not finite, after {self.updates} updates: look for infinite "
                 "rewards or observations, lower the learning rate, or set algorithm.max_gradient_norm"
             )
 
 
-def _are_finite(gradients: Gradients) -> bool:
-    """The sum of a vector is finite where all its elements are, and takes one pass."""
-    return bool(torch.stack([gradient.sum() for gradient in gradients.values()]).isfinite().all())
+def _bad(gradients: Gradients) -> Tensor:
+    """float32 [], 1 where an element of a vector is not finite: the sum of a vector is finite where all its elements
+    are, and takes one pass."""
+    return 1.0 - torch.stack([gradient.sum() for gradient in gradients.values()]).isfinite().all().float()

@@ -36,6 +36,7 @@ from distrl.core.errors import ConfigError, RunFailed
 from distrl.core.types import EnvSpec, PolicySpec, Weights
 from distrl.learners.actor_critic import ActorCritic, Inputs, Network
 from distrl.learners.actor_policies import MEMORY, MOMENTS, OBSERVATION_LIMIT, action_units
+from distrl.learners.bonus import Bonus, with_bonus
 from distrl.learners.distributions import Categorical, Distribution, Gaussian
 from distrl.learners.inputs import MASK, flat_inputs, image_paths, input_layout, input_size
 from distrl.learners.moments import RewardScale, RunningMoments
@@ -106,7 +107,7 @@ class PPO:
         seed: of the initial parameters.
 
     Attributes:
-        optimizer: of the vector "parameters". transitions: of the rollouts so far.
+        optimizer: of the vector "parameters", and "bonus" where there is one. transitions: of the rollouts so far.
     """
 
     def __init__(self, config: Config, env_spec: EnvSpec, device: str = "cpu", seed: int = 0):
@@ -119,7 +120,8 @@ class PPO:
         initial = self.network.initial(generator) | self._distribution.initial()
         self.parameters = FlatParameters(initial, self.device)
         rule = Rule(config.learning_rate, epsilon=1e-5, max_gradient_norm=config.max_gradient_norm)  # details 3 and 11
-        self.optimizer = Optimizer({"parameters": Trained(self.parameters.flat, rule)})
+        self._bonus = None if config.bonus is None else Bonus(config.bonus, self._num_flat, self.device, seed + 1)
+        self.optimizer = Optimizer(with_bonus({"parameters": Trained(self.parameters.flat, rule)}, self._bonus))
         self._rate = 1.0
         self._moments = RunningMoments(self._num_flat) if config.normalize_observations else None
         self._reward_scale = RewardScale(config.gamma) if config.scale_rewards else None
@@ -159,7 +161,7 @@ class PPO:
         """The loss's gradient, and metrics as tensors of one element (reading one waits for a GPU: do it seldom).
 
         Args:
-            rng: nothing is drawn.
+            rng: on the algorithm's device; for a bonus alone.
         """
         config, named, size = self.config, self.parameters.frozen, len(batch.advantage)
         outputs, value, context = self.network.forward(self.parameters, batch.inputs, batch.memory)
@@ -195,20 +197,22 @@ class PPO:
         gradients: dict[str, Tensor] = {}
         share = 1.0 / size if batch.counts is None else batch.counts / size
         d_entropy = torch.full_like(entropy, -config.entropy_cost).mul_(share)
-        d_outputs = self._distribution.backward(drawn, d_log_prob.mul(share).neg_(), d_entropy, gradients)
-        self.network.backward(
-            self.parameters, context, d_outputs, d_value.mul(config.value_cost).mul_(share), gradients
-        )
+        d_outputs = self._distribution.backward(drawn, d_log_prob.mul(-share), d_entropy, gradients)
+        self.network.backward(self.parameters, context, d_outputs, d_value.mul(config.value_cost * share), gradients)
         self._kl = (ratio - 1.0 - log_ratio).mean()  # detail 12; Schulman 2020, "Approximating KL Divergence", k3
         metrics = {
-            "policy_loss": -(least * share).sum(),
-            "value_loss": error.square().mul_(share).sum() * 0.5,
+            "policy_loss": -(least.mean() if batch.counts is None else torch.dot(least, batch.counts) / size),
+            "value_loss": torch.dot(error, error * share) * 0.5,
             "entropy": entropy.mean(),
             "approx_kl": self._kl,
             "clip_share": beyond.float().mean(),
             "explained_variance": self._explained,
         }
-        return {"parameters": self.parameters.join(gradients)}, metrics
+        found = {"parameters": self.parameters.join(gradients)}
+        if self._bonus is not None:
+            assert rng is not None
+            found["bonus"] = self._bonus.gradient(batch.inputs[0], rng)
+        return found, metrics
 
     def apply(self, gradients: Gradients) -> None:
         """One step of Adam."""
@@ -238,8 +242,13 @@ class PPO:
                 "algorithm.learning_rate, or set algorithm.normalize_observations and algorithm.scale_rewards"
             )
         value = value.view(num_steps + 1, num_rows)
+        rewards = self._tensor(reward)
+        if self._bonus is not None:
+            following = inputs[0].view(num_steps + 1, num_rows, -1)[1:].clone()
+            following[index[:, 0], index[:, 1]] = final[0]
+            rewards = rewards + self._bonus.rollout_rewards(following, rollout.is_first[:-1], rollout.row, together)
         steps = (
-            self._tensor(reward),
+            rewards,
             value[:-1],
             next_values(value, final_value, index),
             self._tensor(rollout.terminated),
@@ -363,6 +372,7 @@ class PPO:
             "transitions": self.transitions,
             "observation_moments": self._moments and self._moments.state(),
             "reward_scale": self._reward_scale and self._reward_scale.state(),
+            "bonus": self._bonus and self._bonus.state(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -371,7 +381,7 @@ class PPO:
         Raises:
             ValueError: the state is of other networks, or with other options of normalisation.
         """
-        parts = {"observation_moments": self._moments, "reward_scale": self._reward_scale}
+        parts = {"observation_moments": self._moments, "reward_scale": self._reward_scale, "bonus": self._bonus}
         for name, part in parts.items():
             if (part is None) != (state.get(name) is None):
                 has = "none" if state.get(name) is None else "some"

@@ -15,6 +15,7 @@ from distrl.core.errors import ConfigError
 from distrl.core.spaces import leaves
 from distrl.core.types import EnvSpec, PolicySpec, import_path
 from distrl.learners.actor_recipes import action_recipe, actor_inputs
+from distrl.learners.bonus_config import BonusConfig
 from distrl.learners.image_layers import output_shapes
 from distrl.learners.inputs import MASK, STATE, image_paths, input_size
 from distrl.learners.registry import AlgorithmConfig
@@ -29,6 +30,7 @@ _OF_THE_NETWORKS = (
     "switching_cost",
     "normalize_observations",
     "initial_log_std",
+    "bonus",
 )
 _Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -194,6 +196,8 @@ class PPO(AlgorithmConfig):
         description="Logarithm of the standard deviation that Box actions begin with, in half widths of the Box.",
     )
 
+    bonus: BonusConfig | None = Field(default=None, description="A reward for what is new; unset: none.")
+
     @field_validator("anneal_steps", mode="before")
     @classmethod
     def _of_the_run(cls, value: Any, info: ValidationInfo) -> Any:
@@ -222,11 +226,11 @@ class PPO(AlgorithmConfig):
             return self
         if not self.central_critic:
             raise ValueError("algorithm.switching_cost is the price of a central critic: set algorithm.central_critic")
-        plain = (self.memory_size, self.max_staleness, self.advantages, self.surrogate, self.decoupled)
-        if plain != (None, 0, "gae", "clipped", False):
+        plain = (self.memory_size, self.bonus, self.max_staleness, self.advantages, self.surrogate, self.decoupled)
+        if plain != (None, None, 0, "gae", "clipped", False):
             raise ValueError(
-                "algorithm.switching_cost needs plain PPO: no memory_size, max_staleness = 0, advantages = 'gae', "
-                "surrogate = 'clipped' and decoupled = false"
+                "algorithm.switching_cost needs plain PPO: no memory_size, no bonus, max_staleness = 0, advantages = "
+                "'gae', surrogate = 'clipped' and decoupled = false"
             )
         return self
 
@@ -284,6 +288,8 @@ class PPO(AlgorithmConfig):
         if not images:
             network["num_layers"] = len(self.hidden) + 1
             return PolicySpec("distrl.learners.actor_policies:mlp_policy", {"network": network, "actions": actions})
+        if self.bonus is not None:
+            raise ConfigError(f"algorithm.bonus needs observations without images; got {observed}: leave it out")
         for shape in images:
             output_shapes(shape, self.convolutions)
         network |= {"images": images, "num_flat": input_size(observed, inputs), "convolutions": self.convolutions}

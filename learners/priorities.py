@@ -14,8 +14,12 @@ never adjusted by a difference, so that the tree is a function of its leaves alo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+from distrl.core.errors import ConfigError
+from distrl.learners.replay import Replay, SampleBatch
 
 _BRANCHES = 16  # leaves of a group, groups of a block; over blocks, of which there are few, a draw takes a running sum
 _BELOW = 1.0 - 1e-12
@@ -103,3 +107,70 @@ class Priorities:
         self._groups[groups] = self._leaves.reshape(-1, _BRANCHES)[groups].sum(1, np.float64)
         blocks = groups // _BRANCHES
         self._blocks[blocks] = self._groups.reshape(-1, _BRANCHES)[blocks].sum(1)
+
+
+class PrioritizedReplay(Replay):
+    """A ``Replay`` that draws by priority; ``SampleBatch.weight`` makes up for it.
+
+    Args:
+        rule: of the priorities. options: of ``Replay``.
+    """
+
+    def __init__(self, capacity: int, rule: PriorityRule, **options: Any):
+        super().__init__(capacity, **options)
+        self._rule, self._priorities = rule, Priorities(capacity, rule.exponent)
+        self._admitted = self._next  # numbers below have a priority; what is newer gets it with the next draw
+
+    @property
+    def nbytes(self) -> int:
+        """See ``Replay``."""
+        return super().nbytes + self._priorities.nbytes
+
+    def sample(self, batch_size: int, rng: np.random.Generator) -> SampleBatch:
+        """Draw one from each of ``batch_size`` strata of equal priority, and mark it as sampled."""
+        with self._lock:
+            if self._next == self._oldest:
+                raise ValueError("a sample batch needs at least one stored transition; the replay is empty")
+            # Not when it arrives: what the largest priority is then depends on how far an update beside it has come.
+            self._priorities.admit(self._slots(max(self._admitted, self._oldest), self._next))
+            self._admitted = self._next
+            strata = (np.arange(batch_size) + rng.random(batch_size)) / batch_size
+            slots, chance = self._priorities.draw(strata)
+            batch = self._gather(self._oldest + (slots - self._oldest) % self.capacity)
+            weight = (len(self) * chance) ** -self._rule.beta(self._next)
+            weight = (weight / weight.max()).astype(np.float32)
+            batch.weight = weight if batch.weight is None else weight * batch.weight
+            return batch
+
+    def learned(self, batch: SampleBatch) -> None:
+        """Draw the batch's transitions from now on by the errors that ``gradients`` has left in it.
+
+        Raises:
+            ConfigError: there are none.
+        """
+        if batch.error is None:
+            raise ConfigError(
+                "replay.priority_exponent needs an algorithm whose gradients leave temporal-difference errors in the "
+                "sample batch: leave it out"
+            )
+        errors = batch.error.numpy(force=True)
+        with self._lock:
+            kept = np.isfinite(errors) & (batch.number >= self._oldest)  # others have been overwritten meanwhile
+            self._priorities.update(batch.number[kept] % self.capacity, errors[kept])
+
+    def sampled_state(self) -> dict[str, np.ndarray]:
+        """See ``Replay``; and the priorities."""
+        with self._lock:
+            known = self._slots(self._oldest, max(self._admitted, self._oldest))
+            found = {"priorities": self._priorities.leaves(known), "largest": np.array(self._priorities.largest)}
+            return super().sampled_state() | found
+
+    def restore_sampled(self, state: dict[str, np.ndarray]) -> None:
+        """See ``Replay``; of a state without priorities, all begin with the largest."""
+        with self._lock:
+            super().restore_sampled(state)
+            leaves, oldest = state.get("priorities", np.zeros(0, np.float32)), int(state["oldest"])
+            self._priorities.largest = float(state.get("largest", 1.0))
+            first, self._admitted = max(oldest, self._oldest), max(oldest + len(leaves), self._oldest)
+            self._priorities.admit(self._slots(self._oldest, min(first, self._admitted)))
+            self._priorities.restore(self._slots(first, self._admitted), leaves[first - oldest :])

@@ -1,4 +1,4 @@
-"""Fragments flow in; sample batches with n-step returns, drawn uniformly or by priority, flow out (numpy only).
+"""Fragments flow in; uniformly drawn sample batches with n-step returns flow out (numpy only).
 
 **Where things lie.** Transition number k of the run (from 0, in order of arrival, time-major within a fragment) lies
 in slot k mod capacity, together with its own observation. Its next observation is stored nowhere twice:
@@ -25,7 +25,6 @@ import numpy as np
 
 from distrl.core.errors import ConfigError, StorageError
 from distrl.core.types import FINAL, OBSERVATION, Columns, Fragment, Observation
-from distrl.learners.priorities import Priorities, PriorityRule
 from distrl.learners.sample_weights import duration_weights
 
 #: Columns of a fragment that are kept for every transition beside observation, action and duration.
@@ -64,7 +63,7 @@ class SampleBatch:
         number: int64 [S], the transition's number in the run.
         weight: float32 [S], what each sample counts in the losses; None: 1 each.
         error: tensor [S], the samples' temporal-difference errors, which an algorithm's ``gradients`` leaves here for
-            ``Replay.learned``; None: it has none.
+            ``PrioritizedReplay.learned``; None: it has none.
     """
 
     observation: Observation
@@ -86,8 +85,8 @@ class Replay:
     """A columnar ring of the last ``capacity`` transitions; one thread may ``add`` while another ``sample``s.
 
         added = replay.add(fragment)              # copies the fragment once
-        batch = replay.sample(256, rng)           # with replacement
-        replay.learned(batch)                     # after the update, where draws follow priorities
+        batch = replay.sample(256, rng)           # uniform, with replacement
+        replay.learned(batch)                     # after the update
 
     Always ``num_added == num_trained + num_unsampled + num_evicted``: what has been in a sample batch, what is
     stored and has not, and what was overwritten before it was.
@@ -102,7 +101,6 @@ class Replay:
         first_number: the number of the first transition that will be added; > 0 when only the end of the log is
             refilled.
         duration_limit: of ``duration_weights``; None: durations do not count.
-        rule: of ``Priorities``; None: every stored transition is as likely to be drawn.
     """
 
     def __init__(
@@ -112,14 +110,11 @@ class Replay:
         gamma: float = 0.99,
         first_number: int = 0,
         duration_limit: float | None = None,
-        rule: PriorityRule | None = None,
     ):
         if capacity < 1 or n_step < 1:
             raise ConfigError(f"the replay needs capacity ≥ 1 and n_step ≥ 1; got {capacity} and {n_step}")
         self.capacity, self.n_step, self.gamma = capacity, n_step, gamma
-        self._duration_limit, self._rule = duration_limit, rule
-        self._priorities = None if rule is None else Priorities(capacity, rule.exponent)
-        self._admitted = first_number  # numbers below have a priority; what is newer gets it with the next draw
+        self._duration_limit = duration_limit
         self._oldest = self._next = first_number  # stored: the numbers in [oldest, next)
         self._evicted, self._unsampled = first_number, 0
         self._columns: Columns = {}  # name → [capacity, …]; allocated by the first fragment, which brings the shapes
@@ -131,7 +126,7 @@ class Replay:
         self._sampled = np.zeros(0, bool)
         self._follow = np.zeros(0, np.int64)
         self._agent = np.zeros(0, np.int32)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def __len__(self) -> int:
         """Transitions stored."""
@@ -161,8 +156,9 @@ class Replay:
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays when full."""
-        arrays = (*self._columns.values(), *self._tails.values(), self._sampled, self._follow, self._agent)
-        return sum(array.nbytes for array in arrays) + (0 if self._priorities is None else self._priorities.nbytes)
+        return sum(
+            a.nbytes for a in (*self._columns.values(), *self._tails.values(), self._sampled, self._follow, self._agent)
+        )
 
     def add(self, fragment: Fragment) -> Added:
         """Copy a fragment in, overwriting the oldest transitions where there is no room.
@@ -188,40 +184,14 @@ class Replay:
         return Added(count, evicted)
 
     def sample(self, batch_size: int, rng: np.random.Generator) -> SampleBatch:
-        """Draw with replacement over what is stored, and mark it as sampled."""
+        """Draw uniformly with replacement over what is stored, and mark it as sampled."""
         with self._lock:
             if self._next == self._oldest:
                 raise ValueError("a sample batch needs at least one stored transition; the replay is empty")
-            if self._priorities is None or self._rule is None:
-                return self._gather(rng.integers(self._oldest, self._next, batch_size))
-            # Not when it arrives: what the largest priority is then depends on how far an update beside it has come.
-            self._priorities.admit(self._slots(max(self._admitted, self._oldest), self._next))
-            self._admitted = self._next
-            strata = (np.arange(batch_size) + rng.random(batch_size)) / batch_size
-            slots, chance = self._priorities.draw(strata)
-            batch = self._gather(self._oldest + (slots - self._oldest) % self.capacity)
-            weight = (len(self) * chance) ** -self._rule.beta(self._next)
-            weight = (weight / weight.max()).astype(np.float32)
-            batch.weight = weight if batch.weight is None else weight * batch.weight
-            return batch
+            return self._gather(rng.integers(self._oldest, self._next, batch_size))
 
     def learned(self, batch: SampleBatch) -> None:
-        """Draw the batch's transitions from now on by the errors that ``gradients`` has left in it.
-
-        Raises:
-            ConfigError: draws follow priorities, and there are no errors.
-        """
-        if self._priorities is None:
-            return
-        if batch.error is None:
-            raise ConfigError(
-                "replay.priority_exponent needs an algorithm whose gradients leave temporal-difference errors in the "
-                "sample batch: leave it out"
-            )
-        errors = batch.error.numpy(force=True)
-        with self._lock:
-            kept = np.isfinite(errors) & (batch.number >= self._oldest)  # others have been overwritten meanwhile
-            self._priorities.update(batch.number[kept] % self.capacity, errors[kept])
+        """An update has been made with the batch, and its algorithm may have left errors in it."""
 
     def _slots(self, first: int, end: int) -> np.ndarray:
         """Of the transitions with numbers in [first, end)."""
@@ -232,17 +202,12 @@ class Replay:
         position."""
         with self._lock:
             slots = self._slots(self._oldest, self._next)
-            state: dict[str, np.ndarray] = {
+            return {
                 "oldest": np.array(self._oldest, np.int64),
                 "next": np.array(self._next, np.int64),
                 "evicted": np.array(self._evicted, np.int64),
                 "sampled": np.packbits(self._sampled[slots] if slots.size else np.zeros(0, bool)),
             }
-            if self._priorities is not None:
-                known = self._slots(self._oldest, max(self._admitted, self._oldest))
-                state["priorities"] = self._priorities.leaves(known)
-                state["largest_priority"] = np.array(self._priorities.largest)
-            return state
 
     def restore_sampled(self, state: dict[str, np.ndarray]) -> None:
         """Restore flags and totals after refilling from the log, which may reach beyond the state and start later
@@ -261,7 +226,6 @@ class Replay:
             flags = np.unpackbits(state["sampled"], count=following - oldest).astype(bool)
             gone = min(max(self._oldest - oldest, 0), flags.size)  # in the state, no longer stored
             self._evicted = evicted + int(np.count_nonzero(~flags[:gone])) + max(self._oldest - following, 0)
-            self._restore_priorities(state, oldest)
             if self._next == self._oldest:
                 return
             numbers = np.arange(self._oldest, self._next)
@@ -270,17 +234,6 @@ class Replay:
             sampled[known] = flags[numbers[known] - oldest]
             self._sampled[numbers % self.capacity] = sampled
             self._unsampled = int(np.count_nonzero(~sampled))
-
-    def _restore_priorities(self, state: dict[str, np.ndarray], oldest: int) -> None:
-        """Those of the state's transitions from number ``oldest`` on, as far as they are stored; what it does not know
-        is as what has never been drawn."""
-        if self._priorities is None:
-            return
-        leaves = state.get("priorities", np.zeros(0, np.float32))
-        self._priorities.largest = float(state.get("largest_priority", 1.0))
-        first, self._admitted = max(oldest, self._oldest), max(oldest + len(leaves), self._oldest)
-        self._priorities.admit(self._slots(self._oldest, min(first, self._admitted)))
-        self._priorities.restore(self._slots(first, self._admitted), leaves[first - oldest :])
 
     def _gather(self, numbers: np.ndarray) -> SampleBatch:
         """The sample batch of these transitions, which it marks; any way of drawing numbers may use it (lock held)."""

@@ -24,33 +24,34 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distrl.core.types import EnvSpec, PolicySpec, Weights
+from distrl.core.types import EnvSpec, Observation, PolicySpec, Weights
+from distrl.learners.device import Captured, to_device
 from distrl.learners.networks import MLP, FlatParameters, squashed_gaussian, squashed_gaussian_backward
 from distrl.learners.optimizer import Gradients, Optimizer, Rule, Trained
 from distrl.learners.policies import TRAINED
-from distrl.learners.products import keep_memory
 from distrl.learners.replay import SampleBatch
 from distrl.learners.sac_config import Config
-from distrl.learners.spaces import bounded_box, flat_size, observation_leaves
+from distrl.learners.spaces import bounded_box, flat_size, flatten, observation_leaves
 
 
 class Seen(NamedTuple):
     """What networks take of S observations of A actors; in a team several, else one.
 
     Attributes:
-        own: float32 [S · A, D], what the actor sees. together: [S, C], what the critics see beside the actions.
+        own: float32 [S · A, D], what the actor sees.
+        together: [S, C], what the critics see beside the actions; None: the same.
         lives: [S, A], 1 or 0; None: all do.
     """
 
     own: Tensor
-    together: Tensor
+    together: Tensor | None = None
     lives: Tensor | None = None
 
     def joined(self, action: Tensor) -> Tensor:
         """The critics' inputs, for actions [S, all of a sample]: of who does not live, zeros."""
         if self.lives is not None:
             action = (action.view(*self.lives.shape, -1) * self.lives.unsqueeze(2)).view_as(action)
-        return torch.cat([self.together, action], 1)
+        return torch.cat([self.own if self.together is None else self.together, action], 1)
 
     def total(self, log_prob: Tensor) -> Tensor:
         """Log-density of a sample, [S], from those of its actors, [S, A]."""
@@ -78,7 +79,6 @@ class SAC:
     """
 
     def __init__(self, config: Config, env_spec: EnvSpec, device: str = "cpu", seed: int = 0):
-        keep_memory()
         self.config = config
         self._env_spec = env_spec
         self.device = torch.device(device)
@@ -95,6 +95,7 @@ class SAC:
         limit = config.max_gradient_norm
         critic = Trained(self.critic.flat, Rule(config.critic_learning_rate, max_gradient_norm=limit, tau=config.tau))
         assert critic.target is not None
+        self._computed = Captured(self._compute, self.device)
         self._actor = self.actor_net.members(self.actor.frozen)
         self._critics = self.critic_net.members(self.critic.frozen)
         self._target = self.critic_net.members(self.critic.split(critic.target))  # the target networks
@@ -108,34 +109,37 @@ class SAC:
 
     def gradients(self, batch: SampleBatch, rng: torch.Generator) -> tuple[Gradients, dict[str, Tensor]]:
         """Gradients of the three losses, and metrics as tensors of one element (reading one waits for a GPU: do it
-        seldom).
+        seldom); on a GPU both are valid until the next call.
 
         Args:
-            batch: S transitions; numpy arrays or tensors.
+            batch: S transitions.
             rng: on the algorithm's device; see ``randomness.update_generator``.
         """
-        before, after = self._seen(batch.observation), self._seen(batch.next_observation)
-        reward, discount = self._tensor(batch.reward), self._tensor(batch.discount)
-        action = (self._tensor(batch.action).reshape(len(reward), -1) - self._center) / self._half
-        noise = torch.randn((2, *action.shape), generator=rng, device=self.device)
-        weight = torch.ones_like(reward) if batch.weight is None else self._tensor(batch.weight)
+        size = len(batch.reward)
+        weight = np.ones(size, np.float32) if batch.weight is None else batch.weight
+        inputs = to_device(
+            [
+                *(batch.action.reshape(size, -1), batch.reward, batch.discount, weight),
+                *(*self._seen(batch.observation), *self._seen(batch.next_observation)),
+            ],
+            self.device,
+        )
+        noise = torch.randn((2, *inputs[0].shape), generator=rng, device=self.device)
         with torch.no_grad():
-            found = self._gradients(before, after, action, reward, discount, weight / len(reward), noise)
-        gradients, metrics, batch.error = found
+            gradients, metrics, batch.error = self._computed(noise, *inputs)
         return gradients, metrics
 
-    def _gradients(
-        self,
-        before: Seen,
-        after: Seen,
-        action: Tensor,
-        reward: Tensor,
-        discount: Tensor,
-        weight: Tensor,
-        noise: Tensor,
+    def _compute(
+        self, noise: Tensor, action: Tensor, reward: Tensor, discount: Tensor, weight: Tensor, *seen: Tensor
     ) -> tuple[Gradients, dict[str, Tensor], Tensor]:
-        """See ``gradients``, and the mean size of the critics' errors, [S]; ``weight``: [S], what a sample's part
-        counts in a sum over S."""
+        """``gradients`` of the batch's parts, and the mean size of the critics' errors, [S].
+
+        Args:
+            noise: [2, S, actions], for o' and for o.
+        """
+        before, after = Seen(*seen[: len(seen) // 2]), Seen(*seen[len(seen) // 2 :])
+        action = (action - self._center) / self._half
+        weight = weight / len(weight)
         size, num_actions = action.shape
         temperature = self.log_temperature.exp()
 
@@ -223,11 +227,9 @@ class SAC:
         size, num_actions, hidden = flat_size(leaves), len(self._center), self.config.hidden
         return MLP((size, *hidden, 2 * num_actions)), MLP((size + num_actions, *hidden, 1), ensemble=2)
 
-    def _seen(self, observation: dict[str, Any]) -> Seen:
-        """In the order of the networks' inputs."""
-        parts = [part.reshape(len(part), -1) for part in (self._tensor(observation[path]) for path in self._paths)]
-        inputs = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
-        return Seen(inputs, inputs)
+    def _seen(self, observation: Observation) -> tuple[np.ndarray, ...]:
+        """What ``Seen`` takes."""
+        return (flatten(observation, self._paths),)
 
     def _tensor(self, array: Any) -> Tensor:
         return torch.as_tensor(array, dtype=torch.float32, device=self.device)

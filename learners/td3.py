@@ -9,6 +9,8 @@ networks, actions scaled to [−1, 1] inside, R and d the batch's n-step reward 
     J_Q = Σ_i mean loss(Q_i(o, a), y)                   ½ (Q − y)², or that of ``distrl.learners.hl_gauss``
     J_μ = −mean Q₁(o, μ(o))                             at every ``policy_delay``-th update
 
+Where the batch has weights, each sample's part is multiplied by its own before the mean.
+
 The target networks move at every ``policy_delay``-th update too. Both losses are taken at the same parameters (in the
 paper the critics step first), so that a gradient can be computed in one process and applied in another.
 """
@@ -22,6 +24,7 @@ import torch
 from torch import Tensor
 
 from distrl.core.types import EnvSpec, PolicySpec, Weights
+from distrl.learners.bonus import Bonus, with_bonus
 from distrl.learners.box_batches import BoxBatches
 from distrl.learners.hl_gauss import value_loss
 from distrl.learners.networks import MLP, FlatParameters
@@ -41,7 +44,7 @@ class TD3:
         seed: of the initial parameters.
 
     Attributes:
-        optimizer: of the vectors "actor" and "critic".
+        optimizer: of the vectors "actor" and "critic", and "bonus" where there is one.
     """
 
     def __init__(self, config: Config, env_spec: EnvSpec, device: str = "cpu", seed: int = 0):
@@ -62,7 +65,8 @@ class TD3:
         assert actor.target is not None
         assert critic.target is not None
         self._target_actor, self._target_critic = self.actor.split(actor.target), self.critic.split(critic.target)
-        self.optimizer = Optimizer({"actor": actor, "critic": critic})
+        self._bonus = None if config.bonus is None else Bonus(config.bonus, size, self.device, seed + 1)
+        self.optimizer = Optimizer(with_bonus({"actor": actor, "critic": critic}, self._bonus))
 
     def gradients(self, batch: SampleBatch, rng: torch.Generator) -> tuple[Gradients, dict[str, Tensor]]:
         """Gradients of the critics' loss, and of the actor's where it is its turn; metrics as tensors of one element
@@ -74,6 +78,8 @@ class TD3:
         """
         config = self.config
         observation, action, reward, discount, following = self._tensors(batch)
+        if self._bonus is not None:
+            reward = reward + self._bonus.rewards(following)
         with torch.no_grad():
             limit = config.target_noise_limit
             noise = torch.randn(action.shape, generator=rng, device=self.device)
@@ -83,7 +89,9 @@ class TD3:
             target = config.reward_scale * reward + discount * self._loss.values(next_outputs).amin(0)
 
         outputs = self._outputs(self.critic.named, observation, action)  # [2, S, m]
-        critic_loss = self._loss.loss(outputs, target).mean(1).sum()
+        weight = self._tensors.weight(batch)
+        critic_loss = (weight * self._loss.loss(outputs, target)).mean(1).sum()
+        batch.error = (self._loss.values(outputs.detach()) - target).abs().mean(0)
         gradients = {"critic": self.critic.gradient(critic_loss)}
         metrics = {
             "critic_loss": critic_loss.detach(),
@@ -96,12 +104,15 @@ class TD3:
             first = {name: part[:1] for name, part in self.critic.frozen.items()}
             inputs = torch.cat([observation, own_action], 1)
             own_outputs = MLP(self.critic_net.sizes, ensemble=1)(first, inputs)
-            gradients["actor"] = self.actor.gradient(-self._loss.values(own_outputs).mean())
+            gradients["actor"] = self.actor.gradient(-(weight * self._loss.values(own_outputs)).mean())
+        if self._bonus is not None:
+            gradients["bonus"] = self._bonus.gradient(following, rng)
         return gradients, metrics
 
     def apply(self, gradients: Gradients) -> None:
         """One Adam step of what has a gradient; the target networks follow where it is their turn."""
-        self.optimizer.step(gradients)
+        if self.optimizer.step(gradients) and self._bonus is not None:
+            self._bonus.follow(self.optimizer.together)
 
     def policy_spec(self) -> PolicySpec:
         """See ``Config.policy_spec``."""
@@ -116,8 +127,8 @@ class TD3:
         return weights
 
     def state(self) -> dict[str, Any]:
-        """Everything that an update reads or writes: see ``Optimizer.state``."""
-        return self.optimizer.state()
+        """Everything that an update reads or writes: tensors are copied to the CPU."""
+        return {"optimizer": self.optimizer.state(), "bonus": self._bonus and self._bonus.state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue bit for bit where ``state`` was taken.
@@ -125,7 +136,9 @@ class TD3:
         Raises:
             ValueError: the state is of networks of another shape.
         """
-        self.optimizer.load_state(state)
+        self.optimizer.load_state(state.get("optimizer", {}))
+        if self._bonus is not None:
+            self._bonus.load_state(state["bonus"])
 
     def _outputs(self, critic: dict[str, Tensor], observation: Tensor, action: Tensor) -> Tensor:
         """What the critics say of actions, [2, S, m]."""

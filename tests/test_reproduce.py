@@ -27,8 +27,10 @@ def test_the_same_bit_for_bit(run):
 
 
 def test_a_run_that_was_resumed_is_repeated_as_a_whole(tmp_path):
-    train(small(tmp_path / "run", "run.steps=300"), local=True)
-    train(small(tmp_path / "run", "run.steps=600"), local=True, resume=tmp_path / "run")
+    """Also where draws follow what updates found: priorities go on where they were."""
+    rule = "replay.priority_exponent=0.6"
+    train(small(tmp_path / "run", "run.steps=300", rule), local=True)
+    train(small(tmp_path / "run", "run.steps=600", rule), local=True, resume=tmp_path / "run")
     assert reproduce(RunDirectory.open(tmp_path / "run")).difference is None
 
 

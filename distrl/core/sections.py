@@ -363,8 +363,10 @@ class ReplaySection(Section):
         0.4,
         ge=0,
         le=1,
-        description="How far the losses make up for that at the start, beta; it grows to 1, in full, over as many "
-        "transitions as `run.steps`.",
+        description="How far the losses make up for that at the start, beta; it grows linearly to 1, which is in full.",
+    )
+    priority_full_at: int = Field(
+        100_000, ge=0, description="Transitions in the run after which they make up for it in full; 0: always."
     )
 
     warm_start: list[RunPath] = Field(

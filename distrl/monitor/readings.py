@@ -77,7 +77,7 @@ class Readings:
             scalars = {"evaluation/return": record["return_mean"], "evaluation/best_return": best}
             yield self._reading(scalars | {"evaluation/length": lengths})
         elif kind == "histograms":
-            found = {f"run/{name}": record[name] for name in ("staleness", "step_s") if record[name]}
+            found = {f"run/{name}": bins for name, bins in record.items() if isinstance(bins, list) and bins}
             yield Reading(dict(self._axes), histograms=found)
 
     def _episodes(self, episodes: list[dict[str, Any]]) -> Iterator[Reading]:

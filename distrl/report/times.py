@@ -6,6 +6,7 @@ import base64
 import json
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -98,33 +99,38 @@ def times(groups: Sequence[Group]) -> str:
 
 
 def _staleness(groups: Sequence[Group]) -> str:
-    found = []
+    found = []  # (label, colour, counts): of each group, or of each policy of a run that is alone
     for group in groups:
         counts: dict[int, int] = {}
         for run in group.runs:
             for most, count in run.staleness if isinstance(run.staleness, list) else ():
                 counts[most] = counts.get(most, 0) + count
         if counts:
-            found.append((group, counts))
+            found.append((group.label, group.colour, counts))
     if not found:
         return ""
-    bins = sorted({most for _, counts in found for most in counts})
+    policies: dict[str, Any] = {}
+    if len(groups) == len(groups[0].runs) == 1:
+        policies = groups[0].runs[0].summary.get("staleness_by_policy", {})
+        by_policy = enumerate(policies.items())
+        found = [(name, colour, dict(its["staleness_counts"])) for colour, (name, its) in by_policy] or found
+    bins = sorted({most for _, _, counts in found for most in counts})
     shares = [
-        (group.label, group.colour, np.array([counts.get(most, 0) for most in bins], np.float64))
-        for group, counts in found
+        (label, colour, np.array([counts.get(most, 0) for most in bins], np.float64)) for label, colour, counts in found
     ]
     told = []
     for label, _, values in shares:
-        up_to = np.cumsum(values) / values.sum()
-        half, most = (bins[int(np.searchsorted(up_to, q))] for q in (0.5, 0.99))
+        up_to = np.cumsum(values) / max(values.sum(), 1)
+        half, most = (bins[min(int(np.searchsorted(up_to, q)), len(bins) - 1)] for q in (0.5, 0.99))
         told.append(f"{label}: half at most {half}, 99 % at most {most}")
-    return bar_chart(
+    chart = bar_chart(
         [number(most) for most in bins],
-        shares if len(groups) > 1 else [("share of transitions", 0, shares[0][2])],
+        shares if len(shares) > 1 else [("share of transitions", 0, shares[0][2])],
         title="Staleness of what was trained on",
         says=f"Histogram of staleness in updates. {'; '.join(told)}.",
         x_label="updates since the policy that acted, at most",
     )
+    return key_of([(f"var(--c{colour})", name) for name, colour, _ in shares]) + chart if policies else chart
 
 
 def _step_times(groups: Sequence[Group]) -> str:

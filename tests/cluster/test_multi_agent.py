@@ -1,5 +1,7 @@
 """Runs with several agents: the same dataflow, each policy with a stream, a trainer and versions of its own."""
 
+from collections import Counter
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -64,6 +66,10 @@ def test_what_is_reported_says_whose_it_is(finished):
     assert episode["length"] == 25
     hunter, prey = episode["returns"]["hunter"], episode["returns"]["prey"]
     assert episode["return"] == pytest.approx(hunter + 2 * prey)  # the mean of a policy's agents; there are two of prey
+    by_policy = {name: dict(one["staleness_counts"]) for name, one in finished.summary["staleness_by_policy"].items()}
+    assert sum(by_policy["prey"].values()) == 2 * sum(by_policy["hunter"].values()) > 0
+    together = Counter(by_policy["hunter"]) + Counter(by_policy["prey"])
+    assert sorted(together.items()) == [tuple(bin) for bin in finished.summary["staleness_counts"]]
 
 
 def test_each_policy_of_a_run_can_be_loaded_and_acts_for_one_agent(finished):

@@ -164,3 +164,28 @@ class Cup(gymnasium.Env):
             if (x0 < wall) != (x1 < wall) and -0.4 <= y0 + (y1 - y0) * (wall - x0) / (x1 - x0) <= 0.0:
                 return True
         return False
+
+
+class DeepSea(gymnasium.Env):
+    """A diver starts at the top left of a square of ``size`` rows and falls one row a step, to the right or to the
+    left; a treasure of 1 is at the bottom right, and each step to the right costs 0.01 / size. Which action is to the
+    right is another at each place. So all that is learned before leads away from it, and acting at random finds it once
+    in 2^size episodes (Osband et al. 2019, arXiv 1908.03568). Best return 0.99; of never going right 0."""
+
+    def __init__(self, size: int = 10):
+        self.observation_space, self.action_space = MultiDiscrete([size + 1, size + 1]), Discrete(2)
+        self._size = size
+        self._right = np.random.default_rng(0).integers(2, size=(size, size))
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self._place = np.zeros(2, np.int64)
+        return self._place.copy(), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        row, column = self._place
+        right = action == self._right[row, column]
+        self._place[:] = row + 1, column + 1 if right else max(0, column - 1)
+        over = bool(self._place[0] == self._size)
+        reward = float(self._place[1] == self._size) - (0.01 / self._size if right else 0.0)
+        return self._place.copy(), reward, over, False, {}

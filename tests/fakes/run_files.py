@@ -48,7 +48,13 @@ def first_session(run):
     episodes = [episode(20, 1.0, terminated=True), episode(40, 3.0, info=diverged), episode(60, 5.0)]
     losses = {"kind": "learner", "env_steps": 60, "updates": 6, "critic_loss": 0.5}
     write(run, "metrics", *episodes, losses, evaluation(100, 7.0, best=True))
-    bins = {"kind": "histograms", "env_steps": 100, "staleness": [[0, 5], [3, 7]], "step_s": [[0.01, 11], [0.1, 1]]}
+    bins = {
+        "kind": "histograms",
+        "env_steps": 100,
+        "staleness": [[0, 5], [3, 7]],
+        "staleness/prey": [[3, 7]],
+        "step_s": [[0.01, 11], [0.1, 1]],
+    }
     write(run, "timing", status(50), status(100), bins)
     fault = {"kind": "fault", "fault": "crash", "message": "signal 11", "time_s": 1.0}
     write(run, "events", fault, {"kind": "restart", "role": "learner", "time_s": 2.0})

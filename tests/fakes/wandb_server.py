@@ -8,6 +8,8 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import yaml
+
 
 class WandbServer:
     """A context manager; clients find it by ``url``.
@@ -88,7 +90,9 @@ class WandbServer:
         return [rows[number] for number in sorted(rows)]
 
     def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        variables, what = request.get("variables") or {}, request["operationName"]
+        variables, what = request.get("variables") or {}, request.get("operationName")
+        if not what:  # it is named in the query alone
+            what = request["query"].split("(")[0].split("{")[0].split()[-1]
         project = {"id": "p", "name": variables.get("project"), "entity": {"id": "e", "name": "me"}}
         if what == "UpsertBucket":
             self.upserts.append(variables)
@@ -120,16 +124,18 @@ class WandbServer:
         if what == "CreateAgent":
             return {"createAgent": {"agent": {"id": "agent1"}}}
         if what == "Heartbeat":
-            commands: list[dict[str, Any]] = []
-            if json.loads(variables["runState"]):
-                pass
+            commands: list[dict[str, Any]] = [{"type": "exit"}]
+            if json.loads(variables["runState"]):  # one is under way
+                commands = []
             elif self.suggestions:
                 run_id, values = self.suggestions.popitem()
                 arguments = {name: {"value": value} for name, value in values.items()}
-                commands = [{"type": "run", "run_id": run_id, "args": arguments}]
-            else:
-                commands = [{"type": "exit"}]
+                program = yaml.safe_load(self.sweep)["program"]
+                commands = [{"type": "run", "run_id": run_id, "program": program, "args": arguments}]
             return {"agentHeartbeat": {"agent": {"id": "agent1"}, "commands": json.dumps(commands)}}
+        if what == "Viewer":  # whose key it is
+            account = {"id": "v", "name": "me", "username": "me", "email": "", "entity": "me", "admin": False}
+            return {"viewer": {**account, "flags": "{}", "teams": {"edges": []}, "apiKeys": {"edges": []}}}
         return {}
 
     def _stream(self, run_id: str, message: dict[str, Any]) -> None:

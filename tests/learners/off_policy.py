@@ -14,8 +14,8 @@ LOW, HIGH = np.array([-2.0, 0.0]), np.array([2.0, 10.0])
 BOX = EnvSpec("test", Box(-1, 1, (3,)), Box(LOW.astype("f4"), HIGH.astype("f4")))
 
 
-def batch_of(spec: EnvSpec, size: int, seed: int = 0) -> SampleBatch:
-    """Random transitions of observations [3]; some terminate."""
+def batch_of(spec: EnvSpec, size: int, seed: int = 0, alike: bool = True) -> SampleBatch:
+    """Random transitions of observations [3]; some terminate. ``alike``: in what they count."""
     rng = np.random.default_rng(seed)
     space, zeros = spec.action_space, np.zeros(size, np.float32)
     if isinstance(space, Discrete):
@@ -34,7 +34,14 @@ def batch_of(spec: EnvSpec, size: int, seed: int = 0) -> SampleBatch:
         duration_s=zeros,
         fidelity=zeros,
         number=rng.integers(1000, size=size),
+        weight=None if alike else rng.exponential(size=size).astype("f4"),
     )
+
+
+def shares_of(batch):
+    """What each sample counts in a mean over them, [S]."""
+    weight = np.ones(len(batch.reward)) if batch.weight is None else batch.weight
+    return weight / len(batch.reward)
 
 
 def trained(config, spec=BOX, updates=20, seed=3):

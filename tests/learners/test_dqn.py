@@ -67,7 +67,7 @@ def slow_loss(algorithm, flat, fixed, batch):
         else:
             wanted = slow_probabilities(min(max(y, -3), 4), edges, 0.75 * (edges[1] - edges[0]))
             losses.append(-wanted @ np.log(np.exp(x) / np.exp(x).sum()))
-    return np.mean(losses)
+    return off_policy.shares_of(batch) @ losses
 
 
 @pytest.mark.parametrize("config", [SQUARED, HL_GAUSS], ids=lambda config: config.value_loss)
@@ -75,7 +75,7 @@ def test_loss_and_gradient_are_the_papers(config):
     algorithm = config.build(MASKED, seed=3)
     for seed in range(20):
         algorithm.apply(algorithm.gradients(masked(off_policy.batch_of(PLAIN, 16, seed), seed))[0])
-    batch = masked(off_policy.batch_of(PLAIN, 6, 100), 100)
+    batch = masked(off_policy.batch_of(PLAIN, 6, 100, alike=False), 100)
     gradients, metrics = algorithm.gradients(batch)
     flat = vectors(algorithm)
     assert not np.allclose(flat["parameters"], flat["parameters target"])

@@ -14,7 +14,7 @@ from distrl.learners.dsact_config import Config
 from distrl.learners.randomness import sample_generator, update_generator
 from distrl.learners.registry import algorithm_config
 from tests.learners import off_policy
-from tests.learners.off_policy import BOX, HIGH, LOW, batch_of, slow_mlp, split, trained, vectors
+from tests.learners.off_policy import BOX, HIGH, LOW, batch_of, shares_of, slow_mlp, split, trained, vectors
 
 torch.set_num_threads(1)
 
@@ -24,7 +24,7 @@ SMALL = Config(hidden=(8, 6), critic_learning_rate=0.01, actor_learning_rate=0.0
 def slow_losses(algorithm, flat, fixed, spread, batch, noise, drawn):
     """The module's formulas, sample by sample in float64; ``fixed``: parameters that are not differentiated. Of the
     critics, what has the paper's gradient: −(y_q − Q) / … · Q − (…) / … · σ with the factors held."""
-    config, size = algorithm.config, len(batch.reward)
+    config = algorithm.config
     losses = {"actor": 0.0, "critic": 0.0, "log_temperature": 0.0}
     temperature = math.exp(fixed["log_temperature"][0])
 
@@ -39,7 +39,7 @@ def slow_losses(algorithm, flat, fixed, spread, batch, noise, drawn):
         density = np.exp(-0.5 * epsilon**2) / (std * math.sqrt(2 * math.pi)) / (1 - np.tanh(u) ** 2)
         return np.tanh(u), np.log(density).sum()
 
-    for s in range(size):
+    for s, share in enumerate(shares_of(batch)):
         o, o2 = (part["array"][s].astype("f8") for part in (batch.observation, batch.next_observation))
         a = 2 * (batch.action[s] - LOW) / (HIGH - LOW) - 1
         a2, log2 = act(fixed["actor target"], o2, noise[0, s])
@@ -57,16 +57,16 @@ def slow_losses(algorithm, flat, fixed, spread, batch, noise, drawn):
             d_mean = -(y_q - mean) / (std**2 + 0.1)
             d_std = -((clipped - mean) ** 2 - std**2) / (std**3 + 0.1)
             mean, std = returns(flat["critic"], i, o, a)
-            losses["critic"] += (spread[1][i] + 0.1) * (d_mean * mean + d_std * std) / size
+            losses["critic"] += (spread[1][i] + 0.1) * (d_mean * mean + d_std * std) * share
         new, log = act(flat["actor"], o, noise[1, s])
-        losses["actor"] += (temperature * log - min(returns(fixed["critic"], i, o, new)[0] for i in (0, 1))) / size
+        losses["actor"] += (temperature * log - min(returns(fixed["critic"], i, o, new)[0] for i in (0, 1))) * share
         _, log = act(fixed["actor"], o, noise[1, s])
-        losses["log_temperature"] -= math.exp(flat["log_temperature"][0]) * (log + algorithm.target_entropy) / size
+        losses["log_temperature"] -= math.exp(flat["log_temperature"][0]) * (log + algorithm.target_entropy) * share
     return losses
 
 
 def test_gradients_are_the_papers():
-    algorithm, batch = trained(SMALL, updates=21), batch_of(BOX, 5, 100)
+    algorithm, batch = trained(SMALL, updates=21), batch_of(BOX, 5, 100, alike=False)
     gradients, _ = algorithm.gradients(batch, update_generator(7, 7))
     generator = update_generator(7, 7)
     noise, drawn = (torch.randn(shape, generator=generator).numpy().astype("f8") for shape in ((2, 5, 2), (2, 5)))

@@ -391,6 +391,11 @@ def test_masked_actions_are_never_taken():
     assert np.array_equal(action, 2 + mask.argmax(axis=1))
 
 
+def test_weights_of_transitions_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"no transition has a weight, but learner.duration_weight_limit = 2.0 came"):
+        train(genetic(tmp_path / "run", learner={"duration_weight_limit": 2.0}), local=True)
+
+
 def test_a_replay_is_refused_before_anything_starts(tmp_path):
     with pytest.raises(
         ConfigError, match=r"ga is on-policy and has no replay, but replay.min_size = 5 came: leave it out$"

@@ -84,6 +84,38 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_ten_in_a_row_end_the_
         optimizer.step(gradients)
 
 
+def test_what_a_gpu_decides_by_itself_comes_out_the_same():
+    """There nobody asks at every step whether it was finite; here that is tried on a CPU."""
+
+    def new(look_period):
+        rule = Rule(0.1, max_gradient_norm=2.0, tau=0.1)
+        optimizer = Optimizer({"critic": Trained(draw(5, 0), rule), "actor": Trained(draw(3, 1), Rule(0.01))})
+        optimizer.look_period = look_period
+        return optimizer
+
+    asking, looking = new(1), new(100)
+    for seed in range(30):
+        gradients = {"critic": draw(5, seed), "actor": draw(3, seed)}
+        if seed % 7 == 2 or seed > 25:
+            gradients["actor"][1] = math.nan
+        for optimizer in (asking, looking):
+            optimizer.step(gradients)
+    state = looking.state()
+    for name, expected in asking.state().items():
+        assert expected == state[name] if name == "updates" else expected["steps"] == state[name]["steps"]
+        if name != "updates":
+            assert all(torch.equal(expected[kind], state[name][kind]) for kind in expected if kind != "steps")
+    assert asking.skipped == looking.skipped == 8
+
+    bad = {"critic": torch.full((5,), math.inf)}
+    for _ in range(MAX_SKIPPED - 5):  # the row began before the look
+        looking.step(bad)
+    looking.look()
+    looking.step(bad)
+    with pytest.raises(RunFailed, match="10 gradients in a row were not finite, after 22 updates"):
+        looking.look()
+
+
 def test_its_state_continues_bit_for_bit_and_another_networks_is_refused():
     def new(size=5):
         return Optimizer({"critic": Trained(torch.zeros(size), Rule(0.1, tau=0.1, target_period=3))})

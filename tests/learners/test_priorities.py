@@ -3,13 +3,17 @@
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Discrete
 
 from distrl.core.config import RunConfig
 from distrl.core.errors import ConfigError
-from distrl.learners.priorities import Priorities, PriorityRule
-from distrl.learners.randomness import sample_generator
+from distrl.core.types import EnvSpec
+from distrl.learners.priorities import Priorities, PrioritizedReplay, PriorityRule
+from distrl.learners.randomness import sample_generator, update_generator
+from distrl.learners.registry import ALGORITHMS, algorithm_config
 from distrl.learners.replay import Replay
 from tests.fakes.fragments import fragment
+from tests.learners.off_policy import BOX, batch_of
 
 
 def slow_draw(priorities, exponent, uniform):
@@ -76,7 +80,7 @@ def learn(replay, updates, batch_size=64, first=0):
 
 
 def filled(count, **options):
-    replay = Replay(256, rule=RULE, **options)
+    replay = PrioritizedReplay(256, RULE, **options)
     for k in range(count):
         replay.add(fragment(8, 2, episode_uid=2 * k))
     return replay
@@ -126,7 +130,7 @@ def test_durations_count_beside_priorities():
     assert (replay.sample(32, np.random.default_rng(0)).weight == 1).all()  # no time passes in these fragments
     made = fragment(2, 1, episode_uid=99)
     made.columns["end_s"] = made.columns["start_s"] + np.array([[1.0], [3.0]])
-    alone = Replay(256, rule=RULE, duration_limit=10.0)
+    alone = PrioritizedReplay(256, RULE, duration_limit=10.0)
     alone.add(made)
     batch = alone.sample(2, np.random.default_rng(0))
     assert batch.number.tolist() == [0, 1]  # of two strata
@@ -140,7 +144,7 @@ def test_a_resume_draws_what_the_run_would_have_drawn(capacity):
     learn(one, 20)
     state = one.sampled_state()
     later = [fragment(8, 2, episode_uid=500 + 2 * k) for k in range(4)]
-    other = Replay(capacity, rule=RULE)
+    other = PrioritizedReplay(capacity, RULE)
     for k in range(14):
         other.add(fragment(8, 2, episode_uid=2 * k))
     other.restore_sampled(state)
@@ -173,3 +177,29 @@ def test_an_algorithm_that_tells_no_errors_is_refused():
         algorithm_model(RunConfig.load("sac", offline))
     with pytest.raises(ConfigError, match=r"ppo is on-policy and has no replay, but replay\.priority_exponent"):
         algorithm_model(RunConfig.load("cartpole", ["algorithm.name=ppo", "replay.priority_exponent=0.6"]))
+
+
+@pytest.mark.parametrize("name", [name for name in ALGORITHMS if not algorithm_config(name).on_policy and name != "bc"])
+def test_an_algorithm_with_critics_tells_them(name):
+    assert algorithm_config(name).tells_errors
+
+
+@pytest.mark.parametrize(
+    ("name", "spec", "options"),
+    [
+        ("sac", BOX, {}),
+        ("td3", BOX, {}),
+        ("dsact", BOX, {}),
+        ("iql", BOX, {}),
+        ("dqn", EnvSpec("test", BOX.observation_space, Discrete(3)), {"value_loss": "squared"}),
+    ],
+)
+def test_errors_are_sizes_one_of_each_sample(name, spec, options):
+    algorithm = algorithm_config(name)(hidden=(8,), **options).build(spec)
+    batch = batch_of(spec, 5)
+    _, metrics = algorithm.gradients(batch, update_generator(0, 0))
+    error = batch.error.numpy(force=True)
+    assert error.shape == (5,)
+    assert (error > 0).all()
+    if name == "dqn":
+        np.testing.assert_allclose(0.5 * np.square(error).mean(), float(metrics["loss"]), rtol=1e-5)

@@ -155,6 +155,30 @@ def test_losses_and_gradients_are_the_papers(trained, weight):
             np.testing.assert_allclose(gradients[name].numpy().astype("f8") @ direction, slope, rtol=2e-3, atol=1e-4)
 
 
+def test_both_critics_at_once_are_one_after_the_other(trained):
+    """As products are on a GPU, and on a CPU."""
+    batch = random_batch(env_spec(), 16)
+    expected, _ = trained.gradients(batch, update_generator(0, 0))
+    trained._critics = [trained.critic.frozen]
+    trained._target = [trained.critic.split(trained.optimizer.trained["critic"].target)]
+    found, _ = trained.gradients(batch, update_generator(0, 0))
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_an_update_on_a_device_waits_for_nothing_and_has_no_part_on_the_cpu():
+    """Where tensors have a shape and no values (PyTorch's meta device), whoever asks for one fails."""
+    algorithm = SAC(Config(hidden=(8, 6), max_gradient_norm=1.0), env_spec(), device="meta")
+    shapes = (2, 16, 2), (16, 2), (16,), (16,), (16,), (16, 3), (16, 3)
+    with torch.no_grad():
+        gradients, metrics, error = algorithm._compute(*(torch.empty(shape, device="meta") for shape in shapes))
+    assert all(tensor.device.type == "meta" for tensor in (*gradients.values(), *metrics.values(), error))
+    assert all(gradients[name].shape == vector.shape for name, vector in vectors(algorithm).items())
+    for _ in range(3):
+        algorithm.apply(gradients)
+    assert algorithm.optimizer.updates == 3
+
+
 def test_gradients_change_nothing_and_apply_moves_the_target(trained):
     before = trained.state()
     gradients, _ = trained.gradients(random_batch(env_spec(), 8), update_generator(0, 0))

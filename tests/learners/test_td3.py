@@ -15,7 +15,7 @@ from distrl.learners.randomness import sample_generator, update_generator
 from distrl.learners.registry import algorithm_config
 from distrl.learners.td3_config import Config
 from tests.learners import off_policy
-from tests.learners.off_policy import BOX, HIGH, LOW, batch_of, slow_mlp, split, trained, vectors
+from tests.learners.off_policy import BOX, HIGH, LOW, batch_of, shares_of, slow_mlp, split, trained, vectors
 from tests.learners.test_hl_gauss import slow_probabilities
 
 torch.set_num_threads(1)
@@ -46,20 +46,20 @@ def slow_losses(algorithm, flat, fixed, batch, noise):
             return 0.5 * (x[0] - y) ** 2
         return -slow_probabilities(min(max(y, edges[0]), edges[-1]), edges, sigma) @ np.log(np.exp(x) / np.exp(x).sum())
 
-    for s in range(len(batch.reward)):
+    for s, share in enumerate(shares_of(batch)):
         o, o2 = (part["array"][s].astype("f8") for part in (batch.observation, batch.next_observation))
         a = 2 * (batch.action[s] - LOW) / (HIGH - LOW) - 1
         a2 = np.clip(act(fixed["actor target"], o2) + np.clip(config.target_noise * noise[s], -0.5, 0.5), -1, 1)
         least = min(value(outputs(fixed["critic target"], i, o2, a2)) for i in (0, 1))
         y = config.reward_scale * batch.reward[s] + batch.discount[s] * least
-        losses["critic"] += sum(loss(outputs(flat["critic"], i, o, a), y) for i in (0, 1)) / len(batch.reward)
-        losses["actor"] -= value(outputs(fixed["critic"], 0, o, act(flat["actor"], o))) / len(batch.reward)
+        losses["critic"] += sum(loss(outputs(flat["critic"], i, o, a), y) for i in (0, 1)) * share
+        losses["actor"] -= value(outputs(fixed["critic"], 0, o, act(flat["actor"], o))) * share
     return losses
 
 
 @pytest.mark.parametrize("config", [SQUARED, HL_GAUSS], ids=lambda config: config.value_loss)
 def test_losses_and_gradients_are_the_papers(config):
-    algorithm, batch = trained(config, updates=21), batch_of(BOX, 5, 100)
+    algorithm, batch = trained(config, updates=21), batch_of(BOX, 5, 100, alike=False)
     gradients, metrics = algorithm.gradients(batch, update_generator(7, 7))
     noise = torch.randn((5, 2), generator=update_generator(7, 7)).numpy().astype("f8")
     flat = vectors(algorithm)

@@ -73,7 +73,7 @@ def test_readings_name_everything_and_know_where_it_was(run):
         "diverged": 1,
     }
     assert [reading.histograms for reading in found if reading.histograms] == [
-        {"run/staleness": [[0, 5], [3, 7]], "run/step_s": [[0.01, 11], [0.1, 1]]}
+        {"run/staleness": [[0, 5], [3, 7]], "run/staleness/prey": [[3, 7]], "run/step_s": [[0.01, 11], [0.1, 1]]}
     ]
 
 

@@ -121,6 +121,14 @@ def test_a_league_is_a_table_of_who_beat_whom(run):
     assert re.search(r"Elo of 3 players against the updates of their policies; main is rated highest", text)
 
 
+def test_staleness_is_shown_by_policy(run):
+    counts = {"hunter": [[0, 4]], "prey": [[0, 1], [3, 7]]}
+    summary = {"wall_s": 1.0, "interrupted": False, "staleness_p50": 0, "staleness_counts": [[0, 5], [3, 7]]}
+    summary["staleness_by_policy"] = {name: {"staleness_counts": bins} for name, bins in counts.items()}
+    text = write_report([run("a", timing=[totals(1.0, 10, 1.0)], summary=summary)]).read_text()
+    assert "hunter: half at most 0, 99 % at most 0; prey: half at most 3, 99 % at most 3." in text
+
+
 def test_a_name_cannot_become_markup(run):
     path = run(
         "<b>bold</b>", timing=[totals(1.0, 10, 1.0)], events=[{"kind": "note", "text": "</script><script>alert(1)"}]
