@@ -246,6 +246,7 @@ def build_learner(
     replay = config.replay
     run = RunDirectory.open(run_directory)
     trainers, on_policy, frozen, plans = [], False, {}, plan_policies(config, spec)
+    checkpoint_period = 5000
     for number, plan in enumerate(plans):
         if plan.frozen is not None:
             frozen[plan.policy_id] = FrozenPolicy(*read_frozen(plan), partial(publish, policy_id=plan.policy_id))
@@ -253,6 +254,7 @@ def build_learner(
         seed = config.run.seed + number * _POLICY_SEEDS
         algorithm, store, options = build_algorithm(plan.config, plan.spec, device, seed)
         on_policy = options.on_policy
+        checkpoint_period = 10 if options.episodic else 100 if on_policy else 5000
         if config.learner.mode != "single" and not hasattr(algorithm, "optimizer"):
             raise ConfigError(
                 f"learner.mode = {config.learner.mode} needs an algorithm whose parameters are in one optimizer "
@@ -273,7 +275,7 @@ def build_learner(
     if fill is not None:
         fill({trainer.policy_id: trainer.store for trainer in trainers if isinstance(trainer.store, Replay)})
     learner_settings = LearnerSettings(
-        config.checkpoint.period or (100 if on_policy else 5000),
+        config.checkpoint.period or checkpoint_period,
         config.checkpoint.keep,
         sync_period_s=SYNC_PERIOD_S if config.run.sync == "seconds" else 0.0,
         warm_start=replay.warm_start,

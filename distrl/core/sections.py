@@ -508,8 +508,8 @@ class CheckpointSection(Section):
     period: int | None = Field(
         None,
         ge=1,
-        description="Updates between two checkpoints, by default 5000, or 100 of an on-policy algorithm; also written "
-        "at the end and on Ctrl-C.",
+        description="Updates between two checkpoints, by default 5000, 100 of an on-policy algorithm, 10 of one whose "
+        "updates are whole episodes; also written at the end and on Ctrl-C.",
     )
     keep: int = Field(3, ge=1, le=1000, description="Checkpoints kept beside the best policy.")
 
