@@ -73,6 +73,11 @@ def _check_learners(config: RunConfig, options: Any) -> None:
     if config.offline.data or config.replay.warm_start:
         given = "offline.data" if config.offline.data else "replay.warm_start"
         raise ConfigError(f"{given} is read by one learner, but learner.mode = {learner.mode} came: use single")
+    if options.episodic:
+        raise ConfigError(
+            f"{config.algorithm.name} compares episodes in one place, which takes next to no time, but learner.mode = "
+            f"{learner.mode} came: use single"
+        )
     if options.on_policy and learner.mode == "parameter_server":
         raise ConfigError(
             f"{config.algorithm.name} divides each rollout into steps that must follow each other, but "

@@ -11,6 +11,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary
 from pydantic import ValidationError
 
 from distrl.api import load_policy, train
+from distrl.cluster.checks import algorithm_model
 from distrl.core.config import RunConfig
 from distrl.core.errors import ConfigError
 from distrl.core.run_directory import RunDirectory
@@ -391,13 +392,17 @@ def test_masked_actions_are_never_taken():
     assert np.array_equal(action, 2 + mask.argmax(axis=1))
 
 
-def test_weights_of_transitions_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"no transition has a weight, but learner.duration_weight_limit = 2.0 came"):
-        train(genetic(tmp_path / "run", learner={"duration_weight_limit": 2.0}), local=True)
-
-
-def test_a_replay_is_refused_before_anything_starts(tmp_path):
-    with pytest.raises(
-        ConfigError, match=r"ga is on-policy and has no replay, but replay.min_size = 5 came: leave it out$"
-    ):
-        train(genetic(tmp_path / "run", replay={"min_size": 5}), local=True)
+@pytest.mark.parametrize(
+    ("sections", "sentence"),
+    [
+        (
+            {"replay": {"min_size": 5}},
+            r"ga is on-policy and has no replay, but replay.min_size = 5 came: leave it out$",
+        ),
+        ({"learner": {"duration_weight_limit": 2.0}}, "no transition has a weight, but .*duration_weight_limit = 2.0"),
+        ({"learner": {"mode": "all_reduce", "count": 2}}, "learner.mode = all_reduce came: use single"),
+    ],
+)
+def test_what_it_has_no_use_for_is_refused_before_anything_starts(sections, sentence, tmp_path):
+    with pytest.raises(ConfigError, match=sentence):
+        algorithm_model(genetic(tmp_path / "run", **sections))
