@@ -76,9 +76,13 @@ _PENDULUM: dict[str, Any] = {
     "steps": 5_000,
     "sections": {"actors": {"envs_per_worker": 2}, "replay": {"min_size": 500, "samples_per_insert": 128.0}},
 }
+_BY_ERROR = {"replay": _PENDULUM["sections"]["replay"] | {"priority_exponent": 0.6, "priority_full_at": 5_000}}
 _SAC = {"batch_size": 128, "actor_learning_rate": 1e-3, "critic_learning_rate": 1e-3, "hidden": [64, 64]}
 _FAST = {"actors": {"envs_per_worker": 32, "fragment_steps": 32}}
 _APPO = {"batch_size": 1024, "epochs": 4, "minibatches": 4, "learning_rate": 2e-3}
+_IMPALA = {"batch_size": 1024, "minibatches": 8, "gae_lambda": 0.95, "learning_rate": 1e-3, "anneal_steps": "run"}
+_TAPERED = {"surrogate": "tapered"}
+_OFTEN = _FAST | {"evaluation": {"period": 20_000, "episodes": 10, "final_episodes": 20}}
 _DQN = {
     "batch_size": 128,
     "hidden": [128, 128],
@@ -149,6 +153,7 @@ _ONE_CUE_IN_FOUR = "1/4 is the most without memory: the last observation says no
 
 _LOCAL = [
     Case("sac", **_PENDULUM, options=_SAC),
+    Case("sac, prioritised", **_PENDULUM | {"sections": _PENDULUM["sections"] | _BY_ERROR}, options=_SAC),
     Case(
         "sac",
         "Dict of Boxes",
@@ -188,18 +193,8 @@ _LOCAL = [
     Case("ppo", **_CARTPOLE | {"steps": 200_000}, options=_APPO, sections=_FAST),
     Case("appo", **_CARTPOLE, options=_APPO, sections=_FAST),
     Case("appo, coupled", **_CARTPOLE, options=_APPO | {"decoupled": False}, sections=_FAST),
-    Case(
-        "impala",
-        **_CARTPOLE | {"steps": 200_000},
-        options={
-            "batch_size": 1024,
-            "minibatches": 8,
-            "gae_lambda": 0.95,
-            "learning_rate": 1e-3,
-            "anneal_steps": "run",
-        },
-        sections=_FAST | {"evaluation": {"period": 20_000, "episodes": 10, "final_episodes": 20}},
-    ),
+    Case("impala", **_CARTPOLE | {"steps": 200_000}, options=_IMPALA, sections=_OFTEN),
+    Case("impala, tapered", **_CARTPOLE | {"steps": 200_000}, options=_IMPALA | _TAPERED, sections=_OFTEN),
     Case(
         "ppo",
         "Dict of Boxes",
