@@ -180,7 +180,12 @@ _LOCAL = [
     ),
     Case("dsact", **_PENDULUM | {"steps": 10_000}, options=_SAC),
     Case("dqn", **_CARTPOLE | {"steps": 50_000}, options=_DQN, sections=_REPLAY),
-    Case("dqn, squared", **_CARTPOLE | {"steps": 50_000}, options=_DQN | {"value_loss": "squared"}, sections=_REPLAY),
+    Case(
+        "dqn, squared",
+        **_CARTPOLE | {"steps": 50_000, "goal": 195.0, "source": "own runs; as steady as histograms it is not"},
+        options=_DQN | {"value_loss": "squared"},
+        sections=_REPLAY,
+    ),
     Case("dqn, RND", **_SEA, options=_DIVER | {"bonus": {"kind": "rnd"} | _NEW}),
     Case("dqn, DRND", **_SEA, options=_DIVER | {"bonus": {"kind": "drnd"} | _NEW}),
     Case("ppo, RND", **_DEEPER_SEA, options=_DIVERS | {"bonus": {"kind": "rnd"} | _SEEN}),
