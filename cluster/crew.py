@@ -69,6 +69,8 @@ class Crew:
         self._before = run.lives("produced"), run.lives("committed")  # of earlier sessions
         self._began = False
         self._dismissed = False  # the run is over for all env workers
+        # env worker → rank of the learner that it feeds, where learners have left or joined; its successors do, too
+        self._fed = {int(number): rank for number, rank in run.facts.get("fed", {}).items()}
         self._unplaced = WaitNotice("the run", self._say)
         self.pids: dict[str, int] = {}
         self.gpu_ids: dict[str, list[int]] = {}
@@ -110,8 +112,9 @@ class Crew:
             if member.answer is not None:  # else it has been replaced together with another
                 self._hear(member, member.answer in ready)
 
-    def adjust(self, env_workers: int) -> None:
-        """Start env workers, or let them leave, until there are as many as there should be."""
+    def adjust(self, env_workers: int, learners: int) -> None:
+        """Start env workers and learners, or let them leave, until there are as many as there should be."""
+        self._adjust_learners(learners)
         for number in range(env_workers):
             if number not in self._workers:
                 self._workers[number] = self._start_worker(number)
@@ -128,6 +131,18 @@ class Crew:
                 f"{ray.cluster_resources().get('CPU', 0):g} CPUs are free"
             )
         )
+
+    def _adjust_learners(self, learners: int) -> None:
+        fed = {rank for worker in self._workers.values() for rank in (worker.rank, *worker.feeds)}
+        for change, rank in self._learning.adjust(learners, fed):
+            self._recorder.event(change, role="learner", number=rank)
+        for worker in self._workers.values():
+            rank = self._learning.rank_of(worker.number)
+            if rank != worker.rank:  # what is under way stays where it is: nothing comes to two learners
+                worker.actor.feed.remote(self._learning.of(rank), rank)
+                worker.rank = self._fed[worker.number] = rank
+                worker.feeds |= {rank}
+                self._run.note(fed={str(number): fed for number, fed in self._fed.items()})
 
     def leave_draining_nodes(self) -> None:
         """Env workers leave a node that is about to be preempted; others take their places elsewhere."""
@@ -195,10 +210,16 @@ class Crew:
             while found is None:  # the learner died meanwhile: again, with its successor
                 self.collect()
                 try:
-                    found = ray.get(task.remote(spools, self._learning.actors, from_worker))
+                    found = ray.get(task.remote(spools, self._learner_of(), from_worker))
                 except (ray.exceptions.WorkerCrashedError, ray.exceptions.TaskUnschedulableError):
                     found = {}  # the node has gone, and with it what was not secured; a resume there sends it again
             self._recorder.adopted(found)
+
+    def _learner_of(self) -> Callable[[int], Any]:
+        """Env worker → the actor of the learner that it has fed."""
+        ranks = dict(self._fed)
+        present = [self._learning.of(rank) for rank in range(len(self._learning.learners))]
+        return lambda number: present[ranks.get(number, number % len(present))]
 
     def end_learners(self, owes: Callable[[], bool]) -> None:
         """They do the updates that are owed, as long as ``owes`` says that they are wanted, and write their
@@ -279,7 +300,7 @@ class Crew:
             self._recorder.event("note", text=note)
         if self._recorder.adopted(report["adopted"]):
             self.note_lives()
-        worker.node_id = report["node_id"]
+        worker.node_id, worker.feeds = report["node_id"], frozenset(report["feeds"])
         server = self._inference_of(worker)
         if not report["asks"] and server is not None and server.is_prompt:  # it is new, or was taken for gone
             worker.actor.use_inference.remote(server.actor)
@@ -350,8 +371,9 @@ class Crew:
     def _wire(self, worker: Worker, wait_for_weights: bool) -> None:
         server = self._inference_of(worker)
         inference = None if server is None else server.actor
-        learner = self._learning.of(worker.number)
-        worker.actor.start.remote(self._policies, learner, self._server.actor, inference, wait_for_weights)
+        worker.rank = self._fed.get(worker.number, self._learning.rank_of(worker.number))
+        learner = self._learning.of(worker.rank)
+        worker.actor.start.remote(self._policies, learner, self._server.actor, inference, wait_for_weights, worker.rank)
 
     def _let_leave(self, worker: Worker, grace_s: float) -> None:
         if worker.leaving:
@@ -387,8 +409,8 @@ class Crew:
         elif member.role in ("learner", "parameter_shard"):  # from what is on the disk
             ranks = self._learning.replace(member)
             for worker in workers:  # they act on, and keep what is not yet secured
-                if self._learning.rank_of(worker.number) in ranks:
-                    worker.actor.use_learner.remote(self._learning.of(worker.number))
+                for rank in ranks & {worker.rank, *worker.feeds}:
+                    worker.actor.use_learner.remote(self._learning.of(rank), rank)
             if member.number is not None:
                 numbers = {"number": member.number}
         elif member.role == "inference_server":  # env workers act with their own copies, and hear of it once it is up

@@ -80,12 +80,21 @@ class EnvWorkerActor(LoopActor):
             cursors=self._inherited,
         )
 
-    def start(self, policies: PolicySpecs, learner: Any, server: Any, inference: Any, wait_for_weights: bool) -> int:
-        """Begin to act, see ``EnvWorker.run``; ``inference``: a server to ask, or None. Returns the process id."""
+    def start(
+        self,
+        policies: PolicySpecs,
+        learner: Any,
+        server: Any,
+        inference: Any,
+        wait_for_weights: bool,
+        rank: int = 0,
+    ) -> int:
+        """Begin to act, see ``EnvWorker.run``; ``inference``: a server to ask, or None; ``rank``: the learner's.
+        Returns the process id."""
         if self._refusal is not None or self._loop is not None:
             return os.getpid()  # the next report tells
         name = f"env worker {self._identity['worker']}"
-        sink = self._sink = RaySink(learner, self._config.actors.max_unacknowledged_mb * 1e6, name)
+        sink = self._sink = RaySink(learner, self._config.actors.max_unacknowledged_mb * 1e6, name, rank)
 
         self._server = server
 
@@ -131,10 +140,15 @@ class EnvWorkerActor(LoopActor):
         """A new parameter server has taken the place of the old one."""
         self._server = server
 
-    def use_learner(self, learner: Any) -> None:
-        """A new learner has taken the place of the old one."""
+    def use_learner(self, learner: Any, rank: int) -> None:
+        """A new learner has taken the place of the old one of this rank."""
         if self._sink is not None:
-            self._sink.use_learner(learner)
+            self._sink.use_learner(learner, rank)
+
+    def feed(self, learner: Any, rank: int) -> None:
+        """Send what comes from now on to this learner."""
+        if self._sink is not None:
+            self._sink.feed(learner, rank)
 
     def use_inference(self, server: Any) -> None:
         """Ask this inference server from now on."""
@@ -142,7 +156,7 @@ class EnvWorkerActor(LoopActor):
             self._link.use(server)
 
     def report(self, env_steps: int) -> dict[str, Any]:
-        """See ``EnvWorker.progress`` and ``EnvWorker.report``.
+        """See ``EnvWorker.progress`` and ``EnvWorker.report``; ``feeds``: see ``RaySink``.
 
         Returns:
             Also ``failure`` where the loop has ended in one, ``left`` where this is the last report of one that was
@@ -162,6 +176,7 @@ class EnvWorkerActor(LoopActor):
         facts: dict[str, Any] = {"failure": self._failure, "left": self._left, "adopted": self._adopted, "notes": notes}
         facts["asks"] = self._link is not None and self._link.alive
         facts["worker"] = self._identity["worker"]
+        facts["feeds"] = [] if self._sink is None else self._sink.feeds
         report = self._worker.report() | facts | whereabouts()
         if self._sink is not None and self._sink.is_full:
             report["waits_for"] = "the learner's acknowledgement"

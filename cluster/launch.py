@@ -274,8 +274,8 @@ class LiveRun:
             ) from None
 
 
-def scale(run: RunDirectory, env_workers: int) -> int:
-    """Ask a running job for so many env workers; returns how many there were to be before.
+def scale(run: RunDirectory, env_workers: int | None = None, learners: int | None = None) -> dict[str, tuple[int, int]]:
+    """Ask a running job for so many env workers or learners; see ``Supervisor.scale``.
 
     Raises:
         ConfigError: the run is not running on a Ray that this machine reaches, or it refuses.
@@ -300,7 +300,7 @@ def scale(run: RunDirectory, env_workers: int) -> int:
         raise ConfigError(f"{not_running}: no answer from {where['address']}") from error
     try:
         supervisor: Any = ray.get_actor(where["supervisor"])
-        return ray.get(supervisor.scale.remote(env_workers), timeout=30)
+        return ray.get(supervisor.scale.remote(env_workers, learners), timeout=30)
     except ray.exceptions.RayTaskError as error:  # the supervisor's own sentence
         raise error.cause from None
     except (ValueError, ray.exceptions.RayActorError) as error:

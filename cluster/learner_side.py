@@ -7,7 +7,8 @@ learner.mode = single            one learner
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Set
 from typing import Any
 
 import ray
@@ -41,6 +42,9 @@ class LearnerSide:
         self.learners: list[Member] = []
         self.shards: list[Member] = []
         self._names: dict[int, str] = {}  # by rank, as the shards know it
+        self._left: set[int] = set()  # ranks of those that have left …
+        self._joining: set[int] = set()  # … and of those that have come back, until they are heard
+        self._retiring: dict[int, Any] = {}  # those that are leaving → their last report, once nobody feeds them
 
     def start(self, server: Any) -> None:
         """Start everybody; ``server``: where weights are published."""
@@ -54,8 +58,9 @@ class LearnerSide:
 
     @property
     def members(self) -> list[Member]:
-        """Learners and shards."""
-        return [*self.learners, *self.shards]
+        """Learners and shards that can be asked."""
+        asked = [rank for rank in self._present() if self._retiring.get(rank) is None]
+        return [*(self.learners[rank] for rank in asked), *self.shards]
 
     @property
     def heard(self) -> bool:
@@ -69,16 +74,51 @@ class LearnerSide:
 
     @property
     def actors(self) -> list[Any]:
-        """Of the learners, by rank."""
-        return [learner.actor for learner in self.learners]
+        """Of the learners that have not left, by rank."""
+        return [self.learners[rank].actor for rank in self._present()]
 
     def rank_of(self, worker: int) -> int:
-        """Of the learner that an env worker feeds, the same one for all of its lives."""
-        return worker % len(self.learners)
+        """Of the learner that an env worker is to feed: the same one for all of its lives, while none joins or
+        leaves."""
+        self._joining -= {rank for rank in self._joining if self.learners[rank].heard}
+        fed = [rank for rank in self._present() if rank not in self._retiring and rank not in self._joining]
+        return fed[worker % len(fed)]
 
-    def of(self, worker: int) -> Any:
-        """The actor of that learner."""
-        return self.learners[self.rank_of(worker)].actor
+    def of(self, rank: int) -> Any:
+        """The actor of the learner of a rank; of one that has left, another's."""
+        return self.learners[rank if rank not in self._left else self._present()[0]].actor
+
+    def adjust(self, count: int, fed: Set[int]) -> list[tuple[str, int]]:
+        """Let learners leave or join until there are so many; ("leave" or "join", rank) of those that just have.
+
+        Args:
+            fed: ranks that env workers send to, or have something under way to. Nobody leaves before.
+        """
+        changes = []
+        for rank in sorted(self._left):
+            if rank < count:
+                self._left.discard(rank)
+                self._joining.add(rank)
+                self.learners[rank] = self._start_learner(rank)
+                self._wire([self.learners[rank]])
+                changes.append(("join", rank))
+        for rank in self._present():
+            if rank < count and self._retiring.get(rank, 0) is None:
+                del self._retiring[rank]  # it had not gone yet
+            elif rank >= count and self.learners[rank].heard:
+                self._retiring.setdefault(rank, None)
+                if self._retiring[rank] is None and rank not in fed:
+                    self._retiring[rank] = self.learners[rank].actor.stop.remote()
+        for rank, last in list(self._retiring.items()):
+            if last is not None and ray.wait([last], timeout=0)[0]:
+                with contextlib.suppress(ray.exceptions.RayActorError):  # it died: its log has everything
+                    self._reports[rank] = ray.get(last)
+                self._reports[rank] = self._reports[rank] | {"running": False}
+                self._end(rank)
+                del self._retiring[rank]
+                self._left.add(rank)
+                changes.append(("leave", rank))
+        return changes
 
     def use_server(self, server: Any) -> None:
         """A new parameter server has taken the place of the old one."""
@@ -93,6 +133,17 @@ class LearnerSide:
             return None
         return together([self._reports[rank] for rank in range(len(self.learners))], self._settings.mode)
 
+    def _present(self) -> list[int]:
+        return [rank for rank in range(len(self.learners)) if rank not in self._left]
+
+    def _end(self, rank: int) -> None:
+        """Of a learner's process; nobody waits for its report or its gradients."""
+        learner = self.learners[rank]
+        ray.kill(learner.actor)  # Ray may have lost sight of it only: two learners must not write one log
+        learner.answer = None
+        for shard in self.shards:
+            shard.actor.rest.remote(self._names[rank])
+
     def replace(self, member: Member) -> set[int]:
         """Start another in the place of a dead one, and of those that cannot go on without it; ranks of the learners
         that are new."""
@@ -105,11 +156,8 @@ class LearnerSide:
             return set()
         gone = list(self.learners) if self._settings.mode == "all_reduce" else [member]
         ranks = [self.learners.index(learner) for learner in gone]
-        for rank, learner in zip(ranks, gone, strict=True):
-            ray.kill(learner.actor)  # Ray may have lost sight of it only: two learners must not write one log
-            for shard in self.shards:
-                shard.actor.rest.remote(self._names[rank])
-            learner.answer = None  # nobody waits for it
+        for rank in ranks:
+            self._end(rank)
             self._reports.pop(rank, None)
             self.learners[rank] = self._start_learner(rank)
         self._wire([self.learners[rank] for rank in ranks])
@@ -132,13 +180,14 @@ class LearnerSide:
             attend(True)
         if self.learners != learners:
             return []
+        present = [learners[rank] for rank in self._present()]
         answers = [actor.stop.remote() for actor in self.actors]
         while len(ray.wait(answers, num_returns=len(answers), timeout=0)[0]) < len(answers):
             attend(False)
         reports = ray.get(answers)
         for shard in self.shards:
             shard.actor.stop.remote()
-        return list(zip(learners, reports, strict=True))
+        return list(zip(present, reports, strict=True))
 
     def _wire(self, learners: list[Member]) -> None:
         where = self.actors[0].meeting.remote() if self._settings.mode == "all_reduce" else None

@@ -86,8 +86,12 @@ class Member:
 
 @dataclass(eq=False)
 class Worker(Member):
-    """An env worker's life."""
+    """An env worker's life. Attributes: rank: of the learner that it is to feed. feeds: ranks of those that it did when
+    it was last heard.
+    """
 
     number: int = -1
     incarnation: int = -1
     node_id: str = ""
+    rank: int = 0
+    feeds: frozenset[int] = frozenset()

@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -72,79 +72,28 @@ class _Sent:
     records: int | None = None  # of the log, up to this fragment: known from the receipt on
 
 
-class RaySink:
-    """Sends fragments to the learner without waiting for it, up to a bound on what is not yet secured; what a dead
-    learner has left unsecured is sent again to its successor.
-    """
+class _Lane:
+    """What is under way to one learner, and to its successors."""
 
-    def __init__(self, learner: Any, max_bytes: float, who: str):
-        self._learner, self._max_bytes = learner, max_bytes
-        self._newest = learner
-        self._under_way: deque[_Sent] = deque()  # not secured, oldest first
-        self._bytes = 0
+    def __init__(self, learner: Any):
+        self.learner = learner
+        self.under_way: deque[_Sent] = deque()  # not secured, oldest first
+        self.num_bytes = 0
         self._secured = 0  # records of the log that are
-        self._notice = WaitNotice(who)
 
-    def use_learner(self, learner: Any) -> None:
-        """A new learner has taken the place of the old one (any thread)."""
-        self._newest = learner
+    def send(self, fragment: Fragment, secured: Callable[[], None]) -> None:
+        self.under_way.append(_Sent(fragment, secured, self.learner.receive.remote(fragment)))
+        self.num_bytes += fragment.nbytes
 
-    @property
-    def is_full(self) -> bool:
-        """Whether publishing waits for the learner."""
-        return self._bytes > self._max_bytes
+    def switch(self, learner: Any) -> None:
+        self.learner = learner
+        self._secured = 0  # of its log, this learner tells anew
+        for sent in self.under_way:
+            sent.reply, sent.records = learner.receive.remote(sent.fragment), None
 
-    def publish(self, fragment: Fragment, secured: Callable[[], None]) -> None:
-        """See ``FragmentSink``."""
-        self._switch()
-        self._under_way.append(_Sent(fragment, secured, self._learner.receive.remote(fragment)))
-        self._bytes += fragment.nbytes
-        self._hear(0.0)
-        while self.is_full:
-            self._switch()
-            self._notice.waiting(
-                lambda: (
-                    f"{self._bytes / 1e6:.0f} MB of fragments are not acknowledged by the learner "
-                    "(actors.max_unacknowledged_mb)"
-                )
-            )
-            self._hear(1.0)
-            self._ask()
-        self._notice.over()
-
-    def keep_up(self) -> None:
-        """See ``FragmentSink``."""
-        self._switch()
-        self._hear(0.0)
-
-    def flush(self, timeout_s: float) -> None:
-        """See ``FragmentSink``."""
-        deadline = time.monotonic() + timeout_s
-        while self._under_way and time.monotonic() < deadline:
-            self._switch()
-            self._hear(0.5)
-            self._ask()
-        if self._under_way:
-            raise RunFailed(f"the learner has not acknowledged {len(self._under_way)} fragments within {timeout_s:g} s")
-
-    def lacking(self) -> dict[str, tuple[int, int]]:
-        """See ``FragmentSink``; nothing of a learner that is away."""
-        try:
-            return ray.get(self._learner.lacking.remote(), timeout=30)
-        except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
-            return {}
-
-    def _switch(self) -> None:
-        newest = self._newest  # another may come at any moment
-        if newest is not self._learner:
-            self._learner = newest
-            self._secured = 0  # of its log, this learner tells anew
-            for sent in self._under_way:
-                sent.reply, sent.records = self._learner.receive.remote(sent.fragment), None
-
-    def _hear(self, timeout_s: float) -> None:
+    def hear(self, timeout_s: float) -> None:
         """Take the receipts that have come; wait for the oldest missing one."""
-        for sent in self._under_way:
+        for sent in self.under_way:
             if sent.records is not None:
                 continue
             ready, _ = ray.wait([sent.reply], timeout=timeout_s)
@@ -161,11 +110,11 @@ class RaySink:
             self._secured = max(self._secured, receipt.secured)
         self._settle()
 
-    def _ask(self) -> None:
-        """Everything has been received: have it secured now."""
-        if self._under_way and self._under_way[-1].records is not None:
+    def ask(self) -> None:
+        """Where everything has been received: have it secured now."""
+        if self.under_way and self.under_way[-1].records is not None:
             try:
-                self._secured = max(self._secured, ray.get(self._learner.secure.remote(), timeout=30))
+                self._secured = max(self._secured, ray.get(self.learner.secure.remote(), timeout=30))
             except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
                 return
             except ray.exceptions.RayTaskError as error:
@@ -173,10 +122,108 @@ class RaySink:
             self._settle()
 
     def _settle(self) -> None:
-        while self._under_way and (records := self._under_way[0].records) is not None and records <= self._secured:
-            sent = self._under_way.popleft()
-            self._bytes -= sent.fragment.nbytes
+        while self.under_way and (records := self.under_way[0].records) is not None and records <= self._secured:
+            sent = self.under_way.popleft()
+            self.num_bytes -= sent.fragment.nbytes
             sent.secured()
+
+
+class RaySink:
+    """Sends fragments to a learner without waiting for it, up to a bound on what is not yet secured; what a dead
+    learner has left unsecured is sent again to its successor.
+
+    Args:
+        learner: where to, and ``rank``: which of the run's it is.
+    """
+
+    def __init__(self, learner: Any, max_bytes: float, who: str, rank: int = 0):
+        self._lanes, self._rank = {rank: _Lane(learner)}, rank
+        self._told: deque[tuple[int, Any, bool]] = deque()  # from another thread: see ``_switch``
+        self._max_bytes = max_bytes
+        self._notice = WaitNotice(who)
+
+    def use_learner(self, learner: Any, rank: int = 0) -> None:
+        """A new learner has taken the place of the old one of this rank (any thread)."""
+        self._told.append((rank, learner, False))
+
+    def feed(self, learner: Any, rank: int) -> None:
+        """Send what comes from now on to this learner; what is under way stays where it is (any thread)."""
+        self._told.append((rank, learner, True))
+
+    @property
+    def feeds(self) -> list[int]:
+        """Ranks of the learners that something is sent to, or under way to."""
+        under_way = {rank for rank, lane in self._lanes.copy().items() if lane.under_way}
+        return sorted(under_way | {self._rank} | {rank for rank, _, _ in self._told.copy()})
+
+    @property
+    def is_full(self) -> bool:
+        """Whether publishing waits for the learner."""
+        return sum(lane.num_bytes for lane in self._lanes.copy().values()) > self._max_bytes
+
+    def publish(self, fragment: Fragment, secured: Callable[[], None]) -> None:
+        """See ``FragmentSink``."""
+        self._switch()
+        self._lanes[self._rank].send(fragment, secured)
+        self._hear(0.0)
+        while self.is_full:
+            self._switch()
+            self._notice.waiting(
+                lambda: (
+                    f"{sum(lane.num_bytes for lane in self._lanes.values()) / 1e6:.0f} MB of fragments are not "
+                    "acknowledged by the learner (actors.max_unacknowledged_mb)"
+                )
+            )
+            self._hear(1.0)
+            self._ask()
+        self._notice.over()
+
+    def keep_up(self) -> None:
+        """See ``FragmentSink``."""
+        self._switch()
+        self._hear(0.0)
+
+    def flush(self, timeout_s: float) -> None:
+        """See ``FragmentSink``."""
+        deadline = time.monotonic() + timeout_s
+        while (left := sum(len(lane.under_way) for lane in self._lanes.values())) and time.monotonic() < deadline:
+            self._switch()
+            self._hear(0.5)
+            self._ask()
+        if left:
+            raise RunFailed(f"the learner has not acknowledged {left} fragments within {timeout_s:g} s")
+
+    def lacking(self) -> dict[str, tuple[int, int]]:
+        """See ``FragmentSink``; nothing of a learner that is away."""
+        try:
+            return ray.get(self._lanes[self._rank].learner.lacking.remote(), timeout=30)
+        except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
+            return {}
+
+    def _switch(self) -> None:
+        """Do what other threads have told."""
+        while self._told:
+            rank, learner, from_now_on = self._told[0]
+            if rank not in self._lanes:
+                self._lanes[rank] = _Lane(learner)
+            elif not from_now_on:
+                self._lanes[rank].switch(learner)
+            if from_now_on:
+                self._rank = rank
+            self._told.popleft()
+        for rank, lane in list(self._lanes.items()):
+            if rank != self._rank:  # nothing follows by whose receipt we would hear that the last is secured
+                lane.ask()
+                if not lane.under_way:
+                    del self._lanes[rank]
+
+    def _hear(self, timeout_s: float) -> None:
+        for lane in self._lanes.values():
+            lane.hear(timeout_s)
+
+    def _ask(self) -> None:
+        for lane in self._lanes.values():
+            lane.ask()
 
 
 def send_again(orphans: list[Orphan], sink: FragmentSink) -> None:
@@ -244,7 +291,7 @@ class _AtOnce:
             secured()
 
 
-def sweep(directory: str, learners: Sequence[Any], from_worker: int) -> dict[int, int] | None:
+def sweep(directory: str, learner_of: Callable[[int], Any], from_worker: int) -> dict[int, int] | None:
     """Send again whatever dead env workers have left on this node; for numbers that nobody will start again, or at
     the end of a run.
 
@@ -261,7 +308,7 @@ def sweep(directory: str, learners: Sequence[Any], from_worker: int) -> dict[int
     found = [orphan for orphans_there in by_folder.values() for orphan in orphans_there]
     try:
         for folder, orphans_there in by_folder.items():
-            sink = _AtOnce(learners[_number(folder) % len(learners)])
+            sink = _AtOnce(learner_of(_number(folder)))
             send_again(orphans_there, sink)
             sink.flush(timeout_s=60.0)
     except ray.exceptions.RayActorError:

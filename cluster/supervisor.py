@@ -68,7 +68,7 @@ class Supervisor:
         self._failure: str | None = None
         self._summary: dict[str, Any] | None = None
         self._phase = "starting"
-        self._target = self._config.actors.env_workers
+        self._target, self._learners = self._config.actors.env_workers, self._config.learner.count
 
     # -- asked by the driver -------------------------------------------------------------------------------------------
 
@@ -92,18 +92,35 @@ class Supervisor:
             "gpu_ids": dict(self._crew.gpu_ids),
         }
 
-    def scale(self, env_workers: int) -> int:
-        """Let env workers join or leave until there are so many; returns how many there were to be before.
+    def scale(self, env_workers: int | None = None, learners: int | None = None) -> dict[str, tuple[int, int]]:
+        """Let env workers or learners join or leave until there are so many; name → how many there were to be before,
+        and now.
 
         Raises:
-            ConfigError: fewer than one, or the run is not training.
+            ConfigError: too few or too many, or the run is not training.
         """
-        if env_workers < 1:
+        settings = self._config.learner
+        if env_workers is not None and env_workers < 1:
             raise ConfigError(f"a run needs at least 1 env worker, but {env_workers} were asked for")
-        self._must_train("env workers join and leave")
-        before, self._target = self._target, env_workers
-        self._recorder.event("scale", env_workers=env_workers, before=before)
-        return before
+        if learners is not None and settings.mode != "parameter_server":
+            raise ConfigError(
+                f"learners join and leave where learner.mode = parameter_server, but this run has {settings.mode}"
+            )
+        if learners is not None and not 1 <= learners <= settings.count:
+            raise ConfigError(
+                f"this run has 1 to learner.count = {settings.count} learners, but {learners} were asked for"
+            )
+        self._must_train("env workers and learners join and leave")
+        changes = {}
+        if env_workers is not None:
+            changes["env_workers"] = self._target, env_workers
+            self._target = env_workers
+        if learners is not None:
+            changes["learners"] = self._learners, learners
+            self._learners = learners
+        for name, (before, now) in changes.items():
+            self._recorder.event("scale", **{name: now}, before=before)
+        return changes
 
     def checkpoint(self) -> str:
         """Write a checkpoint now; where it is.
@@ -194,7 +211,7 @@ class Supervisor:
             if began - drains_seen_at > 1.0:
                 drains_seen_at = began
                 crew.leave_draining_nodes()
-            crew.adjust(self._target)
+            crew.adjust(self._target, self._learners)
             if crew.evaluated() and recorder.env_steps >= next_evaluation:
                 next_evaluation = (recorder.env_steps // period + 1) * period
                 crew.evaluate()

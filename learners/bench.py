@@ -146,7 +146,7 @@ def stable_baselines3(config: Config, spec: EnvSpec, device: str) -> Callable[[i
     """One update of Stable-Baselines3's SAC, sampling included; None where it is not installed."""
     try:
         from stable_baselines3 import SAC as Peer
-        from stable_baselines3.common.logger import configure
+        from stable_baselines3.common.logger import Logger
     except ImportError:
         return None
 
@@ -155,7 +155,7 @@ def stable_baselines3(config: Config, spec: EnvSpec, device: str) -> Callable[[i
 
     options = {"buffer_size": 100_000, "batch_size": config.batch_size, "device": device}
     peer = Peer("MlpPolicy", Still(), policy_kwargs={"net_arch": list(config.hidden)}, **options)
-    peer.set_logger(configure(None, []))
+    peer.set_logger(Logger(None, []))
     rng, buffer = np.random.default_rng(0), peer.replay_buffer
     for array in (buffer.observations, buffer.next_observations, buffer.actions, buffer.rewards):
         array[:] = rng.normal(size=array.shape)

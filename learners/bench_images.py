@@ -5,7 +5,7 @@ plain torch.
 
 Images are uint8 [4, 84, 84], as Atari's. The plain update is what a careful user writes with torch.nn,
 ``loss.backward()`` and torch.optim for the same network, minibatches and losses; it has the memory that the process
-keeps (distrl.learners.products), as ours has. The bound is the time of the same number of multiplications in one
+keeps (distrl.learners.image_layers), as ours has. The bound is the time of the same number of multiplications in one
 large matrix product.
 """
 

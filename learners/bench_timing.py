@@ -55,11 +55,11 @@ def floor(
     """Updates/s that arithmetic and bytes alone would allow, at the rates of ``machine_works``."""
     product_s, memory_s = median_s["product"], median_s["memory"]
     return {
-        "product_bound_updates_per_s": round(num_rows * width**2 / (multiplications * product_s), 1),
-        "torch_mm_bound_updates_per_s": round(num_rows * width**2 / (multiplications * median_s["torch_mm"]), 1),
-        "memory_bound_updates_per_s": round(12 * num_parameters / (num_bytes * memory_s), 1),
-        "gflop_per_s_of_products": round(2e-9 * num_rows * width**2 / product_s, 1),
-        "gbyte_per_s_of_memory": round(12e-9 * num_parameters / memory_s, 1),
+        "product_bound_updates_per_s": _four_digits(num_rows * width**2 / (multiplications * product_s)),
+        "torch_mm_bound_updates_per_s": _four_digits(num_rows * width**2 / (multiplications * median_s["torch_mm"])),
+        "memory_bound_updates_per_s": _four_digits(12 * num_parameters / (num_bytes * memory_s)),
+        "gflop_per_s_of_products": _four_digits(2e-9 * num_rows * width**2 / product_s),
+        "gbyte_per_s_of_memory": _four_digits(12e-9 * num_parameters / memory_s),
     }
 
 
@@ -71,6 +71,10 @@ def machine(device: str, threads: int) -> dict[str, object]:
         "machine": f"{platform.machine()} {_processor()}",
         "torch": torch.__version__,
     }
+
+
+def _four_digits(value: float) -> float:
+    return float(f"{value:.4g}")
 
 
 def _wait(device: str) -> None:

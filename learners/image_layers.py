@@ -1,7 +1,9 @@
-"""The shape of an image flows in, the shapes of what convolutions make of it flow out (no torch)."""
+"""The shape of an image flows in, the shapes of what convolutions make of it flow out; and how this process keeps the
+memory that they need (no torch)."""
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 
 from distrl.core.errors import ConfigError
@@ -12,6 +14,8 @@ LAYERS: dict[str, tuple[Sequence[tuple[int, int, int]], int]] = {
     "small": (((16, 8, 4), (32, 4, 2)), 256),
     "large": (((32, 8, 4), (64, 4, 2), (64, 3, 1)), 512),
 }
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _NEVER = -1, -3, 2**30  # of glibc's malloc.h; bytes
 
 
 def channels_last(shape: Sequence[int]) -> bool:
@@ -36,3 +40,15 @@ def output_shapes(shape: Sequence[int], name: str) -> list[tuple[int, int, int]]
             )
         shapes.append((channels, height, width))
     return shapes
+
+
+def keep_memory() -> None:
+    """Let this process keep what memory it has had, instead of giving each large block back and taking it again.
+
+    A minibatch of images is megabytes, whose pages the system must clear each time: that takes longer than the
+    convolutions. Where the C library is not glibc, nothing happens.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _NEVER)
+        mallopt(_M_TRIM_THRESHOLD, _NEVER)

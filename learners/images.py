@@ -20,9 +20,8 @@ from distrl.learners.actor_policies import (
     normalised,
     prepared_moments,
 )
-from distrl.learners.image_layers import LAYERS, channels_last, output_shapes
+from distrl.learners.image_layers import LAYERS, channels_last, keep_memory, output_shapes
 from distrl.learners.inputs import Layout, flat_inputs, image_paths
-from distrl.learners.products import keep_memory
 from distrl.learners.recurrent import RecurrentLayer
 from distrl.learners.shared_network import SharedActorCritic, orthogonal
 

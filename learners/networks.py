@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,8 +23,8 @@ Context = list[list[Tensor]]  # of each member, each layer's inputs [(E,) N, wid
 class MLP:
     """Linear layers with ReLU between; ``ensemble`` of them side by side as batched products.
 
-    Called, it is for autograd. ``forward`` and ``backward`` are written out: for networks of this size autograd takes
-    almost as long as the arithmetic.
+    ``forward`` and ``backward`` are written out: autograd knows nothing of oneDNN (``products``), and computes what is
+    not wanted. Where it is more convenient, a network is also called, and autograd does the rest.
 
     Attributes:
         sizes: input, hidden and output widths.
@@ -50,20 +51,9 @@ class MLP:
         return parameters
 
     def __call__(self, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        """[N, in] → [N, out], or [E, N, out] for an ensemble."""
-        layers = len(self.sizes) - 1
-        if self.ensemble is not None:
-            x = x.expand(self.ensemble, *x.shape)
-        product = torch.addmm if self.ensemble is None else torch.baddbmm
-        for i in range(layers):
-            weight, bias = parameters[f"{i}/weight"], parameters[f"{i}/bias"]
-            if weight.shape[-1] == 1:  # a product with one column: several times faster as a sum, backward too
-                x = (x * weight.transpose(-1, -2)).sum(-1, keepdim=True) + bias
-            else:
-                x = product(bias, x, weight)
-            if i + 1 < layers:
-                x = torch.relu_(x)
-        return x
+        """[N, in] → [N, out], or [E, N, out] for an ensemble; autograd goes through ``backward``."""
+        output: Tensor = _WrittenOut.apply(self, x, *(parameters[name] for name in self._names()))
+        return output
 
     def members(self, parameters: Mapping[str, Tensor]) -> Members:
         """The parameters as ``forward`` and ``backward`` take them: an ensemble's networks one after the other on a
@@ -85,7 +75,7 @@ class MLP:
                 inputs.append(product(inputs[i], parameters[f"{i}/weight"], parameters[f"{i}/bias"], relu=True))
             outputs.append(product(inputs[last], parameters[f"{last}/weight"], parameters[f"{last}/bias"]))
             context.append(inputs)
-        return outputs[0] if len(outputs) == 1 else torch.stack(outputs), context
+        return torch.stack(outputs) if self._one_by_one(members) else outputs[0], context
 
     def backward(
         self,
@@ -104,7 +94,8 @@ class MLP:
         """
         layers, d_x = len(self.sizes) - 1, []
         gradients: list[list[Tensor]] = [[] for _ in range(2 * layers)]  # weight, bias of each layer, by member
-        for parameters, inputs, d in zip(members, context, [d_output] if len(members) == 1 else d_output, strict=True):
+        each = d_output if self._one_by_one(members) else [d_output]
+        for parameters, inputs, d in zip(members, context, each, strict=True):
             for i in range(layers - 1, -1, -1):
                 weight, x, part = parameters[f"{i}/weight"], inputs[i][..., rows, :], d[..., rows, :]
                 # a product with few columns takes several times as long as one with as few rows
@@ -117,6 +108,35 @@ class MLP:
             if wanted is not None:
                 d_x.append(product(d[..., wanted[0], :], parameters["0/weight"][..., wanted[1], :].mT))
         return torch.cat([part.reshape(-1) for parts in gradients for part in parts]), _summed(d_x)
+
+    def _one_by_one(self, members: Members) -> bool:
+        """Whether an ensemble's networks are computed one after the other: see ``members``."""
+        return self.ensemble is not None and members[0]["0/weight"].dim() == 2
+
+    def _names(self) -> list[str]:
+        """In the order of ``initial``."""
+        return [f"{i}/{part}" for i in range(len(self.sizes) - 1) for part in ("weight", "bias")]
+
+
+class _WrittenOut(torch.autograd.Function):
+    """A network's ``forward`` and ``backward`` for autograd."""
+
+    @staticmethod
+    def forward(ctx: Any, net: MLP, x: Tensor, *parameters: Tensor) -> Tensor:
+        """See ``MLP.__call__``."""
+        ctx.net, ctx.shapes = net, [part.shape for part in parameters]
+        ctx.members = net.members(dict(zip(net._names(), parameters, strict=True)))
+        output, ctx.context = net.forward(ctx.members, x)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *d_output: Tensor) -> tuple[Tensor | None, ...]:
+        """Of ``forward``'s arguments."""
+        _, x_wants, *parameters_want = ctx.needs_input_grad
+        rows, wanted = ALL if any(parameters_want) else slice(0), (ALL, ALL) if x_wants else None
+        gradient, d_x = ctx.net.backward(ctx.members, ctx.context, d_output[0].contiguous(), rows, wanted)
+        parts = gradient.split([shape.numel() for shape in ctx.shapes])
+        return None, d_x, *(part.view(shape) for part, shape in zip(parts, ctx.shapes, strict=True))
 
 
 class FlatParameters:

@@ -46,11 +46,13 @@ class Pulled(NamedTuple):
 
     Attributes:
         version: of what follows. staleness: τ of the push, 0 of a pull.
+        clock: of the learner that is farthest, by pushes: where one that joins begins to count.
         flat, target: float32 parts, by vector.
     """
 
     version: int
     staleness: int
+    clock: int
     flat: Arrays
     target: Arrays
 
@@ -68,7 +70,7 @@ class ShardOptions:
 
 @dataclass
 class _Learner:
-    """What a shard knows of one. Attributes: pushes: its newest. clock: pushes, by which it is compared with others.
+    """What a shard knows of one. Attributes: pushes: number of its newest. clock: by which it is compared with others.
     pulled: what it was given last, where gradients are compensated.
     """
 
@@ -107,7 +109,7 @@ class ParameterShard:
 
         shard.begin(spans, rules, states)                    # the first learner's is taken
         shard.join(learner) → Pulled
-        shard.push(learner, number, version, gradients, rate) → Pulled      # may wait: see the top
+        shard.push(learner, number, clock, version, gradients, rate) → Pulled      # may wait: see the top
         shard.rest(learner)
 
     Any method may be called from any thread, and again with the same arguments: a push that has been applied is not
@@ -165,11 +167,12 @@ class ParameterShard:
             self._complete_round()
             self._changed.notify_all()
 
-    def push(self, learner: str, number: int, version: int, gradients: Arrays, rate: float) -> Pulled:
+    def push(self, learner: str, number: int, clock: int, version: int, gradients: Arrays, rate: float) -> Pulled:
         """Apply a gradient, and answer with what has become of the parameters.
 
         Args:
-            number: of this learner's pushes, from 1.
+            number: of this learner's pushes, from 1. clock: of the learner with this push, the same for all shards: if
+                each counted by itself, two of them could let two learners wait for each other.
             version: of the parameters that the gradient was computed at.
             gradients: float32 parts, of the vectors that have one.
             rate: factor on the learning rates.
@@ -189,7 +192,7 @@ class ParameterShard:
                     known.answer_staleness = max(self.version - version, 0)
                     self.staleness.add(self.version, np.array([min(version, self.version)]))
                     self._apply(self._corrected(known, tensors), rate * self._slowed(known.answer_staleness))
-                known.clock += 1
+                known.clock = clock
                 self._changed.notify_all()
             self._changed.wait_for(lambda: self._may_go_on(learner))
             return self._answer(known, known.answer_staleness)
@@ -276,7 +279,8 @@ class ParameterShard:
         }
         if self._options.compensation is not None:
             known.pulled = {name: torch.from_numpy(array) for name, array in flat.items()}
-        return Pulled(self.version, staleness, flat, target)
+        clock = max((other.clock for other in self._learners.values()), default=0)
+        return Pulled(self.version, staleness, clock, flat, target)
 
 
 def gradient_staleness_bound(bound: int | None, learners: int) -> float:

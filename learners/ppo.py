@@ -197,14 +197,12 @@ class PPO:
         gradients: dict[str, Tensor] = {}
         share = 1.0 / size if batch.counts is None else batch.counts / size
         d_entropy = torch.full_like(entropy, -config.entropy_cost).mul_(share)
-        d_outputs = self._distribution.backward(drawn, d_log_prob.mul(share).neg_(), d_entropy, gradients)
-        self.network.backward(
-            self.parameters, context, d_outputs, d_value.mul(config.value_cost).mul_(share), gradients
-        )
+        d_outputs = self._distribution.backward(drawn, d_log_prob.mul(-share), d_entropy, gradients)
+        self.network.backward(self.parameters, context, d_outputs, d_value.mul(config.value_cost * share), gradients)
         self._kl = (ratio - 1.0 - log_ratio).mean()  # detail 12; Schulman 2020, "Approximating KL Divergence", k3
         metrics = {
-            "policy_loss": -(least * share).sum(),
-            "value_loss": error.square().mul_(share).sum() * 0.5,
+            "policy_loss": -(least.mean() if batch.counts is None else torch.dot(least, batch.counts) / size),
+            "value_loss": torch.dot(error, error * share) * 0.5,
             "entropy": entropy.mean(),
             "approx_kl": self._kl,
             "clip_share": beyond.float().mean(),

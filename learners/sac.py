@@ -29,7 +29,6 @@ from distrl.learners.device import Captured, to_device
 from distrl.learners.networks import MLP, FlatParameters, squashed_gaussian, squashed_gaussian_backward
 from distrl.learners.optimizer import Gradients, Optimizer, Rule, Trained
 from distrl.learners.policies import TRAINED
-from distrl.learners.products import keep_memory
 from distrl.learners.replay import SampleBatch
 from distrl.learners.sac_config import Config
 from distrl.learners.spaces import bounded_box, flat_size, flatten, observation_leaves
@@ -80,7 +79,6 @@ class SAC:
     """
 
     def __init__(self, config: Config, env_spec: EnvSpec, device: str = "cpu", seed: int = 0):
-        keep_memory()
         self.config = config
         self._env_spec = env_spec
         self.device = torch.device(device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import torch
@@ -15,20 +16,20 @@ class ShardLink(Protocol):
     """The way to one shard."""
 
     def call(self, method: str, *arguments: Any) -> Callable[[], Any]:
-        """Begin a call of a method of ``ParameterShard``; what comes back waits for the answer, from the shard or,
-        where it has died, from its successor."""
+        """Begin a call of a method of ``ParameterShard``, without waiting; what comes back waits for the answer, from
+        the shard or, where it has died, from its successor."""
 
 
 class DirectLink:
-    """To a shard in this process."""
+    """To a shard in this process. A call has a thread of its own: who waits in one shard must have reached the others,
+    or two learners could wait for each other."""
 
     def __init__(self, shard: ParameterShard):
-        self._shard = shard
+        self._shard, self._thread = shard, ThreadPoolExecutor(1)
 
     def call(self, method: str, *arguments: Any) -> Callable[[], Any]:
         """See ``ShardLink``."""
-        answer = getattr(self._shard, method)(*arguments)
-        return lambda: answer
+        return self._thread.submit(getattr(self._shard, method), *arguments).result
 
 
 class ShardedOptimizer(Optimizer):
@@ -56,7 +57,7 @@ class ShardedOptimizer(Optimizer):
         self._sizes = {name: len(vector.flat) for name, vector in trained.items()}
         self._parts = parts(self._sizes, len(links))
         self._versions = [0] * len(links)
-        self._pushes = self.num_bytes = self.staleness = 0
+        self._pushes = self._clock = self.num_bytes = self.staleness = 0
         self._at_work = False
         if first:
             self._offer()
@@ -87,7 +88,9 @@ class ShardedOptimizer(Optimizer):
         if self._at_work:
             return
         waits = [link.call("join", self._learner) for link in self._links]
-        self._take([wait() for wait in waits])
+        answers = [wait() for wait in waits]
+        self._take(answers)
+        self._clock = max(answer.clock for answer in answers)
         self._at_work = True
 
     def rest(self) -> None:
@@ -105,12 +108,13 @@ class ShardedOptimizer(Optimizer):
 
     def _move(self, gradients: Gradients, rate: float) -> None:
         self._pushes += 1
+        self._clock += 1
         host = {name: gradient.to("cpu").numpy() for name, gradient in gradients.items()}
         waits = []
         for link, spans, version in zip(self._links, self._parts, self._versions, strict=True):
             part: Arrays = {name: host[name][begin:end] for name, (begin, end) in spans.items() if name in host}
             self.num_bytes += sum(array.nbytes for array in part.values())
-            waits.append(link.call("push", self._learner, self._pushes, version, part, rate))
+            waits.append(link.call("push", self._learner, self._pushes, self._clock, version, part, rate))
         self._take([wait() for wait in waits])
         self.updates += 1
 

@@ -13,14 +13,25 @@ from distrl.cli.console import RunArgument, console, say
 
 def scale(
     run: RunArgument,
-    env_workers: Annotated[int, typer.Option(min=1, help="How many env workers the run should have from now on.")],
+    env_workers: Annotated[
+        int | None, typer.Option(min=1, help="How many env workers the run should have from now on.")
+    ] = None,
+    learners: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many learners, of the learner.count of a run with a parameter server."),
+    ] = None,
 ) -> None:
-    """Let env workers join or leave a running job."""
+    """Let env workers or learners join or leave a running job."""
     from distrl.cluster import launch
+    from distrl.core.errors import ConfigError
     from distrl.core.run_directory import RunDirectory
 
-    before = launch.scale(RunDirectory.open(run), env_workers)
-    say(f"{run} goes from {before} to {env_workers} env workers")
+    if env_workers is None and learners is None:
+        raise ConfigError("distrl scale needs --env-workers N or --learners N, or both; neither came")
+    changes = launch.scale(RunDirectory.open(run), env_workers, learners)
+    words = {"env_workers": "env workers", "learners": "learners"}
+    for name, (before, now) in changes.items():
+        say(f"{run} goes from {before} to {now} {words[name]}")
 
 
 def evaluate(

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 
 import pytest
 import ray
@@ -10,12 +11,18 @@ from distrl.core.checkpoint import list_checkpoints
 from distrl.core.errors import ConfigError
 from distrl.core.experience_log import logs, read_log
 from distrl.core.metrics import read_json_lines
+from distrl.core.run_directory import RunDirectory
 from tests.cluster.test_local import balanced, small
 from tests.cluster.test_on_policy import small as on_policy
 from tests.cluster.test_ray import Watcher, run
 
 IN_STEP = ("learner.mode='all_reduce'", "learner.count=2")
-SHARDED = ("learner.mode='parameter_server'", "learner.count=2", "learner.shards=2")
+SHARDED = (
+    "learner.mode='parameter_server'",
+    "learner.count=2",
+    "learner.shards=2",
+    "learner.staleness_bound=1",
+)
 
 
 def slow(out, *overrides):
@@ -80,7 +87,37 @@ def test_learners_of_a_parameter_server_and_its_shards_are_replaced_one_by_one(t
     assert summary["shards"] == 2
     assert summary["shard_pushes"] > 0
     metrics = [record for record in read_json_lines(result.directory / "metrics.jsonl") if record["kind"] == "learner"]
-    assert all(record["gradient_staleness"] <= 3 for record in metrics)
+    assert all(record["gradient_staleness"] <= 3 for record in metrics)  # (2 − 1) · (2 · 1 + 1)
+
+
+@pytest.mark.slow
+def test_a_learner_leaves_and_comes_back_while_its_env_workers_feed_the_other(tmp_path):
+    out, stop, asked = tmp_path / "run", threading.Event(), []
+
+    def changes(kind):
+        return [e for e in read_json_lines(out / "events.jsonl") if e["kind"] == kind and e.get("role") == "learner"]
+
+    def follow(status):
+        if status.get("updates", 0) < 40 or status["phase"] != "training":
+            return
+        if len(asked) == 0:
+            asked.append(scale(out, 1))
+        elif len(asked) == 1 and changes("leave"):
+            asked.append(scale(out, 2))
+        elif changes("join"):
+            asked.append(status["env_steps"])
+            if status["env_steps"] > asked[2] + 300:
+                stop.set()
+
+    result = run(slow(out, *SHARDED, "run.steps=100000", "run.wall_limit_s=120"), follow, stop=stop)
+    assert asked[:2] == [{"learners": (2, 1)}, {"learners": (1, 2)}]
+    assert check(result)["restarts"] == {}
+    assert [event["number"] for event in changes("leave") + changes("join")] == [1, 1]
+
+
+def scale(out, learners):
+    supervisor = ray.get_actor(RunDirectory.open(out).facts["ray"]["supervisor"])
+    return ray.get(supervisor.scale.remote(learners=learners))
 
 
 @pytest.mark.slow  # what is common to PPO's learners: tests/learners/test_many_learners.py

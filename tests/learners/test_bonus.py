@@ -16,6 +16,7 @@ from distrl.learners.bonus_config import BonusConfig
 from distrl.learners.dqn_config import Config as DQN
 from distrl.learners.dsact_config import Config as DSACT
 from distrl.learners.episodic_bonus import EpisodicBonus
+from distrl.learners.parameter_shards import ParameterShard, ShardOptions
 from distrl.learners.ppo_config import PPO
 from distrl.learners.randomness import sample_generator, update_generator
 from distrl.learners.td3_config import Config as TD3
@@ -24,6 +25,7 @@ from tests.fakes.problems import DeepSea
 from tests.learners import off_policy
 from tests.learners.off_policy import BOX, slow_mlp, split
 from tests.learners.on_policy import Rollouts, spec_of
+from tests.learners.test_many_learners import groups, sharded, side_by_side, updates
 
 torch.set_num_threads(1)
 
@@ -125,6 +127,34 @@ def test_actor_critics_with_a_bonus(model):
     assert "bonus" in algorithm.gradients(off_policy.batch_of(BOX, 8), update_generator(0, 0))[0]
     with pytest.raises(ValueError, match="'bonus' of shape"):
         algorithm.load_state(model(hidden=(8,)).build(BOX).state())
+
+
+ALL = [(TD3, BOX), (DSACT, BOX), (DQN, replace(BOX, action_space=Discrete(3)))]
+
+
+@pytest.mark.parametrize(("model", "spec"), ALL)
+def test_a_learner_through_shards_is_the_single_one_bit_for_bit(model, spec):
+    """Also where a vector waits for its turn, and beside one of a bonus."""
+    config, shards = model(hidden=(40, 30), bonus=RND), [ParameterShard(ShardOptions()) for _ in range(2)]
+    through, single = sharded(config.build(spec), shards, "0"), config.build(spec)
+    for algorithm in (through, single):
+        updates(algorithm, [off_policy.batch_of(spec, 16, seed) for seed in range(7)])
+    off_policy.assert_same(off_policy.vectors(through), off_policy.vectors(single))
+
+
+@pytest.mark.parametrize(("model", "spec"), ALL)
+def test_two_learners_in_step_have_one_bonus_and_one_model(model, spec):
+    join = groups()
+
+    def learner(rank):
+        algorithm = model(hidden=(8,), bonus=RND).build(spec)
+        algorithm.optimizer.together = join(rank)
+        return updates(algorithm, [off_policy.batch_of(spec, 16, 2 * seed + rank) for seed in range(6)]).state()
+
+    first, second = side_by_side(learner)
+    for state in (first, second):
+        state.pop("transitions", None)  # each has seen its own
+    off_policy.assert_same(first, second)
 
 
 def test_the_target_has_the_bonus_of_where_it_leads():

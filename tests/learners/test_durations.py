@@ -18,7 +18,6 @@ from tests.fakes.fragments import fragment
 FAST, SLOW = 0, 1
 DURATION_S = {FAST: 1.0, SLOW: 4.0}
 REWARD = {FAST: 0.8, SLOW: 1.0}
-SHIFT_S = 8.0
 WORKERS, ROLLOUT = 16, 64
 
 
@@ -33,9 +32,9 @@ def pull(arm, log_prob, end_s, episode):
     return made
 
 
-def preference_for_the_slow_arm(duration_limit, updates=60):
-    """Its probability after training without a critic, on workers that each draw an arm for a shift of 8 s and pull it
-    until then: in every second, an arm is pulled by as many workers as it is probable, and so comes in proportion to
+def preference_for_the_slow_arm(duration_limit, shift_s=8.0, updates=60):
+    """Its probability after training without a critic, on workers that each draw an arm for a shift and pull it until
+    then: in every second, an arm is pulled by as many workers as it is probable, and so comes in proportion to
     π(arm) / duration. Events happen in the order of the durations."""
     config = PPO(
         hidden=(4,), batch_size=ROLLOUT, minibatches=1, epochs=1, learning_rate=0.03, gamma=0.0, value_cost=0.0,
@@ -57,7 +56,7 @@ def preference_for_the_slow_arm(duration_limit, updates=60):
         if now >= until:
             policy.load(algorithm.policy_weights())
             drawn, chance, _ = policy.step(seen, {}, np.zeros(0))
-            arm, log_prob, until = int(drawn[0]), float(chance[0]), now + SHIFT_S
+            arm, log_prob, until = int(drawn[0]), float(chance[0]), now + shift_s
         heapq.heappush(events, (now + DURATION_S[arm], worker, until, arm, log_prob))
     outputs, _, _ = algorithm.network.forward(algorithm.parameters, (torch.zeros(1, 1),), None)
     return float(torch.softmax(outputs[:, 0], 0)[SLOW])
@@ -67,6 +66,11 @@ def test_the_fast_arm_is_preferred_unless_durations_count():
     """The slow arm is worth more, the fast one more in a second; nobody has said that a second costs anything."""
     assert preference_for_the_slow_arm(None) < 0.1
     assert preference_for_the_slow_arm(duration_limit=10.0) > 0.9
+
+
+def test_where_every_pull_is_drawn_anew_nothing_comes_too_often():
+    """A worker is free for its next draw later after the slow arm, and that is all."""
+    assert preference_for_the_slow_arm(None, shift_s=0.0) > 0.9
 
 
 def test_what_counts_at_most_once_does_not_make_up_for_what_comes_four_times():

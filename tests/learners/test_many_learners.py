@@ -230,8 +230,8 @@ def test_a_push_that_is_repeated_is_applied_once():
     shard = ParameterShard(ShardOptions())
     ShardedOptimizer(toy(3), [DirectLink(shard)], "0")
     gradient = {"critic": np.ones(3, np.float32)}
-    first = shard.push("0", 1, 0, gradient, 1.0)
-    again = shard.push("0", 1, 0, gradient, 1.0)
+    first = shard.push("0", 1, 1, 0, gradient, 1.0)
+    again = shard.push("0", 1, 1, 0, gradient, 1.0)
     assert (first.version, again.version, shard.num_pushes) == (1, 1, 1)
     assert np.array_equal(first.flat["critic"], again.flat["critic"])
 
@@ -257,6 +257,31 @@ def test_gradients_are_never_staler_than_the_bound_says(bound):
     assert shard.version == 36
 
 
+@pytest.mark.parametrize("bound", [0, 1])
+def test_a_shard_that_begins_again_lets_nobody_wait_for_ever(bound):
+    """It does not know how often each learner has pushed to the others."""
+    options = ShardOptions(bound=bound)
+    shards = [ParameterShard(options) for _ in range(2)]
+    links = {name: [DirectLink(shard) for shard in shards] for name in "ab"}
+    optimizers = [ShardedOptimizer(toy(), links[name], name) for name in "ab"]
+    state, pause = shards[0].state(), threading.Event()
+
+    def learner(rank):
+        for number in range(30):
+            pause.wait((0.0, 0.002)[rank])
+            optimizers[rank].step({"critic": torch.ones(200)})
+            if (rank, number) == (0, 10):
+                successor = ParameterShard(options)
+                successor.load_state(state)
+                for name in "ab":
+                    links[name][0]._shard = successor
+                    shards[0].rest(name)  # whoever waits in the dead one
+        optimizers[rank].rest()
+        return True
+
+    assert side_by_side(learner) == [True, True]
+
+
 def test_nobody_waits_for_a_learner_that_rests():
     shard = ParameterShard(ShardOptions(bound=0))
     here, there = (ShardedOptimizer(toy(), [DirectLink(shard)], name) for name in "ab")
@@ -278,7 +303,7 @@ def test_a_stale_gradient_takes_a_smaller_step():
             before = shard.join("0").flat["critic"]
             # always of the first version: τ = 0, 1, 2, …
             steps[name, number] = (
-                shard.push("0", number, 0, {"critic": np.ones(3, np.float32)}, 1.0).flat["critic"] - before
+                shard.push("0", number, number, 0, {"critic": np.ones(3, np.float32)}, 1.0).flat["critic"] - before
             )
     for number in range(1, 8):
         np.testing.assert_allclose(steps["slowed", number], steps["plain", number] / min(number, 4), rtol=1e-4)
@@ -289,8 +314,8 @@ def test_delay_compensation_corrects_along_what_has_changed_since_the_pull():
     ShardedOptimizer(toy(3), [DirectLink(shard)], "late")
     gradient = np.array([1.0, -2.0, 3.0], np.float32)
     pulled = shard.join("late")
-    shard.push("other", 1, 0, {"critic": np.ones(3, np.float32)}, 1.0)
-    after = shard.push("late", 1, pulled.version, {"critic": gradient}, 1.0)
+    shard.push("other", 1, 1, 0, {"critic": np.ones(3, np.float32)}, 1.0)
+    after = shard.push("late", 1, 1, pulled.version, {"critic": gradient}, 1.0)
     reference.step({"critic": torch.ones(3)})
     moved = reference.trained["critic"].flat.numpy() - pulled.flat["critic"]
     reference.step({"critic": torch.from_numpy(gradient + 0.5 * gradient**2 * moved)})
@@ -307,6 +332,6 @@ def test_a_shard_goes_on_from_its_state_and_its_version_never_decreases(tmp_path
         optimizer.step({"critic": torch.ones(200)})
     successor = ParameterShard(ShardOptions(), PublishedVersion(tmp_path / "version"))
     successor.load_state(state)
-    answer = successor.push("0", 5, 4, {"critic": np.ones(200, np.float32)}, 1.0)
+    answer = successor.push("0", 5, 5, 4, {"critic": np.ones(200, np.float32)}, 1.0)
     assert answer.version == 6
-    assert successor.push("0", 5, 4, {"critic": np.ones(200, np.float32)}, 1.0).version == 6
+    assert successor.push("0", 5, 5, 4, {"critic": np.ones(200, np.float32)}, 1.0).version == 6

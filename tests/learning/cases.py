@@ -76,9 +76,13 @@ _PENDULUM: dict[str, Any] = {
     "steps": 5_000,
     "sections": {"actors": {"envs_per_worker": 2}, "replay": {"min_size": 500, "samples_per_insert": 128.0}},
 }
+_BY_ERROR = {"replay": _PENDULUM["sections"]["replay"] | {"priority_exponent": 0.6, "priority_full_at": 5_000}}
 _SAC = {"batch_size": 128, "actor_learning_rate": 1e-3, "critic_learning_rate": 1e-3, "hidden": [64, 64]}
 _FAST = {"actors": {"envs_per_worker": 32, "fragment_steps": 32}}
 _APPO = {"batch_size": 1024, "epochs": 4, "minibatches": 4, "learning_rate": 2e-3}
+_IMPALA = {"batch_size": 1024, "minibatches": 8, "gae_lambda": 0.95, "learning_rate": 1e-3, "anneal_steps": "run"}
+_TAPERED = {"surrogate": "tapered"}
+_OFTEN = _FAST | {"evaluation": {"period": 20_000, "episodes": 10, "final_episodes": 20}}
 _DQN = {
     "batch_size": 128,
     "hidden": [128, 128],
@@ -113,6 +117,22 @@ _DIVER = {
     "value_max": 8.0,
 }
 _NEW = {"weight": 0.3, "hidden": [64], "learning_rate": 1e-3}
+_DEEPER_SEA = _SEA | {
+    "problem": "deeper treasure",
+    "env": _problem("DeepSea", size=12),
+    "source": _KNOWN.format(0.99) + "; chance finds it in one of 4,096 episodes",
+    "steps": 120_000,
+    "sections": {"actors": {"envs_per_worker": 32, "fragment_steps": 16}},
+}
+_DIVERS = {
+    "batch_size": 512,
+    "epochs": 4,
+    "minibatches": 4,
+    "learning_rate": 1e-3,
+    "hidden": [64],
+    "entropy_cost": 0.05,
+}
+_SEEN = _NEW | {"learning_rate": 3e-4}
 _RECALL = {
     "env": _problem("Recall", num_cues=4, delay=8),
     "steps": 40_000,
@@ -133,6 +153,7 @@ _ONE_CUE_IN_FOUR = "1/4 is the most without memory: the last observation says no
 
 _LOCAL = [
     Case("sac", **_PENDULUM, options=_SAC),
+    Case("sac, prioritised", **_PENDULUM | {"sections": _PENDULUM["sections"] | _BY_ERROR}, options=_SAC),
     Case(
         "sac",
         "Dict of Boxes",
@@ -166,21 +187,14 @@ _LOCAL = [
     Case("dqn, squared", **_CARTPOLE | {"steps": 50_000}, options=_DQN | {"value_loss": "squared"}, sections=_REPLAY),
     Case("dqn, RND", **_SEA, options=_DIVER | {"bonus": {"kind": "rnd"} | _NEW}),
     Case("dqn, DRND", **_SEA, options=_DIVER | {"bonus": {"kind": "drnd"} | _NEW}),
+    Case("ppo, RND", **_DEEPER_SEA, options=_DIVERS | {"bonus": {"kind": "rnd"} | _SEEN}),
+    Case("ppo, DRND", **_DEEPER_SEA, options=_DIVERS | {"bonus": {"kind": "drnd"} | _SEEN}),
+    Case("ppo, RND in run and episode", **_DEEPER_SEA, options=_DIVERS | {"bonus": {"scope": "both"} | _SEEN}),
     Case("ppo", **_CARTPOLE | {"steps": 200_000}, options=_APPO, sections=_FAST),
     Case("appo", **_CARTPOLE, options=_APPO, sections=_FAST),
     Case("appo, coupled", **_CARTPOLE, options=_APPO | {"decoupled": False}, sections=_FAST),
-    Case(
-        "impala",
-        **_CARTPOLE | {"steps": 200_000},
-        options={
-            "batch_size": 1024,
-            "minibatches": 8,
-            "gae_lambda": 0.95,
-            "learning_rate": 1e-3,
-            "anneal_steps": "run",
-        },
-        sections=_FAST | {"evaluation": {"period": 20_000, "episodes": 10, "final_episodes": 20}},
-    ),
+    Case("impala", **_CARTPOLE | {"steps": 200_000}, options=_IMPALA, sections=_OFTEN),
+    Case("impala, tapered", **_CARTPOLE | {"steps": 200_000}, options=_IMPALA | _TAPERED, sections=_OFTEN),
     Case(
         "ppo",
         "Dict of Boxes",
@@ -267,6 +281,12 @@ _LOCAL = [
         "dqn, no bonus",
         **_SEA | {"goal": 0.5, "source": "chance finds it in one of 256 episodes, and all it learns before leads away"},
         options=_DIVER,
+        unsolvable=True,
+    ),
+    Case(
+        "ppo, no bonus",
+        **_DEEPER_SEA | {"goal": 0.5, "source": "as above, with 10,000 episodes: all it learns leads away"},
+        options=_DIVERS,
         unsolvable=True,
     ),
     Case("appo", "memory", goal=0.6, source=_ONE_CUE_IN_FOUR, options=_MEMORY, unsolvable=True, **_RECALL),
