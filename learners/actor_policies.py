@@ -183,7 +183,7 @@ class MLPNetwork:
             from_input += b_input
             from_hidden = state[MEMORY][:, :size] @ w_hidden
             from_hidden += b_hidden
-            following = (_gru if kind == "gru" else _lstm)(from_input, from_hidden, state[MEMORY])
+            following = (gru if kind == "gru" else _lstm)(from_input, from_hidden, state[MEMORY])
             x, state = following[:, :size], {MEMORY: following}
         weight, bias = prepared.layers[-1]
         x = x @ weight
@@ -215,7 +215,7 @@ def initial_memory(memory: tuple[str, int] | None, num_rows: int) -> Columns:
     return {MEMORY: np.zeros((num_rows, NUM_STATES[kind] * size), np.float32)}
 
 
-def _gru(from_input: np.ndarray, from_hidden: np.ndarray, before: np.ndarray) -> np.ndarray:
+def gru(from_input: np.ndarray, from_hidden: np.ndarray, before: np.ndarray) -> np.ndarray:
     """The next state h [N, H]; see ``distrl.learners.recurrent``, also for the order of the gates [N, 3H]."""
     size = before.shape[1]
     gates = _logistic(from_input[:, : 2 * size] + from_hidden[:, : 2 * size])

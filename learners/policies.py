@@ -62,7 +62,7 @@ class BoxPolicy:
         self._log_half = float(np.log(half.astype(np.float64)).sum())
         self._num_layers = num_layers
         self._uniform_until_trained = uniform_until_trained
-        self._loaded: tuple[list[tuple[np.ndarray, np.ndarray]], bool] | None = None
+        self._loaded: tuple[Any, bool] | None = None
 
     @property
     def ready(self) -> bool:
@@ -71,9 +71,9 @@ class BoxPolicy:
 
     def load(self, weights: Weights) -> None:
         """``actor/<i>/weight`` float32 [in, out] and ``actor/<i>/bias`` float32 [out] of layer i, and ``trained``."""
-        layers = [(weights[f"actor/{i}/weight"], weights[f"actor/{i}/bias"]) for i in range(self._num_layers)]
         uniform = self._uniform_until_trained and not self._deterministic and float(weights.get(TRAINED, 1.0)) == 0.0
-        self._loaded = (layers, uniform)  # one assignment: a step in another thread sees the old or the new
+        # one assignment: a step in another thread sees the old or the new
+        self._loaded = (self._prepared(weights), uniform)
 
     def initial_state(self, num_rows: int) -> Columns:
         """Nothing is remembered."""
@@ -83,27 +83,40 @@ class BoxPolicy:
         self, observation: Observation, state: Columns, is_first: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, Columns]:
         """Actions [N, …] in the Box's units and dtype, log-probabilities float32 [N], and the empty state."""
-        if not self.ready:
-            raise RuntimeError("the policy needs weights before its first step: call load")
-        layers, uniform = self._loaded or ([], True)
+        layers, uniform = self._acting()
         inputs = flatten(observation, self._paths)
-        if uniform:
-            scaled = self._rng.uniform(-1.0, 1.0, (len(inputs), self._half.size)).astype(np.float32)
-            log_prob = np.full(len(inputs), -self._half.size * math.log(2.0), np.float32)
-        else:
-            scaled, log_prob = self._drawn(mlp(inputs, layers))
-        flat = self._center + self._half * scaled
-        action = flat.astype(self._low.dtype).reshape(len(inputs), *self._low.shape)
-        np.clip(action, self._low, self._high, out=action)  # rounding may leave the Box by one unit in the last place
-        return action, (log_prob - np.float32(self._log_half)).astype(np.float32, copy=False), {}
+        scaled, log_prob = self._uniform(len(inputs)) if uniform else self._drawn(mlp(inputs, layers))
+        return *self._in_box(scaled, log_prob), {}
 
     def env_action(self, action: np.ndarray) -> np.ndarray:
         """The action itself, which lies in the Box."""
         return action
 
+    def _prepared(self, weights: Weights) -> Any:
+        """What the network computes with."""
+        return [(weights[f"actor/{i}/weight"], weights[f"actor/{i}/bias"]) for i in range(self._num_layers)]
+
+    def _acting(self) -> tuple[Any, bool]:
+        """What ``_prepared`` gave, None before; and whether actions are uniform."""
+        if not self.ready:
+            raise RuntimeError("the policy needs weights before its first step: call load")
+        return self._loaded or (None, True)
+
+    def _uniform(self, num_rows: int) -> tuple[np.ndarray, np.ndarray]:
+        """See ``_drawn``."""
+        scaled = self._rng.uniform(-1.0, 1.0, (num_rows, self._half.size)).astype(np.float32)
+        return scaled, np.full(num_rows, -self._half.size * math.log(2.0), np.float32)
+
     def _drawn(self, outputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """x [N, A] and their log-density [N], of the network's outputs."""
         raise NotImplementedError
+
+    def _in_box(self, scaled: np.ndarray, log_prob: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Actions [N, …] and their log-density float32 [N], from those of x [N, A]."""
+        flat = self._center + self._half * scaled
+        action = flat.astype(self._low.dtype).reshape(len(scaled), *self._low.shape)
+        np.clip(action, self._low, self._high, out=action)  # rounding may leave the Box by one unit in the last place
+        return action, (log_prob - np.float32(self._log_half)).astype(np.float32, copy=False)
 
     def _noise(self, like: np.ndarray) -> np.ndarray:
         """Standard normal, or zero where none is wanted."""

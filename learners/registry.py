@@ -16,6 +16,7 @@ ALGORITHMS: dict[str, str] = {
     "sac": "distrl.learners.sac_config:Config",
     "td3": "distrl.learners.td3_config:Config",
     "dsact": "distrl.learners.dsact_config:Config",
+    "sequence-sac": "distrl.learners.sequence_config:Config",
     "dqn": "distrl.learners.dqn_config:Config",
     "ppo": "distrl.learners.ppo_config:PPO",
     "appo": "distrl.learners.ppo_config:APPO",

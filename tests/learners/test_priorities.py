@@ -190,6 +190,7 @@ def test_an_algorithm_with_critics_tells_them(name):
         ("sac", BOX, {}),
         ("td3", BOX, {}),
         ("dsact", BOX, {}),
+        ("sequence-sac", BOX, {}),
         ("iql", BOX, {}),
         ("dqn", EnvSpec("test", BOX.observation_space, Discrete(3)), {"value_loss": "squared"}),
     ],

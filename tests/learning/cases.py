@@ -179,6 +179,11 @@ _LOCAL = [
         options=_SAC | {"value_loss": "hl_gauss", "value_min": -1000.0, "value_max": 100.0},
     ),
     Case("dsact", **_PENDULUM | {"steps": 10_000}, options=_SAC),
+    Case(
+        "sequence-sac, 4 steps",
+        **_PENDULUM | {"source": "what SAC reaches that looks at every step"},
+        options=_SAC | {"sequence_length": 4, "model_learning_rate": 1e-3},
+    ),
     Case("dqn", **_CARTPOLE | {"steps": 50_000}, options=_DQN, sections=_REPLAY),
     Case(
         "dqn, squared",
