@@ -80,13 +80,6 @@ def measure(case: str, seed: int, folder: Path, until: float, seconds: float) ->
     summary = train(config, show=look, keep_ray=True, stop=ending).summary
     took_s = seen["last"][0] - seen["first"][0]
     updates, steps = (seen["last"][index] - seen["first"][index] for index in (1, 2))
-    pushes = {
-        "shard_nodes": summary["shard_nodes"],
-        "pushes_per_s": summary["shard_pushes"] / summary["shards"] / took_s,
-        "pushed_mb_per_s": summary["shard_bytes"] / took_s / 1e6,
-        "gradient_staleness_mean": summary["gradient_staleness_mean"],
-        "gradient_staleness_max": summary["gradient_staleness_max"],
-    }
     return {
         "case": case,
         "seed": seed,
@@ -98,7 +91,18 @@ def measure(case: str, seed: int, folder: Path, until: float, seconds: float) ->
         "env_steps_per_s": steps / took_s,
         "busy": summary["env_busy_fraction"],
         "restarts": summary["restarts"],
-        **(pushes if "shards" in summary else {}),
+        **(pushes(summary, took_s) if "shards" in summary else {}),
+    }
+
+
+def pushes(summary: dict[str, Any], took_s: float) -> dict[str, Any]:
+    """What the shards took in."""
+    return {
+        "shard_nodes": summary["shard_nodes"],
+        "pushes_per_s": summary["shard_pushes"] / summary["shards"] / took_s,
+        "pushed_mb_per_s": summary["shard_bytes"] / took_s / 1e6,
+        "gradient_staleness_mean": summary["gradient_staleness_mean"],
+        "gradient_staleness_max": summary["gradient_staleness_max"],
     }
 
 

@@ -90,17 +90,25 @@ def _check_on_policy(config: RunConfig, options: Any) -> None:
     """Refuse what an on-policy algorithm has no use for, and rollouts that cannot be filled."""
     name, actors = config.algorithm.name, config.actors
     replay, publish_period = type(config.replay)(), type(config.learner)().publish_period
+    rollout = "; algorithm.batch_size is the size of a rollout, algorithm.max_staleness how far ahead it may be made"
     for key in type(config.replay).model_fields:
         if (given := getattr(config.replay, key)) != getattr(replay, key):
             raise ConfigError(
-                f"{name} is on-policy and has no replay, but replay.{key} = {given!r} came: leave it out; "
-                "algorithm.batch_size is the size of a rollout, algorithm.max_staleness how far ahead it may be made"
+                f"{name} is on-policy and has no replay, but replay.{key} = {given!r} came: leave it out"
+                f"{'' if options.episodic else rollout}"
             )
     if config.learner.publish_period != publish_period:
         raise ConfigError(
-            f"{name} is on-policy and publishes after every rollout, but learner.publish_period = "
+            f"{name} is on-policy and publishes after every update, but learner.publish_period = "
             f"{config.learner.publish_period} came: leave it out"
         )
+    if options.episodic:
+        if config.learner.duration_weight_limit is not None:
+            raise ConfigError(
+                f"{name} compares whole episodes, in which no transition has a weight, but "
+                f"learner.duration_weight_limit = {config.learner.duration_weight_limit} came: leave it out"
+            )
+        return
     num_envs = actors.env_workers // config.learner.count * actors.envs_per_worker  # of one learner's queue
     least = num_envs * actors.fragment_steps
     if options.batch_size % actors.fragment_steps or options.batch_size < least:
@@ -246,7 +254,7 @@ def _check_rows(plan: PolicyPlan, options: Any) -> None:
     actors = plan.config.actors
     workers = actors.env_workers // plan.config.learner.count
     least = workers * actors.envs_per_worker * len(plan.agents) * actors.fragment_steps
-    if options.on_policy and options.batch_size < least:
+    if options.on_policy and not options.episodic and options.batch_size < least:
         raise ConfigError(
             f"policy {plan.policy_id!r} acts for {len(plan.agents)} agents of each environment, so its "
             f"algorithm.batch_size must be at least {least}, one fragment (actors.fragment_steps = "

@@ -143,7 +143,7 @@ def build_worker(
             parts[plan.policy_id] = PolicyPart(policy, source, plan.agents, frozen=True)
             continue
         options, admission = algorithm_model(plan.config), None
-        if options.on_policy:
+        if options.on_policy and not options.episodic:
             workers = config.actors.env_workers // config.learner.count  # of one learner's queue
             admission = Admission(options.batch_size // workers, options.max_staleness)
         parts[plan.policy_id] = PolicyPart(policy, source, plan.agents, admission, server)
@@ -198,6 +198,7 @@ def build_algorithm(
     """The algorithm, what it draws from, and its options; ``seed``: in place of the run's."""
     import torch
 
+    from distrl.learners.episode_queue import EpisodeQueue
     from distrl.learners.priorities import PrioritizedReplay, PriorityRule
     from distrl.learners.queue import Queue
     from distrl.learners.replay import Replay
@@ -206,6 +207,8 @@ def build_algorithm(
     options = algorithm_model(config)
     algorithm = options.build(spec, device, config.run.seed if seed is None else seed)
     limit = config.learner.duration_weight_limit
+    if options.episodic:
+        return algorithm, EpisodeQueue(options.batch_size), options
     if options.on_policy:
         return algorithm, Queue(options.batch_size, config.actors.fragment_steps, limit), options
     replay = config.replay

@@ -205,10 +205,11 @@ def measure(ladder: Ladder, rows: int, scratch: Path) -> Rung:
     inline = config.env.hosting != "process"
     before_bytes = _memory_bytes()
     pool = components.build_training_pool(config, 0, 0, scratch, inline=inline, env_steps=0)
-    on_policy = algorithm_config(config.algorithm.name).on_policy
+    model = algorithm_config(config.algorithm.name)
+    waits = model.on_policy and not model.episodic
     worker = build_env_worker(
         pool,
-        one_policy(ladder.policy.build(seed=0), times, Admission(sys.maxsize, 0) if on_policy else None),
+        one_policy(ladder.policy.build(seed=0), times, Admission(sys.maxsize, 0) if waits else None),
         times,
         fragment_steps=config.actors.fragment_steps,
         fragment_max_age_s=config.actors.fragment_max_age_s,

@@ -168,8 +168,8 @@ def tune(
         env_cores=config.env.cores,
         learner_s=_learner_s(config, options, update_s),
         learner_cores=config.learner.threads if device == "cpu" else 1,
-        rollout=options.batch_size // config.actors.fragment_steps if options.on_policy else None,
-        in_turn=options.on_policy and options.max_staleness == 0,
+        rollout=options.batch_size // config.actors.fragment_steps if _has_rollouts(options) else None,
+        in_turn=_has_rollouts(options) and options.max_staleness == 0,
     )
     return Tuned(rungs, probe.step_s, probe.reset_s, update_s, needs, choose(rungs, probe.step_s, needs), notes)
 
@@ -191,10 +191,14 @@ def _hostings(config: RunConfig, trial: Trial) -> list[str]:
     return [*(["vector"] if vectorised else []), "inline", "process"]
 
 
+def _has_rollouts(options: Any) -> bool:
+    return bool(options.on_policy and not options.episodic)
+
+
 def _rows(options: Any, config: RunConfig) -> list[int]:
     """Rows to measure in one process: of an on-policy run those that divide a rollout, and four times the most of them,
     to see what a larger rollout would allow."""
-    if not options.on_policy:
+    if not _has_rollouts(options):
         return [rows for rows in _ROWS if rows <= 256]
     fragments = options.batch_size // config.actors.fragment_steps
     divisors = [rows for rows in range(1, fragments + 1) if fragments % rows == 0]
@@ -205,7 +209,7 @@ def _rows(options: Any, config: RunConfig) -> list[int]:
 def _learner_s(config: RunConfig, options: Any, update_s: float) -> float:
     """Wall seconds of the learner for each env step; 0 where it has no use for more."""
     if options.on_policy:
-        return update_s / options.batch_size
+        return update_s / options.batch_size if _has_rollouts(options) else 0.0
     samples = config.replay.samples_per_insert
     return 0.0 if samples is None else update_s * samples / options.batch_size
 
@@ -237,6 +241,8 @@ class _LearnerTrial:
         from distrl.learners.randomness import sample_generator
         from distrl.learners.trainer import train_on
 
+        if self._options.episodic:
+            return 0.0  # it has next to nothing to do, and a probe may see no episode's end
         batch_size = self._options.batch_size
         times: list[float] = []
         if not self._options.on_policy:

@@ -16,6 +16,7 @@ actor_policies, inputs       what env workers act with, in numpy alone; from obs
 replay                       the ring of transitions, n-step returns, accounting of what was sampled
 rollout, queue               on-policy fragments side by side, each transition handed out once
 trainer, learner             one policy's updates; the loop over all: secure, insert, publish, checkpoint, restore
+ga, lineages, lineage_policy the genetic algorithm: lists of seeds as individuals; whole_episodes, episode_queue: theirs
 qmix, mixing, team_policies  VDN and QMIX, for teams as one row
 league                       who meets whom in self-play, and what came of it
 randomness, spaces           generators by update index; the layout of observations and actions

@@ -26,6 +26,7 @@ ALGORITHMS: dict[str, str] = {
     "masac": "distrl.learners.masac_config:Config",
     "bc": "distrl.learners.offline_config:BC",
     "iql": "distrl.learners.offline_config:IQL",
+    "ga": "distrl.learners.ga_config:Config",
 }
 
 
@@ -34,12 +35,15 @@ class AlgorithmConfig(BaseModel):
 
     Attributes:
         on_policy: whether it trains on fresh fragments through a queue, instead of on sample batches from a replay.
+        episodic: whether an update takes ``batch_size`` whole episodes as they come, instead of a rollout: then no
+            env worker waits for newer weights, and there is no ``max_staleness``. For those that are ``on_policy``.
         offline_only: whether it learns from what others did alone, so that acting by itself would lead nowhere.
         tells_errors: whether its gradients leave ``SampleBatch.error``, which a prioritised replay draws by.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     on_policy: ClassVar[bool] = False
+    episodic: ClassVar[bool] = False
     offline_only: ClassVar[bool] = False
     tells_errors: ClassVar[bool] = False
 

@@ -23,6 +23,7 @@ from distrl.core.policy_file import policy_files
 from distrl.core.published_version import PublishedVersion
 from distrl.core.staleness import StalenessHistogram
 from distrl.core.types import DEFAULT_POLICY, EnvSpec, Fragment, PolicySpec, Weights
+from distrl.learners.episode_queue import EpisodeQueue
 from distrl.learners.queue import Queue
 from distrl.learners.randomness import sample_generator, update_generator
 from distrl.learners.replay import Replay, SampleBatch
@@ -160,10 +161,13 @@ class PolicyTrainer:
         number = self.num_updates
         with self._draw_lock:
             seed = self._settings.seed
-            drawn = self.store.sample(self._settings.batch_size, sample_generator(seed, number))
+            drawn: Any = self.store.sample(self._settings.batch_size, sample_generator(seed, number))
             self.num_drawn = number + 1
         if isinstance(drawn, Rollout):
             self.staleness.add(self.version, drawn.policy_version)
+        elif isinstance(self.store, EpisodeQueue):
+            for fragment in drawn:
+                self.staleness.add(self.version, fragment.columns["policy_version"])
         metrics = train_on(self._algorithm, drawn, seed, number, self._device)
         if self._sharded is not None:
             metrics["gradient_staleness"] = self._sharded.staleness

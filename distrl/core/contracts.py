@@ -195,7 +195,8 @@ class Policy(Protocol):
     def step(
         self, observation: Observation, state: Columns, is_first: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, Columns]:
-        """Actions [N, …], log-probabilities float32 [N], next state."""
+        """Actions [N, …], log-probabilities float32 [N], next state. Into ``state`` itself, which fragments keep with
+        the step, it may write what an episode begins with."""
 
     def env_action(self, action: np.ndarray) -> np.ndarray:
         """What the environment is given for ``action`` [N, …]: in the action space, in its units and dtype. The learner

@@ -4,9 +4,11 @@ import os
 import signal
 import threading
 
+import numpy as np
 import pytest
 import ray
 
+from distrl.cluster.parameter_shard_actor import from_pieces, in_pieces, layout_of
 from distrl.core.checkpoint import list_checkpoints
 from distrl.core.errors import ConfigError
 from distrl.core.experience_log import logs, read_log
@@ -45,6 +47,15 @@ def a_ray():
     )
     yield
     ray.shutdown()
+
+
+@pytest.mark.parametrize("size", [0, 1, 24_000, 24_001, 3_000_000])
+def test_vectors_travel_in_pieces_and_come_back_whole(size):
+    vectors = {"actor": np.arange(size, dtype=np.float32), "critic": np.arange(7, dtype=np.float32)}
+    pieces = in_pieces(list(vectors.values()))
+    assert max(piece.nbytes for piece in pieces) < 100_000 or len(pieces) == 1
+    found = from_pieces(layout_of(vectors), pieces)
+    assert all(np.array_equal(found[name], vector) for name, vector in vectors.items())
 
 
 def killed(role):

@@ -105,7 +105,7 @@ def test_the_policy_acts_on_single_observations(finished):
     ("overrides", "sentence"),
     [
         (["replay.min_size=5"], "appo is on-policy and has no replay, but replay.min_size = 5 came: leave it out"),
-        (["learner.publish_period=7"], "publishes after every rollout, but learner.publish_period = 7 came"),
+        (["learner.publish_period=7"], "publishes after every update, but learner.publish_period = 7 came"),
         (["algorithm.batch_size=100"], r"multiple of actors.fragment_steps \(16\) .* got 100: try 128"),
         (["algorithm.batch_size=64"], "one fragment of each of the 8 environments, 128; got 64: try 128"),
         (

@@ -132,6 +132,40 @@ class Reach(gymnasium.Env):
         return self._seen(), -distance, False, self._step == 20, {}
 
 
+class Cup(gymnasium.Env):
+    """A point that moves by at most 0.15 in x and y, twenty times, under an upturned cup. Its goal is above
+
+    The walls: y = 0 for |x| ≤ 0.6, and x = ±0.6 for −0.4 ≤ y ≤ 0; a move through one is not made. The return is minus
+    the distance from the goal at (0, 0.6), in the end: −0.6 and a little under the cup's top, where everything leads
+    that follows the return; only a long way round, down and away from the goal, brings more than −0.6, up to 0.
+    """
+
+    def __init__(self) -> None:
+        self.observation_space, self.action_space = Box(-4, 4, (2,)), Box(-1, 1, (2,))
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self._at, self._step = np.array([0.0, -0.3], np.float32), 0
+        return self._at.copy(), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        to = self._at + np.float32(0.15) * action
+        if not self._is_walled(to):
+            self._at = to
+        self._step += 1
+        over = self._step == 20
+        return self._at.copy(), -float(np.hypot(self._at[0], self._at[1] - 0.6)) * over, over, False, {}
+
+    def _is_walled(self, to: np.ndarray) -> bool:
+        (x0, y0), (x1, y1) = self._at.tolist(), to.tolist()
+        if (y0 < 0.0) != (y1 < 0.0) and abs(x0 + (x1 - x0) * y0 / (y0 - y1)) <= 0.6:
+            return True
+        for wall in (-0.6, 0.6):
+            if (x0 < wall) != (x1 < wall) and -0.4 <= y0 + (y1 - y0) * (wall - x0) / (x1 - x0) <= 0.0:
+                return True
+        return False
+
+
 class DeepSea(gymnasium.Env):
     """A diver starts at the top left of a square of ``size`` rows and falls one row a step, to the right or to the
     left; a treasure of 1 is at the bottom right, and each step to the right costs 0.01 / size. Which action is to the
