@@ -181,7 +181,7 @@ _LOCAL = [
     Case("dsact", **_PENDULUM | {"steps": 10_000}, options=_SAC),
     Case(
         "sequence-sac, 4 steps",
-        **_PENDULUM | {"source": "what SAC reaches that looks at every step"},
+        **_PENDULUM | {"source": "the goal of SAC, which looks at every step"},
         options=_SAC | {"sequence_length": 4, "model_learning_rate": 1e-3},
     ),
     Case("dqn", **_CARTPOLE | {"steps": 50_000}, options=_DQN, sections=_REPLAY),
