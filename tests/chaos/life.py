@@ -56,7 +56,7 @@ def live(run: RunDirectory, incarnation: int, path: str, death: Death, steps: in
     socket = Socket(path)
 
     class Sink:
-        is_full = False
+        is_full, feeds = False, (0,)
 
         def __init__(self, *unused):
             pass
