@@ -67,7 +67,8 @@ def test_as_many_episodes_as_asked_for_and_none_thrown_away(runner):
     episodes = sampler.sample(num_episodes=4) + sampler.sample(num_episodes=2)
     assert [episode.is_done and episode.t_started == 0 for episode in episodes] == [True] * 6
     assert sampler.env.pool.stats().produced == sum(map(len, episodes))
-    assert sampler.env.pool.pids().tolist() == pids
+    assert {pid for pid in pids if pid} <= set(sampler.env.pool.pids().tolist())  # one may have been starting
+    assert sampler.env.pool.stats().process_starts == 3
     for pid in pids:  # while they wait for an episode to begin
         os.kill(pid, signal.SIGKILL)
     assert len(sampler.sample(num_episodes=3)) == 3
