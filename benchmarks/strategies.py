@@ -15,8 +15,10 @@ rllib         RLlib's SAC, ``distrl train --algorithm rllib:SAC``
 A cell is a law of the step times (constant, lognormal with σ 1, constant with 5 % stragglers of ten times the length)
 and whether they leave the learner slack (``slack``, median 100 ms) or not (``tight``, 10 ms). The environment is
 Kuramoto–Sivashinsky, or with ``fin-slack-lognormal`` the fin ray (smoke), where its own step comes on top. A run is
-repeated only if its line is missing. The serial strategy's sleeps are added up instead of slept, since nothing else
-would happen meanwhile. Policies are evaluated afterwards, from checkpoints, without delays.
+repeated only if its line is missing. Where nothing else happens while environments sleep (serial, lockstep, sb3) the
+path of the training is the same for every law, so one run without sleeps makes the lines of all cells: the sleeps, of a
+round of sixteen the longest, are added to its wall time (``--slept`` sleeps them, to compare). Policies are evaluated
+afterwards, from checkpoints, without delays.
 """
 
 from __future__ import annotations
@@ -30,7 +32,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,14 @@ MEDIAN_S = {"slack": 0.1, "tight": 0.01}
 CELLS = [f"{load}-{kind}" for load in MEDIAN_S for kind in KINDS] + ["fin-slack-lognormal"]
 STRATEGIES = ("serial", "lockstep", "turns", "decoupled", "server", "sb3", "rllib")
 OF_THE_FIN = ("serial", "lockstep", "decoupled")
+ADDED = ("serial", "lockstep", "sb3")  # strategies whose sleeps are added up
 STEPS, EVALUATIONS, EPISODES = 8000, 10, 8
+
+
+def law(cell: str) -> dict[str, Any]:
+    """What env.delay says of a cell's step times."""
+    load, kind = cell.removeprefix("fin-").split("-")
+    return KINDS[kind] | {"median_s": MEDIAN_S[load]}
 
 
 def config(out: Path, cell: str, seed: int, *overrides: str) -> Any:
@@ -57,10 +65,7 @@ def config(out: Path, cell: str, seed: int, *overrides: str) -> Any:
     from distrl.core.config import RunConfig
 
     fin = cell.startswith("fin-")
-    load, kind = cell.removeprefix("fin-").split("-")
-    delay = json.dumps(KINDS[kind] | {"median_s": MEDIAN_S[load]}).replace(":", "=").replace('"', "'")
-    for key in (*KINDS[kind], "median_s"):
-        delay = delay.replace(f"'{key}'", key)
+    delay = ", ".join(f"{key} = {json.dumps(value)}" for key, value in law(cell).items())
     env = ["env.id=distrl/FinRay-v0", "env.fidelity=smoke"] if fin else ["env.id=distrl/KuramotoSivashinsky-v0"]
     return RunConfig.load(
         "ks",
@@ -71,7 +76,7 @@ def config(out: Path, cell: str, seed: int, *overrides: str) -> Any:
             "run.wall_limit_s=3600",
             f"run.spool_dir={out.parent / 'spool'}",
             *env,
-            f"env.delay={delay}",
+            f"env.delay={{ {delay} }}",
             "env.hosting=process",
             "actors.env_workers=1",
             f"actors.envs_per_worker={NUM_ENVS}",
@@ -126,25 +131,47 @@ def _both(first: Any, second: Any) -> Any:
     return type(first)(**found)
 
 
-def in_turns(settings: Any, strategy: str) -> float:
-    """Train; the wall seconds that it took, those of the serial strategy's sleeps among them."""
+class Sleeps:
+    """How long the environments of one round sleep: the longest of ``rows`` draws of each cell's law, added up."""
+
+    def __init__(self, cells: list[str], rows: int, seed: int):
+        from distrl.envs.delay import Delay
+
+        self.added_s = dict.fromkeys(cells, 0.0)
+        self._laws = {cell: [Delay(gymnasium.Env(), law(cell)) for _ in range(rows)] for cell in cells}
+        for laws in self._laws.values():
+            for row, drawn in enumerate(laws):
+                drawn.reset(seed=seed * rows + row)
+
+    def add_round(self) -> None:
+        for cell, laws in self._laws.items():
+            self.added_s[cell] += max(drawn.next_delay_s() for drawn in laws)
+
+
+def in_turns(settings: Any, strategy: str, added: list[str]) -> dict[str, Any]:
+    """Train, and leave at ``marks.json`` by cell what was when: wall seconds, env steps, updates.
+
+    The sleeps of the cells ``added`` are counted, not slept; without any, environments sleep as the config says.
+    """
     from distrl.cluster import checks, components
     from distrl.cluster.local import _DirectSink
     from distrl.core.run_directory import RunDirectory
-    from distrl.envs.delay import Delay
     from distrl.parameter_server import ParameterServer, PolicySource
 
-    serial, law = strategy == "serial", settings.env.delay.config()
+    serial = strategy == "serial"
     if serial:
         actors = settings.actors.model_copy(update={"envs_per_worker": 1})
-        env = settings.env.model_copy(update={"delay": None, "hosting": "inline"})
+        env = settings.env.model_copy(update={"hosting": "inline"})
         settings = settings.model_copy(update={"actors": actors, "env": env})
+    if added:
+        settings = settings.model_copy(update={"env": settings.env.model_copy(update={"delay": None})})
     spec = checks.try_environment(settings).spec
     run = RunDirectory.create(Path(settings.run.out), settings)
     run.begin_session()
     server = ParameterServer()
     learner = components.build_learner(settings, spec, run.path, server.publish)
     pool: Any = components.build_training_pool(settings, 0, 0, run.scratch(), inline=serial, env_steps=0)
+    rows = pool.num_envs
     if strategy == "lockstep":
         pool = Lockstep(pool)
     worker = components.build_worker(
@@ -157,39 +184,44 @@ def in_turns(settings: Any, strategy: str) -> float:
         incarnation=0,
         timed=True,
     )
-    sleeps = Delay(gymnasium.Env(), law)  # only its law is used
+    sleeps = Sleeps(added, rows, settings.run.seed)
+    cells = added or [""]
     learner.publish()
-    began, slept_s, steps = time.time(), 0.0, 0
     (trainer,) = learner.trainers.values()
-    marks = [(0.0, 0, 0)]
+    marks: dict[str, list[tuple[float, int, int]]] = {cell: [(0.0, 0, 0)] for cell in cells}
+    began, steps = time.time(), 0
+
+    def mark() -> None:
+        took_s = time.time() - began
+        for cell in cells:
+            marks[cell].append((took_s + sleeps.added_s.get(cell, 0.0), steps, trainer.num_updates))
+
     while steps < settings.run.steps:
         worker.pull()
         worker.run_once(0.05)
         finished = worker.report()["produced"]
-        if serial:
-            slept_s += sum(sleeps.next_delay_s() for _ in range(finished - steps))
+        for _ in range((finished - steps) // rows if added else 0):
+            sleeps.add_round()
         steps = finished
         while learner.update():
             pass
-        marks.append((time.time() - began + slept_s, steps, trainer.num_updates))
+        mark()
     worker.finish()
     worker.close()
     while learner.update():
         pass
+    mark()
     learner.checkpoint()
     learner.close()
-    took_s = time.time() - began + slept_s
-    marks.append((took_s, steps, trainer.num_updates))
-    (run.path / "marks.json").write_text(json.dumps(marks))
     shutil.rmtree(run.scratch(), ignore_errors=True)
-    return took_s
+    return marks
 
 
 # -- those of distrl.train ---------------------------------------------------------------------------------------------
 
 
-def by_train(settings: Any) -> float:
-    """Train on Ray; wall seconds, from the first step on."""
+def by_train(settings: Any) -> list[tuple[float, int, int]]:
+    """Train on Ray, and tell what was when: wall seconds from the first step on, env steps, updates."""
     from distrl.api import train
 
     marks = [(0.0, 0, 0)]
@@ -200,34 +232,29 @@ def by_train(settings: Any) -> float:
             first[:] = first or [time.time()]
             marks.append((time.time() - first[0], status["env_steps"], status["updates"]))
 
-    result = train(settings, show=look)
-    (result.directory / "marks.json").write_text(json.dumps(marks))
-    return marks[-1][0]
+    train(settings, show=look)
+    return marks
 
 
 # -- what came of it ---------------------------------------------------------------------------------------------------
 
 
-def curve(settings: Any, updates_per_mark: int = 1) -> list[dict[str, float]]:
-    """Wall seconds, env steps, updates and the mean return of each checkpoint."""
+def curves(settings: Any, marks: dict[str, Any], updates_per_mark: int = 1) -> dict[str, list[dict[str, float]]]:
+    """By cell, the wall seconds, env steps, updates and mean return of each checkpoint."""
     from distrl.core.checkpoint import list_checkpoints, load_checkpoint
     from distrl.core.policy_file import read_policy
 
-    out = Path(settings.run.out)
-    marks = np.array(json.loads((out / "marks.json").read_text()))
-    found = []
-    for path in list_checkpoints(out / "checkpoints"):
+    found: dict[str, list[dict[str, float]]] = {cell: [] for cell in marks}
+    for path in list_checkpoints(Path(settings.run.out) / "checkpoints"):
         files, meta = load_checkpoint(path)
         updates = meta["num_updates"] * updates_per_mark
-        policy = read_policy(files)
-        found.append(
-            {
-                "wall_s": float(np.interp(updates, marks[:, 2], marks[:, 0])),
-                "env_steps": float(np.interp(updates, marks[:, 2], marks[:, 1])),
-                "updates": updates,
-                "return": evaluated(settings, policy),
-            }
-        )
+        mean = evaluated(settings, read_policy(files))
+        for cell, points in marks.items():
+            wall_s, env_steps, done = np.array(points).T
+            point = {"wall_s": np.interp(updates, done, wall_s), "env_steps": np.interp(updates, done, env_steps)}
+            found[cell].append(
+                {key: float(value) for key, value in point.items()} | {"updates": updates, "return": mean}
+            )
     return found
 
 
@@ -251,44 +278,46 @@ def evaluated(settings: Any, policy: Any) -> float:
     return float(np.mean(returns))
 
 
-def measure(strategy: str, cell: str, seed: int, folder: Path) -> dict[str, Any]:
-    """One run."""
+def measure(strategy: str, cells: list[str], seed: int, folder: Path, slept: bool) -> list[dict[str, Any]]:
+    """One run, and its line; or the lines of all ``cells``, of which a strategy's sleeps are added up."""
+    cell = cells[0]
     out = folder / f"{strategy}-{cell}-{seed}"
-    facts = {"strategy": strategy, "cell": cell, "seed": seed, "steps": STEPS, "cores": os.cpu_count()}
+    added = cells if strategy in ADDED and not slept else []
+    facts = {"strategy": strategy, "seed": seed, "steps": STEPS, "cores": os.cpu_count(), "added": bool(added)}
     if strategy == "sb3":
-        return facts | by_sb3(cell, seed)
-    learners = 1
-    if strategy == "server":
-        learners = 2
+        found = by_sb3(cells, seed, slept)
+    elif strategy == "rllib":
+        found = {cell: by_rllib(out, cell, seed)}
+    elif strategy == "server":
         split = ("actors.env_workers=2", f"actors.envs_per_worker={NUM_ENVS // 2}")
         mode = ("learner.mode='parameter_server'", "learner.count=2", "learner.shards=2")
         settings = config(out, cell, seed, *split, *mode, f"checkpoint.period={STEPS // EVALUATIONS // 2}")
-    elif strategy == "rllib":
-        return facts | by_rllib(out, cell, seed)
+        found = curves(settings, {cell: by_train(settings)}, updates_per_mark=2)
+    elif strategy == "decoupled":
+        settings = config(out, cell, seed)
+        found = curves(settings, {cell: by_train(settings)})
     else:
         settings = config(out, cell, seed)
-    drive: Callable[[Any], float] = (
-        by_train if strategy in ("decoupled", "server") else partial(in_turns, strategy=strategy)
-    )
-    return facts | {"wall_s": drive(settings), "curve": curve(settings, learners)}
+        marks = in_turns(settings, strategy, added)
+        found = curves(settings, marks if added else {cell: marks[""]})
+    return [facts | {"cell": cell, "wall_s": found[cell][-1]["wall_s"], "curve": found[cell]} for cell in found]
 
 
-def by_sb3(cell: str, seed: int) -> dict[str, Any]:
-    """Stable-Baselines3, in the environment that ``make peers`` makes."""
+def by_sb3(cells: list[str], seed: int, slept: bool) -> dict[str, Any]:
+    """Stable-Baselines3, in the environment that ``make peers`` makes: the curve of each cell."""
     python = Path(os.environ.get("PEERS_PYTHON", ROOT / ".venv-peers" / "bin" / "python"))
     script = ROOT / "benchmarks" / "peers" / "sb3_strategies.py"
-    load, kind = cell.split("-")
-    law = KINDS[kind] | {"median_s": MEDIAN_S[load]}
-    arguments = {"seed": seed, "steps": STEPS, "num_envs": NUM_ENVS, "law": law, "evaluations": EVALUATIONS}
+    laws = {cell: law(cell) for cell in cells}
+    arguments = {"seed": seed, "steps": STEPS, "num_envs": NUM_ENVS, "laws": laws, "slept": slept}
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [str(python), str(script), json.dumps(arguments)]
+    command = [str(python), str(script), json.dumps(arguments | {"evaluations": EVALUATIONS})]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{script} failed: {done.stderr.strip().splitlines()[-1]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def by_rllib(out: Path, cell: str, seed: int) -> dict[str, Any]:
+def by_rllib(out: Path, cell: str, seed: int) -> list[dict[str, float]]:
     """RLlib's SAC through ``distrl train``: evaluations take turns with the training, and none of its time."""
     from distrl.api import train
     from distrl.core.metrics import read_json_lines
@@ -299,12 +328,11 @@ def by_rllib(out: Path, cell: str, seed: int) -> dict[str, Any]:
     sections["replay"], sections["learner"], sections["checkpoint"] = {}, {}, {}
     result = train(type(settings).model_validate(sections))
     records = read_json_lines(result.directory / "timing.jsonl")
-    found = [
+    return [
         {"wall_s": record["wall_s"], "env_steps": record["env_steps"], "return": record["return_mean"]}
         for record in records
         if record["kind"] == "evaluation"
     ]
-    return {"wall_s": result.summary["wall_s"], "curve": found}
 
 
 # -- the table and the picture -----------------------------------------------------------------------------------------
@@ -360,6 +388,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--cells", nargs="+", default=CELLS, choices=CELLS)
     parser.add_argument("--strategies", nargs="+", default=STRATEGIES, choices=STRATEGIES)
+    parser.add_argument("--slept", action="store_true", help="sleep where otherwise sleeps are added up")
     parser.add_argument("--plot", type=Path, help="draw what is there, and run nothing")
     options = parser.parse_args()
     lines = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
@@ -371,14 +400,21 @@ def main() -> None:
             for strategy in options.strategies:
                 if (strategy, cell, seed) in done or (cell.startswith("fin-") and strategy not in OF_THE_FIN):
                     continue
+                cells = [cell]
+                if strategy in ADDED and not options.slept and not cell.startswith("fin-"):
+                    cells = [other for other in CELLS if not other.startswith("fin-")]
                 folder = Path(tempfile.mkdtemp(prefix="distrl-strategies-"))
                 try:
-                    line = json.dumps(measure(strategy, cell, seed, folder))
+                    found = measure(strategy, cells, seed, folder, options.slept)
                 finally:
                     shutil.rmtree(folder, ignore_errors=True)
-                with options.out.open("a") as file:
-                    file.write(line + "\n")
-                print(line[:160], file=sys.stderr, flush=True)
+                for line in found:
+                    if (strategy, line["cell"], seed) not in done:
+                        with options.out.open("a") as file:
+                            file.write(json.dumps(line) + "\n")
+                        done.add((strategy, line["cell"], seed))
+                        end = line["curve"][-1]
+                        print(strategy, line["cell"], seed, line["wall_s"], end["return"], file=sys.stderr, flush=True)
     return None
 
 

@@ -1,5 +1,9 @@
 """Stable-Baselines3's SAC on Kuramoto–Sivashinsky with slow steps: settings as JSON in, one JSON line with its learning
-curve out. Evaluations take none of the time that is counted.
+curve by cell out. Evaluations take none of the time that is counted.
+
+SB3 does nothing while its environments step, so the training is the same for every law of the step times: the sleeps
+of the slowest environment are added to each round, or what is left of them after the round itself (in favour of SB3,
+whose environments would step after they have slept). With ``slept`` they sleep.
 """
 
 import json
@@ -10,7 +14,7 @@ import gymnasium
 import numpy as np
 
 
-def make(law=None, seed=0):
+def make(law=None):
     import distrl.envs  # noqa: F401  registers the environment
     from distrl.envs.delay import Delay
 
@@ -22,22 +26,52 @@ def main() -> None:
     import torch
     from stable_baselines3 import SAC
     from stable_baselines3.common.callbacks import BaseCallback
-    from stable_baselines3.common.vec_env import SubprocVecEnv
+    from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnvWrapper
+
+    from distrl.envs.delay import Delay
 
     settings = json.loads(sys.argv[1])
-    steps, num_envs = settings["steps"], settings["num_envs"]
+    steps, num_envs, laws = settings["steps"], settings["num_envs"], settings["laws"]
     torch.set_num_threads(1)
     evaluation = make()
 
+    class Sleeps(VecEnvWrapper):
+        """Adds up what the environments of a round would have slept."""
+
+        def __init__(self, venv):
+            super().__init__(venv)
+            self.added_s = dict.fromkeys(laws, 0.0)
+            self._laws = {cell: [Delay(gymnasium.Env(), law) for _ in range(num_envs)] for cell, law in laws.items()}
+            for drawn in self._laws.values():
+                for row, delay in enumerate(drawn):
+                    delay.reset(seed=settings["seed"] * num_envs + row)
+
+        def reset(self):
+            return self.venv.reset()
+
+        def step_async(self, actions):
+            self._began = time.monotonic()
+            self.venv.step_async(actions)
+
+        def step_wait(self):
+            found = self.venv.step_wait()
+            took_s = time.monotonic() - self._began
+            for cell, drawn in self._laws.items():
+                longest_s = max(delay.next_delay_s() for delay in drawn)
+                self.added_s[cell] += 0.0 if settings["slept"] else max(0.0, longest_s - took_s)
+            return found
+
     class Curve(BaseCallback):
-        found, paused_s, due = [], 0.0, 0
+        def __init__(self, sleeps):
+            super().__init__()
+            self.found, self.paused_s, self.due, self.sleeps = {cell: [] for cell in laws}, 0.0, 0, sleeps
 
         def _on_training_start(self) -> None:
             self.began = time.monotonic()
 
         def _on_step(self) -> bool:
             if self.num_timesteps >= self.due:
-                type(self).due += steps // settings["evaluations"]
+                self.due += steps // settings["evaluations"]
                 self.look()
             return True
 
@@ -52,18 +86,22 @@ def main() -> None:
                     observation, reward, terminated, truncated, _ = evaluation.step(action)
                     total, over = total + float(reward), terminated or truncated
                 returns.append(total)
-            point = {"wall_s": now - self.began - self.paused_s, "env_steps": self.num_timesteps}
-            self.found.append(point | {"return": float(np.mean(returns))})
-            type(self).paused_s += time.monotonic() - now
+            took_s = now - self.began - self.paused_s
+            for cell, points in self.found.items():
+                point = {"wall_s": took_s + self.sleeps.added_s[cell], "env_steps": self.num_timesteps}
+                points.append(point | {"return": float(np.mean(returns))})
+            self.paused_s += time.monotonic() - now
 
-    environments = [lambda: make(settings["law"]) for _ in range(num_envs)]
+    slept = next(iter(laws.values())) if settings["slept"] else None
+    sleeps = Sleeps(SubprocVecEnv([lambda: make(slept) for _ in range(num_envs)]))
     model = SAC(
         "MlpPolicy",
-        SubprocVecEnv(environments),
+        sleeps,
         seed=settings["seed"],
         learning_rate=1e-3,
         gamma=0.977,
         batch_size=128,
+        n_steps=3,
         learning_starts=500,
         train_freq=1,
         gradient_steps=num_envs,  # one update for each env step
@@ -71,11 +109,11 @@ def main() -> None:
         policy_kwargs={"net_arch": [64, 64]},
         device="cpu",
     )
-    curve = Curve()
+    curve = Curve(sleeps)
     model.learn(steps, callback=curve)
     curve.look()
     model.env.close()
-    print(json.dumps({"wall_s": curve.found[-1]["wall_s"], "curve": curve.found}))
+    print(json.dumps(curve.found))
 
 
 if __name__ == "__main__":
