@@ -200,7 +200,7 @@ def in_turns(settings: Any, strategy: str, added: list[str]) -> dict[str, Any]:
         worker.pull()
         worker.run_once(0.05)
         finished = worker.report()["produced"]
-        for _ in range((finished - steps) // rows if added else 0):
+        for _ in range(finished // rows - steps // rows):
             sleeps.add_round()
         steps = finished
         while learner.update():
