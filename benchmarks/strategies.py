@@ -26,12 +26,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -241,14 +243,14 @@ def by_train(settings: Any) -> list[tuple[float, int, int]]:
 
 def curves(settings: Any, marks: dict[str, Any], updates_per_mark: int = 1) -> dict[str, list[dict[str, float]]]:
     """By cell, the wall seconds, env steps, updates and mean return of each checkpoint."""
-    from distrl.core.checkpoint import list_checkpoints, load_checkpoint
-    from distrl.core.policy_file import read_policy
+    from distrl.core.checkpoint import list_checkpoints
 
     found: dict[str, list[dict[str, float]]] = {cell: [] for cell in marks}
-    for path in list_checkpoints(Path(settings.run.out) / "checkpoints"):
-        files, meta = load_checkpoint(path)
-        updates = meta["num_updates"] * updates_per_mark
-        mean = evaluated(settings, read_policy(files))
+    paths = list_checkpoints(Path(settings.run.out) / "checkpoints")
+    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as workers:
+        evaluated = list(workers.map(partial(evaluate, settings), paths))
+    for updates, mean in evaluated:
+        updates *= updates_per_mark
         for cell, points in marks.items():
             wall_s, env_steps, done = np.array(points).T
             point = {"wall_s": np.interp(updates, done, wall_s), "env_steps": np.interp(updates, done, env_steps)}
@@ -258,12 +260,15 @@ def curves(settings: Any, marks: dict[str, Any], updates_per_mark: int = 1) -> d
     return found
 
 
-def evaluated(settings: Any, policy: Any) -> float:
-    """Mean return of deterministic episodes on fixed seeds, without delays."""
+def evaluate(settings: Any, checkpoint: Path) -> tuple[int, float]:
+    """Its number of updates, and its mean return: deterministic episodes on fixed seeds, without delays."""
+    from distrl.core.checkpoint import load_checkpoint
+    from distrl.core.policy_file import read_policy
     from distrl.envs.resolve import make
     from distrl.loading import LoadedPolicy
 
-    acting = LoadedPolicy(policy)
+    files, meta = load_checkpoint(checkpoint)
+    acting = LoadedPolicy(read_policy(files))
     env = make(dataclasses.replace(settings.env.recipe(), delay=None))
     returns = []
     for seed in range(EPISODES):
@@ -275,7 +280,7 @@ def evaluated(settings: Any, policy: Any) -> float:
             total, over = total + float(reward), terminated or truncated
         returns.append(total)
     env.close()
-    return float(np.mean(returns))
+    return meta["num_updates"], float(np.mean(returns))
 
 
 def measure(strategy: str, cells: list[str], seed: int, folder: Path, slept: bool) -> list[dict[str, Any]]:
