@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +22,9 @@ import ray
 
 from distrl.cluster import components
 from distrl.cluster.inference_choice import choose
-from distrl.cluster.parameter_shard_actor import RayShardLink
 from distrl.cluster.policies import plan_policies
 from distrl.cluster.ray_actors import LoopActor, whereabouts
+from distrl.cluster.shard_line import Address, ShardLine
 from distrl.core.config import RunConfig
 from distrl.core.contracts import Receipt
 from distrl.core.errors import DistrlError, StorageError
@@ -81,6 +82,8 @@ class LearnerActor(LoopActor):
         self._server, self._rank, self._life = server, rank, life
         self._meeting: TCPStore | None = None
         self._shards: list[Any] = []
+        self._shard_key = b""
+        self._addresses: dict[Any, Address] = {}  # of the newest shards, as far as they were asked
         self._lost: str | None = None
         self._finish = threading.Event()
         self._asked = queue.SimpleQueue[Future[Path]]()  # checkpoints that the loop is to write
@@ -117,9 +120,9 @@ class LearnerActor(LoopActor):
         if self._refusal is None:
             self._learner.publish()
 
-    def use_shards(self, shards: Sequence[Any]) -> None:
-        """The parameter shards there are now, by number."""
-        self._shards = list(shards)
+    def use_shards(self, shards: Sequence[Any], key: bytes) -> None:
+        """The parameter shards there are now, by number; ``key``: by which they know us."""
+        self._shards, self._shard_key = list(shards), key
 
     def meeting(self) -> tuple[str, int]:
         """Where the other learners find this first one: host and port."""
@@ -176,12 +179,21 @@ class LearnerActor(LoopActor):
             device, host = components.pick_device(learner.device), ray.util.get_node_ip_address()
             trainer.join(Group(store, self._rank, learner.count, device, host=host))
         else:
-            links = [RayShardLink(number, self._newest_shard) for number in range(learner.shards)]
+            links = [
+                ShardLine(partial(self._address_of_shard, number), self._shard_key) for number in range(learner.shards)
+            ]
             trainer.share(links, f"{self._rank}.{self._life}", first=self._rank == 0)
         self._learner.publish()
 
-    def _newest_shard(self, number: int) -> Any:
-        return self._shards[number]
+    def _address_of_shard(self, number: int) -> Address | None:
+        """Of the newest one, once it is up; None where it has died and we have not been told of its successor."""
+        shard = self._shards[number]
+        if shard not in self._addresses:
+            try:
+                self._addresses[shard] = ray.get(shard.address.remote())
+            except ray.exceptions.RayActorError:
+                return None
+        return self._addresses[shard]
 
     def receive(self, fragment: Fragment) -> Receipt:
         """See ``Learner.receive``."""

@@ -8,6 +8,7 @@ learner.mode = single            one learner
 from __future__ import annotations
 
 import contextlib
+import secrets
 from collections.abc import Callable, Set
 from typing import Any
 
@@ -17,14 +18,12 @@ from distrl.cluster.learner_actor import LearnerActor
 from distrl.cluster.learner_reports import together
 from distrl.cluster.member import Member
 from distrl.cluster.parameter_shard_actor import ParameterShardActor, forget_shards
-from distrl.cluster.placement import in_group
+from distrl.cluster.placement import in_group, on_another_node
 from distrl.cluster.ray_links import start_actor
 from distrl.cluster.resources import learner as learner_request
 from distrl.core.config import RunConfig
 from distrl.core.run_directory import RunDirectory
 from distrl.core.types import EnvSpec
-
-_BESIDE_PUSHES = 4  # calls of a shard that are answered while all learners wait in it
 
 
 class LearnerSide:
@@ -41,6 +40,7 @@ class LearnerSide:
         self._reports: dict[int, dict[str, Any]] = {}  # of each learner, its newest
         self.learners: list[Member] = []
         self.shards: list[Member] = []
+        self._shard_key = secrets.token_bytes(32)  # by which shards know the learners of this run
         self._names: dict[int, str] = {}  # by rank, as the shards know it
         self._left: set[int] = set()  # ranks of those that have left …
         self._joining: set[int] = set()  # … and of those that have come back, until they are heard
@@ -49,10 +49,10 @@ class LearnerSide:
     def start(self, server: Any) -> None:
         """Start everybody; ``server``: where weights are published."""
         self._server = server
-        if self._settings.mode == "parameter_server":
+        sharded = self._settings.mode == "parameter_server"
+        forget_shards(self._run.path, but=self._settings.shards if sharded else None)
+        if sharded:
             self.shards = [self._start_shard(number) for number in range(self._settings.shards)]
-        else:
-            forget_shards(self._run.path)  # another session's: the learners' checkpoints are newer
         self.learners = [self._start_learner(rank) for rank in range(self._settings.count)]
         self._wire(self.learners)
 
@@ -152,7 +152,7 @@ class LearnerSide:
             ray.kill(member.actor)
             self.shards[number] = self._start_shard(number)
             for actor in self.actors:
-                actor.use_shards.remote(self._shard_actors())
+                actor.use_shards.remote(self._shard_actors(), self._shard_key)
             return set()
         gone = list(self.learners) if self._settings.mode == "all_reduce" else [member]
         ranks = [self.learners.index(learner) for learner in gone]
@@ -193,7 +193,7 @@ class LearnerSide:
         where = self.actors[0].meeting.remote() if self._settings.mode == "all_reduce" else None
         for learner in learners:
             if self.shards:
-                learner.actor.use_shards.remote(self._shard_actors())
+                learner.actor.use_shards.remote(self._shard_actors(), self._shard_key)
             learner.actor.start.remote(where)
 
     def _shard_actors(self) -> list[Any]:
@@ -208,8 +208,6 @@ class LearnerSide:
         return Member("learner", start_actor(LearnerActor, *arguments, **options), rank if several else None)
 
     def _start_shard(self, number: int) -> Member:
-        options: dict[str, Any] = {"max_concurrency": self._settings.count + _BESIDE_PUSHES}
-        if ray.util.get_current_placement_group() is None:
-            options["scheduling_strategy"] = "SPREAD"  # their memory and traffic are on different nodes
-        arguments = (self._plain, str(self._run.path), number)
+        options = {"scheduling_strategy": on_another_node(number)}
+        arguments = (self._plain, str(self._run.path), number, self._shard_key)
         return Member("parameter_shard", start_actor(ParameterShardActor, *arguments, **options), number)

@@ -66,6 +66,17 @@ def in_group(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name != "label_selector"}
 
 
+def on_another_node(number: int) -> Any:
+    """The scheduling strategy of one of several that are to be on different nodes, as far as there are so many with
+    CPUs; in a placement group it is in the group. Ray's own SPREAD often puts two that need no CPU on one node."""
+    group = ray.util.get_current_placement_group()
+    if group is not None:
+        return PlacementGroupSchedulingStrategy(group, -1, placement_group_capture_child_tasks=True)
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    there = sorted(node["NodeID"] for node in alive if node["Resources"].get("CPU")) or [alive[0]["NodeID"]]
+    return NodeAffinitySchedulingStrategy(there[number % len(there)], soft=True)
+
+
 class Placement:
     """Options of each env worker's actor."""
 

@@ -17,7 +17,7 @@ class ShardLink(Protocol):
 
     def call(self, method: str, *arguments: Any) -> Callable[[], Any]:
         """Begin a call of a method of ``ParameterShard``, without waiting; what comes back waits for the answer, from
-        the shard or, where it has died, from its successor."""
+        the shard or, where it has died, from its successor. The next call begins after that."""
 
 
 class DirectLink:
@@ -123,9 +123,9 @@ class ShardedOptimizer(Optimizer):
             self._versions[number] = pulled.version
             for name, (begin, end) in spans.items():
                 vector = self.trained[name]
-                vector.flat[begin:end] = torch.from_numpy(pulled.flat[name].copy())  # Ray's are read-only
+                vector.flat[begin:end] = torch.from_numpy(pulled.flat[name])
                 if vector.target is not None:
-                    vector.target[begin:end] = torch.from_numpy(pulled.target[name].copy())
+                    vector.target[begin:end] = torch.from_numpy(pulled.target[name])
             for arrays in (pulled.flat, pulled.target):
                 self.num_bytes += sum(array.nbytes for array in arrays.values())
         self.staleness = max(pulled.staleness for pulled in answers)

@@ -1,16 +1,15 @@
 """Several learners train one policy on a real Ray: in step, and through parameter shards; each is killed meanwhile."""
 
 import os
+import shutil
 import signal
 import threading
 
-import numpy as np
 import pytest
 import ray
 
-from distrl.cluster.parameter_shard_actor import from_pieces, in_pieces, layout_of
 from distrl.core.checkpoint import list_checkpoints
-from distrl.core.errors import ConfigError
+from distrl.core.errors import ConfigError, RunFailed
 from distrl.core.experience_log import logs, read_log
 from distrl.core.metrics import read_json_lines
 from distrl.core.run_directory import RunDirectory
@@ -47,15 +46,6 @@ def a_ray():
     )
     yield
     ray.shutdown()
-
-
-@pytest.mark.parametrize("size", [0, 1, 24_000, 24_001, 3_000_000])
-def test_vectors_travel_in_pieces_and_come_back_whole(size):
-    vectors = {"actor": np.arange(size, dtype=np.float32), "critic": np.arange(7, dtype=np.float32)}
-    pieces = in_pieces(list(vectors.values()))
-    assert max(piece.nbytes for piece in pieces) < 100_000 or len(pieces) == 1
-    found = from_pieces(layout_of(vectors), pieces)
-    assert all(np.array_equal(found[name], vector) for name, vector in vectors.items())
 
 
 def killed(role):
@@ -129,6 +119,30 @@ def test_a_learner_leaves_and_comes_back_while_its_env_workers_feed_the_other(tm
 def scale(out, learners):
     supervisor = ray.get_actor(RunDirectory.open(out).facts["ray"]["supervisor"])
     return ray.get(supervisor.scale.remote(learners=learners))
+
+
+@pytest.mark.slow  # six starts of a process
+def test_a_shard_that_cannot_be_started_again_ends_the_run(tmp_path):
+    out = tmp_path / "run"
+
+    def lose(status):
+        shutil.rmtree(out / "shards")
+        (out / "shards").touch()  # no shard can keep anything there
+        os.kill(status["pids"]["parameter_shard_1"], signal.SIGKILL)
+
+    with pytest.raises(RunFailed, match=r"parameter shard \d (died 6 times in a row|.*shards/0-of-2.pt cannot be)"):
+        run(slow(out, *SHARDED, "run.steps=100000", "run.wall_limit_s=120"), Watcher(60, lose, "updates"))
+
+
+@pytest.mark.slow  # three runs
+def test_what_shards_of_another_number_have_kept_is_not_gone_on_from(tmp_path):
+    result = run(slow(tmp_path / "run", *SHARDED, "run.steps=400"), Watcher())
+    for shards, steps in ((3, 600), (2, 800)):
+        config = slow(tmp_path / "run", *SHARDED, f"learner.shards={shards}", f"run.steps={steps}")
+        result = run(config, Watcher(), resume=result.directory)
+        kept = {path.name for path in (result.directory / "shards").glob("*.pt")}
+        assert kept == {f"{number}-of-{shards}.pt" for number in range(shards)}
+    assert balanced(result.summary)
 
 
 @pytest.mark.slow  # what is common to PPO's learners: tests/learners/test_many_learners.py
