@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 export WANDB_ERROR_REPORTING ?= false
 
-.PHONY: help train test validate learn chaos check format lint types bench peers fluid-peers throughput-peers install install-dev clean
+.PHONY: help train test validate learn chaos check format lint types bench peers controller fluid-peers throughput-peers install install-dev clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
@@ -23,7 +23,7 @@ test: install-dev  ## the whole test suite, two files at a time (most of its tim
 	@# in the files' order: long ones first, and the flows' kernels are compiled by one process before the other needs them
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-validate: install-dev  ## every check against the literature, and docs/validation.md from what they give; 10 minutes or so
+validate: install-dev controller  ## every check against the literature, and docs/validation.md from what they give; 10 minutes or so
 	$(BIN)/python -m pytest -m "slow or not slow" tests/validation --ignore=tests/validation/test_page.py --record
 	$(BIN)/python -m tests.validation.report
 	$(BIN)/python -m pytest -m slow --ignore=tests/chaos --ignore=tests/validation --ignore=tests/learning
@@ -87,6 +87,12 @@ peers: $(VENV)-peers/.installed  ## the peers that benchmarks compare with, in a
 $(VENV)-peers/.installed: $(VENV)/constraints.txt
 	$(PYTHON) -m venv $(VENV)-peers
 	$(VENV)-peers/bin/python -m pip --disable-pip-version-check install -q -c $(VENV)/constraints.txt torch stable-baselines3==2.9.2 'gymnasium[mujoco]' ale-py opencv-python-headless numba
+	@touch $@
+
+controller: $(VENV)-controller/.installed  ## W&B's local sweep controller, which wants an older NumPy, in an environment of its own
+$(VENV)-controller/.installed: $(VENV)/constraints.txt
+	$(PYTHON) -m venv $(VENV)-controller
+	$(VENV)-controller/bin/python -m pip --disable-pip-version-check install -q "wandb[sweeps]$$(sed -n 's/^wandb//p' $<)"
 	@touch $@
 
 FLUID_PEERS := $(VENV)-fluid-peers

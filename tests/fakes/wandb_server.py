@@ -19,7 +19,8 @@ class WandbServer:
         history: run id → number of the row → row. exits: run id → exit codes. upserts: variables of each creation of
             a run. files: names of those that were uploaded. artifacts: names.
         sweep: of ``wandb sweep``, as it came. suggestions: run id → parameters, for the sweep's agents one after the
-            other; then they are told to end.
+            other; then they are told to end, but by a sweep with a controller of its own.
+        suggested: run id → parameters, of such a controller, ``max_suggestions`` at most.
     """
 
     def __init__(self) -> None:
@@ -31,6 +32,10 @@ class WandbServer:
         self.artifacts: list[str] = []
         self.sweep = ""
         self.suggestions: dict[str, dict[str, Any]] = {}
+        self.suggested: dict[str, dict[str, Any]] = {}
+        self.max_suggestions = 0
+        self._controller = "{}"
+        self._scheduled: list[dict[str, str]] = []
         self._over = threading.Event()
         server = self
 
@@ -117,14 +122,18 @@ class WandbServer:
     def _answer_about_sweep(self, what: str, variables: dict[str, Any], project: dict[str, Any]) -> dict[str, Any]:
         if what == "UpsertSweep":
             self.sweep = variables["config"]
+            self._schedule(variables.get("controller") or "{}")
             return {"upsertSweep": {"sweep": {"name": "sweep1", "project": project}, "configValidationWarnings": []}}
         if what == "SweepWithRuns":
-            states = {"state": "RUNNING", "controller": "{}", "scheduler": "{}", "runs": {"edges": []}}
-            return {"project": {"sweep": {"id": "s", "name": "sweep1", "config": self.sweep, **states}}}
+            runs = {"edges": [{"node": self._run_of_sweep(run_id)} for run_id in self.suggested]}
+            scheduler = json.dumps({"scheduled": self._scheduled})
+            states = {"state": "FINISHED" if self._sweep_is_over else "RUNNING", "runs": runs}
+            controller = {"controller": self._controller, "scheduler": scheduler}
+            return {"project": {"sweep": {"id": "s", "name": "sweep1", "config": self.sweep, **states, **controller}}}
         if what == "CreateAgent":
             return {"createAgent": {"agent": {"id": "agent1"}}}
         if what == "Heartbeat":
-            commands: list[dict[str, Any]] = [{"type": "exit"}]
+            commands: list[dict[str, Any]] = [{"type": "exit"}] if self._sweep_is_over else []
             if json.loads(variables["runState"]):  # one is under way
                 commands = []
             elif self.suggestions:
@@ -137,6 +146,38 @@ class WandbServer:
             account = {"id": "v", "name": "me", "username": "me", "email": "", "entity": "me", "admin": False}
             return {"viewer": {**account, "flags": "{}", "teams": {"edges": []}, "apiKeys": {"edges": []}}}
         return {}
+
+    @property
+    def _sweep_is_over(self) -> bool:
+        """Of one with a controller of its own, once all runs that it may suggest have ended."""
+        return (
+            not self.suggestions
+            and all(run_id in self.exits for run_id in self.suggested)
+            and (len(self.suggested) == self.max_suggestions)
+        )
+
+    def _schedule(self, controller: str) -> None:
+        """Make a run of each suggestion of a sweep's own controller that is new."""
+        self._controller = controller
+        known = {entry["id"] for entry in self._scheduled}
+        for entry in json.loads(controller).get("schedule", []):
+            if entry["id"] not in known and len(self.suggested) < self.max_suggestions:
+                run_id = f"run{len(self.suggested) + 1}"
+                values = {name: argument["value"] for name, argument in entry["data"]["args"].items()}
+                self._scheduled.append({"id": entry["id"], "runid": run_id})
+                self.suggested[run_id] = self.suggestions[run_id] = values
+
+    def _run_of_sweep(self, run_id: str) -> dict[str, Any]:
+        """What a sweep's controller is told of a run."""
+        begun = any(upsert["name"] == run_id for upsert in self.upserts)
+        state = "finished" if self.exits.get(run_id) == [0] else "running" if begun else "pending"
+        rows = self.rows(run_id)
+        summary: dict[str, Any] = {}
+        for row in rows:
+            summary |= row
+        config = {name: {"value": value} for name, value in self.suggested[run_id].items()}
+        told = {"config": json.dumps(config), "summaryMetrics": json.dumps(summary), "sampledHistory": [rows]}
+        return {"name": run_id, "state": state, "stopped": False, "shouldStop": False, **told}
 
     def _stream(self, run_id: str, message: dict[str, Any]) -> None:
         rows = (message.get("files") or {}).get("wandb-history.jsonl", {"offset": 0, "content": []})
