@@ -25,8 +25,8 @@ from distrl.core.episodes import EpisodeReturns
 from distrl.core.errors import ConfigError
 from distrl.core.experience_log import segments
 from distrl.core.fragments import some_rows
+from distrl.core.learning_sections import ReplaySection
 from distrl.core.run_directory import RunDirectory
-from distrl.core.sections import ReplaySection
 from distrl.core.types import EnvSpec, Fragment
 from distrl.core.warm_start import check_warm_start, warm_fragments
 from distrl.parameter_server import ParameterServer

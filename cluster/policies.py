@@ -13,9 +13,9 @@ from distrl.core.checkpoint import load_best
 from distrl.core.config import RunConfig
 from distrl.core.errors import ConfigError
 from distrl.core.joint import equal_spaces
+from distrl.core.learning_sections import AlgorithmSection
 from distrl.core.policy_file import policies_in, read_parts
 from distrl.core.run_directory import RunDirectory
-from distrl.core.sections import AlgorithmSection
 from distrl.core.spaces import action_leaf, empty_observation, leaves
 from distrl.core.types import DEFAULT_POLICY, AgentSpec, EnvSpec, PolicySpec, Weights, import_path
 

@@ -11,19 +11,21 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from distrl.core.config_input import apply_override, explain, read_toml
 from distrl.core.errors import ConfigError
+from distrl.core.learning_sections import (
+    AlgorithmSection,
+    LeagueSection,
+    LearnerSection,
+    OfflineSection,
+    PolicySection,
+    ReplaySection,
+)
 from distrl.core.sections import (
     ActorsSection,
-    AlgorithmSection,
     CheckpointSection,
     EnvSection,
     EvaluationSection,
     FidelitySection,
-    LeagueSection,
-    LearnerSection,
     MonitorSection,
-    OfflineSection,
-    PolicySection,
-    ReplaySection,
     RunSection,
     Section,
     WandbSection,

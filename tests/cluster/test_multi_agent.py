@@ -15,8 +15,8 @@ from distrl.core.config_input import apply_override
 from distrl.core.episodes import Quality
 from distrl.core.errors import ConfigError, StorageError
 from distrl.core.experience_log import read_log
+from distrl.core.learning_sections import PolicySection
 from distrl.core.metrics import read_json_lines
-from distrl.core.sections import PolicySection
 from distrl.core.types import EnvRecipe
 from distrl.envs.resolve import make, spec_of
 from distrl.experience import open_log
