@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distrl.core.types import EnvSpec, Observation, PolicySpec, Weights
+from distrl.core.types import EnvSpec, Observation, Weights
 from distrl.learners.actor_critic import Inputs
 from distrl.learners.bonus import Bonus, with_bonus
 from distrl.learners.dqn_config import Config
@@ -27,6 +27,7 @@ from distrl.learners.hl_gauss import value_loss
 from distrl.learners.inputs import MASK, flat_inputs, image_paths, input_size
 from distrl.learners.mixing import part_of
 from distrl.learners.networks import MLP, FlatParameters
+from distrl.learners.optimized import Optimized
 from distrl.learners.optimizer import Gradients, Optimizer, Rule, Trained
 from distrl.learners.replay import SampleBatch
 from distrl.learners.value_policies import EPSILON
@@ -40,7 +41,7 @@ class _Network(Protocol):
         """[S, outputs]."""
 
 
-class DQN:
+class DQN(Optimized):
     """Implements ``distrl.core.contracts.Algorithm``; on a CPU, the same inputs give the same bits.
 
     Args:
@@ -125,15 +126,6 @@ class DQN:
         }
         return gradients, metrics
 
-    def apply(self, gradients: Gradients) -> None:
-        """One step of Adam; the target network follows every ``target_period`` steps."""
-        if self.optimizer.step(gradients) and self._bonus is not None:
-            self._bonus.follow(self.optimizer.together)
-
-    def policy_spec(self) -> PolicySpec:
-        """See ``Config.policy_spec``."""
-        return self._policy_spec
-
     def policy_weights(self) -> Weights:
         """What ``distrl.learners.value_policies`` load: the network's layers, and ``epsilon`` float32 []; one copy from
         the device."""
@@ -143,23 +135,13 @@ class DQN:
         return weights
 
     def state(self) -> dict[str, Any]:
-        """Everything that an update reads or writes: tensors are copied to the CPU."""
-        return {
-            "transitions": self.transitions,
-            "optimizer": self.optimizer.state(),
-            "bonus": self._bonus and self._bonus.state(),
-        }
+        """See ``Optimized.state``."""
+        return super().state() | {"transitions": self.transitions}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Continue bit for bit where ``state`` was taken.
-
-        Raises:
-            ValueError: the state is of other networks.
-        """
-        self.optimizer.load_state(state.get("optimizer", {}))
+        """See ``Optimized.load_state``."""
+        super().load_state(state)
         self.transitions = int(state["transitions"])
-        if self._bonus is not None:
-            self._bonus.load_state(state["bonus"])
 
     def _outputs(self, named: Mapping[str, Tensor], inputs: Inputs) -> Tensor:
         """[S, n, m]."""

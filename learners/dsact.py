@@ -25,25 +25,24 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from distrl.core.types import EnvSpec, PolicySpec, Weights
+from distrl.core.types import EnvSpec, Weights
 from distrl.learners.bonus import Bonus, with_bonus
 from distrl.learners.box_batches import BoxBatches
 from distrl.learners.dsact_config import Config
 from distrl.learners.networks import MLP, FlatParameters, squashed_gaussian
+from distrl.learners.optimized import Optimized, actor_weights
 from distrl.learners.optimizer import Gradients, Optimizer, Rule, Trained
-from distrl.learners.policies import TRAINED
 from distrl.learners.replay import SampleBatch
 
 _EPSILON = 0.1  # ε
 _MOST = 3.0  # standard deviations that a drawn return is from its mean
 
 
-class DSACT:
+class DSACT(Optimized):
     """Implements ``distrl.core.contracts.Algorithm``; on a CPU, the same inputs give the same bits.
 
     Args:
@@ -140,43 +139,22 @@ class DSACT:
             gradients["bonus"] = self._bonus.gradient(following, rng)
         return gradients, metrics
 
-    def apply(self, gradients: Gradients) -> None:
-        """One Adam step of what has a gradient; target networks and running averages follow."""
-        if self.optimizer.step(gradients):
-            self.spread = self._next_spread
-            if self._bonus is not None:
-                self._bonus.follow(self.optimizer.together)
-
-    def policy_spec(self) -> PolicySpec:
-        """See ``Config.policy_spec``."""
-        return self._policy_spec
-
     def policy_weights(self) -> Weights:
-        """``actor/<i>/weight`` float32 [in, out], ``actor/<i>/bias`` float32 [out], ``trained`` float32 []; one copy
-        from the device."""
-        host = self.actor.flat.to("cpu", copy=True)
-        weights = {f"actor/{name}": view.numpy() for name, view in self.actor.split(host).items()}
-        weights[TRAINED] = np.array(self.optimizer.updates > 0, np.float32)
-        return weights
+        """See ``actor_weights``; the layers are ``<i>/weight`` [in, out] and ``<i>/bias`` [out]."""
+        return actor_weights(self.actor, self.optimizer.updates)
 
     def state(self) -> dict[str, Any]:
-        """Everything that an update reads or writes: tensors are copied to the CPU."""
-        return {
-            "optimizer": self.optimizer.state(),
-            "spread": self.spread.to("cpu", copy=True),
-            "bonus": self._bonus and self._bonus.state(),
-        }
+        """See ``Optimized.state``."""
+        return super().state() | {"spread": self.spread.to("cpu", copy=True)}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Continue bit for bit where ``state`` was taken.
-
-        Raises:
-            ValueError: the state is of networks of another shape.
-        """
-        self.optimizer.load_state(state.get("optimizer", {}))
+        """See ``Optimized.load_state``."""
+        super().load_state(state)
         self.spread = state["spread"].to(self.device, copy=True)
-        if self._bonus is not None:
-            self._bonus.load_state(state["bonus"])
+
+    def _stepped(self) -> None:
+        super()._stepped()
+        self.spread = self._next_spread
 
     def _returns(self, critic: dict[str, Tensor], observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Means and standard deviations of the soft return, [2, S] each."""

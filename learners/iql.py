@@ -25,16 +25,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distrl.core.types import EnvSpec, PolicySpec, Weights
+from distrl.core.types import EnvSpec, Weights
 from distrl.learners.cloned_actor import ClonedActor
 from distrl.learners.inputs import flat_inputs, input_layout, input_size
 from distrl.learners.networks import MLP, FlatParameters
 from distrl.learners.offline_config import IQL as Config
+from distrl.learners.optimized import Optimized
 from distrl.learners.optimizer import Gradients, Optimizer, Rule, Trained
 from distrl.learners.replay import SampleBatch
 
 
-class IQL:
+class IQL(Optimized):
     """Implements ``distrl.core.contracts.Algorithm``; on a CPU, the same inputs give the same bits.
 
     Args:
@@ -116,30 +117,13 @@ class IQL:
         }
         return gradients, metrics
 
-    def apply(self, gradients: Gradients) -> None:
-        """One step of Adam on each, then target ← target + τ (critic − target)."""
-        self.optimizer.step(gradients)
-        self.actor.limit()
-
-    def policy_spec(self) -> PolicySpec:
-        """See ``Config.policy_spec``."""
-        return self._policy_spec
-
     def policy_weights(self) -> Weights:
         """See ``ClonedActor.weights``."""
         return self.actor.weights()
 
-    def state(self) -> dict[str, Any]:
-        """Everything that an update reads or writes: see ``Optimizer.state``."""
-        return self.optimizer.state()
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Continue bit for bit where ``state`` was taken.
-
-        Raises:
-            ValueError: the state is of other networks.
-        """
-        self.optimizer.load_state(state)
+    def _stepped(self) -> None:
+        super()._stepped()
+        self.actor.limit()
 
     def _inputs(self, observation: dict[str, Any]) -> Tensor:
         return torch.from_numpy(flat_inputs(observation, self._layout)).to(self.device)

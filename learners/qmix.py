@@ -19,10 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distrl.core.types import EnvSpec, Observation, PolicySpec, Weights
+from distrl.core.types import EnvSpec, Observation, Weights
 from distrl.learners.inputs import MASK, STATE
 from distrl.learners.mixing import Mixer, MonotonicMixer, SumMixer, part_of
 from distrl.learners.networks import MLP, FlatParameters
+from distrl.learners.optimized import Optimized
 from distrl.learners.optimizer import Gradients, Optimizer, Rule, Trained
 from distrl.learners.qmix_config import QMIX as QMIXConfig
 from distrl.learners.qmix_config import VDN as Config
@@ -31,7 +32,7 @@ from distrl.learners.team_policies import ALIVE, OBSERVATION, team_inputs
 from distrl.learners.value_policies import EPSILON
 
 
-class QMIX:
+class QMIX(Optimized):
     """Implements ``distrl.core.contracts.Algorithm``; on a CPU, the same inputs give the same bits.
 
     Args:
@@ -97,14 +98,6 @@ class QMIX:
         metrics = {"loss": loss.detach(), "value_mean": value.detach().mean(), "epsilon": self.epsilon}
         return gradients, metrics
 
-    def apply(self, gradients: Gradients) -> None:
-        """One step of Adam, then target ← target + τ (parameters − target)."""
-        self.optimizer.step(gradients)
-
-    def policy_spec(self) -> PolicySpec:
-        """See ``Config.policy_spec``."""
-        return self._policy_spec
-
     def policy_weights(self) -> Weights:
         """``agent/<i>/weight`` float32 [in, out], ``agent/<i>/bias`` float32 [out], ``epsilon`` float32 []; one copy
         from the device."""
@@ -114,16 +107,12 @@ class QMIX:
         return weights
 
     def state(self) -> dict[str, Any]:
-        """Everything that an update reads or writes: tensors are copied to the CPU."""
-        return {"env_steps": self.env_steps, "optimizer": self.optimizer.state()}
+        """See ``Optimized.state``."""
+        return super().state() | {"env_steps": self.env_steps}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Continue bit for bit where ``state`` was taken.
-
-        Raises:
-            ValueError: the state is of other networks.
-        """
-        self.optimizer.load_state(state.get("optimizer", {}))
+        """See ``Optimized.load_state``."""
+        super().load_state(state)
         self.env_steps = int(state["env_steps"])
 
     def _values(self, named: dict[str, Tensor], observation: Observation) -> Tensor:

@@ -24,11 +24,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distrl.core.types import EnvSpec, Observation, PolicySpec, Weights
+from distrl.core.types import EnvSpec, Observation, Weights
 from distrl.learners.device import Captured, to_device
 from distrl.learners.networks import MLP, FlatParameters, squashed_gaussian, squashed_gaussian_backward
+from distrl.learners.optimized import Optimized, actor_weights
 from distrl.learners.optimizer import Gradients, Optimizer, Rule, Trained
-from distrl.learners.policies import TRAINED
 from distrl.learners.replay import SampleBatch
 from distrl.learners.sac_config import Config
 from distrl.learners.spaces import bounded_box, flat_size, flatten, observation_leaves
@@ -65,7 +65,7 @@ class Seen(NamedTuple):
         return d_action.reshape(len(lives), -1) * lives.unsqueeze(1), (d_log_prob.unsqueeze(1) * self.lives).reshape(-1)
 
 
-class SAC:
+class SAC(Optimized):
     """Implements ``distrl.core.contracts.Algorithm``; on a CPU, the same inputs give the same bits.
 
     Args:
@@ -80,7 +80,7 @@ class SAC:
 
     def __init__(self, config: Config, env_spec: EnvSpec, device: str = "cpu", seed: int = 0):
         self.config = config
-        self._env_spec = env_spec
+        self._env_spec, self._policy_spec = env_spec, config.policy_spec(env_spec)
         self.device = torch.device(device)
         self._box = box = bounded_box(env_spec.action_space, type(self).__name__)
         center, half = (box.high + box.low) / 2, (box.high - box.low) / 2
@@ -192,33 +192,9 @@ class SAC:
         }
         return gradients, metrics, errors.abs().mean(0)
 
-    def apply(self, gradients: Gradients) -> None:
-        """One Adam step on each, then target ← target + τ (critic − target)."""
-        self.optimizer.step(gradients)
-
-    def policy_spec(self) -> PolicySpec:
-        """See ``Config.policy_spec``."""
-        return self.config.policy_spec(self._env_spec)
-
     def policy_weights(self) -> Weights:
-        """``actor/<i>/weight`` float32 [in, out], ``actor/<i>/bias`` float32 [out], ``trained`` float32 []; one copy
-        from the device."""
-        host = self.actor.flat.detach().to("cpu", copy=True)
-        weights = {f"actor/{name}": view.numpy() for name, view in self.actor.split(host).items()}
-        weights[TRAINED] = np.array(self.optimizer.updates > 0, np.float32)
-        return weights
-
-    def state(self) -> dict[str, Any]:
-        """Everything that an update reads or writes: see ``Optimizer.state``."""
-        return self.optimizer.state()
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Continue bit for bit where ``state`` was taken.
-
-        Raises:
-            ValueError: the state is of networks of another shape.
-        """
-        self.optimizer.load_state(state)
+        """See ``actor_weights``; the layers are ``<i>/weight`` [in, out] and ``<i>/bias`` [out]."""
+        return actor_weights(self.actor, self.optimizer.updates)
 
     def _networks(self) -> tuple[MLP, MLP]:
         """Actor and twin critics, whose sizes the spaces decide."""

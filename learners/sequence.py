@@ -32,17 +32,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from distrl.core.types import EnvSpec, PolicySpec, Weights
+from distrl.core.types import EnvSpec, Weights
 from distrl.learners.box_batches import BoxBatches
 from distrl.learners.networks import MLP, FlatParameters, squashed_gaussian
+from distrl.learners.optimized import Optimized, actor_weights
 from distrl.learners.optimizer import Gradients, Optimizer, Rule, Trained
-from distrl.learners.policies import TRAINED
 from distrl.learners.recurrent import RecurrentLayer
 from distrl.learners.replay import SampleBatch
 from distrl.learners.sequence_config import Config
@@ -89,7 +87,7 @@ class SequenceActor:
         return torch.stack(actions), torch.stack(log_probs)
 
 
-class SequenceSAC:
+class SequenceSAC(Optimized):
     """Implements ``distrl.core.contracts.Algorithm``; on a CPU, the same inputs give the same bits.
 
     Args:
@@ -178,32 +176,9 @@ class SequenceSAC:
         }
         return gradients, metrics
 
-    def apply(self, gradients: Gradients) -> None:
-        """One Adam step on each, then target ← target + τ (critic − target)."""
-        self.optimizer.step(gradients)
-
-    def policy_spec(self) -> PolicySpec:
-        """See ``Config.policy_spec``."""
-        return self._policy_spec
-
     def policy_weights(self) -> Weights:
-        """``actor/…`` float32, see ``SequenceActor``, and ``trained`` float32 []; one copy from the device."""
-        host = self.actor.flat.to("cpu", copy=True)
-        weights = {f"actor/{name}": view.numpy() for name, view in self.actor.split(host).items()}
-        weights[TRAINED] = np.array(self.optimizer.updates > 0, np.float32)
-        return weights
-
-    def state(self) -> dict[str, Any]:
-        """Everything that an update reads or writes: see ``Optimizer.state``."""
-        return self.optimizer.state()
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Continue bit for bit where ``state`` was taken.
-
-        Raises:
-            ValueError: the state is of networks of another shape.
-        """
-        self.optimizer.load_state(state)
+        """See ``actor_weights``; the layers are those of ``SequenceActor``."""
+        return actor_weights(self.actor, self.optimizer.updates)
 
     @torch.no_grad()
     def _places(self, observation: Tensor, actions: Tensor) -> Tensor:

@@ -17,24 +17,21 @@ paper the critics step first), so that a gradient can be computed in one process
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
 import torch
 from torch import Tensor
 
-from distrl.core.types import EnvSpec, PolicySpec, Weights
+from distrl.core.types import EnvSpec, Weights
 from distrl.learners.bonus import Bonus, with_bonus
 from distrl.learners.box_batches import BoxBatches
 from distrl.learners.hl_gauss import value_loss
 from distrl.learners.networks import MLP, FlatParameters
+from distrl.learners.optimized import Optimized, actor_weights
 from distrl.learners.optimizer import Gradients, Optimizer, Rule, Trained
-from distrl.learners.policies import TRAINED
 from distrl.learners.replay import SampleBatch
 from distrl.learners.td3_config import Config
 
 
-class TD3:
+class TD3(Optimized):
     """Implements ``distrl.core.contracts.Algorithm``; on a CPU, the same inputs give the same bits.
 
     Args:
@@ -109,36 +106,9 @@ class TD3:
             gradients["bonus"] = self._bonus.gradient(following, rng)
         return gradients, metrics
 
-    def apply(self, gradients: Gradients) -> None:
-        """One Adam step of what has a gradient; the target networks follow where it is their turn."""
-        if self.optimizer.step(gradients) and self._bonus is not None:
-            self._bonus.follow(self.optimizer.together)
-
-    def policy_spec(self) -> PolicySpec:
-        """See ``Config.policy_spec``."""
-        return self._policy_spec
-
     def policy_weights(self) -> Weights:
-        """``actor/<i>/weight`` float32 [in, out], ``actor/<i>/bias`` float32 [out], ``trained`` float32 []; one copy
-        from the device."""
-        host = self.actor.flat.to("cpu", copy=True)
-        weights = {f"actor/{name}": view.numpy() for name, view in self.actor.split(host).items()}
-        weights[TRAINED] = np.array(self.optimizer.updates > 0, np.float32)
-        return weights
-
-    def state(self) -> dict[str, Any]:
-        """Everything that an update reads or writes: tensors are copied to the CPU."""
-        return {"optimizer": self.optimizer.state(), "bonus": self._bonus and self._bonus.state()}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Continue bit for bit where ``state`` was taken.
-
-        Raises:
-            ValueError: the state is of networks of another shape.
-        """
-        self.optimizer.load_state(state.get("optimizer", {}))
-        if self._bonus is not None:
-            self._bonus.load_state(state["bonus"])
+        """See ``actor_weights``; the layers are ``<i>/weight`` [in, out] and ``<i>/bias`` [out]."""
+        return actor_weights(self.actor, self.optimizer.updates)
 
     def _outputs(self, critic: dict[str, Tensor], observation: Tensor, action: Tensor) -> Tensor:
         """What the critics say of actions, [2, S, m]."""
