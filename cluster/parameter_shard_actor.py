@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ class ParameterShardActor:
         self._kept_version, self._keeping = self._shard.version, threading.Lock()
         self._stop, self._failure = threading.Event(), ""
         shard = self._shard
-        calls = {"begin": self._begin, "join": shard.join, "push": shard.push, "rest": shard.rest, "state": shard.state}
+        calls: dict[str, Callable[..., Any]] = {name: getattr(shard, name) for name in ("join", "push", "rest", "state")}
+        calls["begin"] = self._begin
         self._listener = ShardListener(calls, ray.util.get_node_ip_address(), key)
         threading.Thread(target=self._keep_on, name="keep", daemon=True).start()
 

@@ -37,7 +37,7 @@ class ShardListener:
     def __init__(self, calls: Mapping[str, Callable[..., Any]], host: str, key: bytes):
         self._calls, self._key = calls, key
         self._listener = Listener((host, 0))
-        self.address: Address = self._listener.address  # type: ignore[assignment]  # of a TCP socket
+        self.address: Address = self._listener.address
         threading.Thread(target=self._listen, name="listen", daemon=True).start()
 
     def close(self) -> None:
