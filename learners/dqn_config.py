@@ -14,10 +14,10 @@ from distrl.core.types import EnvSpec, PolicySpec
 from distrl.learners.actor_recipes import action_recipe
 from distrl.learners.image_layers import output_shapes
 from distrl.learners.inputs import image_paths, input_layout, input_size
-from distrl.learners.off_policy_config import LearningRate, OffPolicyConfig, ValueLossName
+from distrl.learners.off_policy_config import LearningRate, OffPolicyConfig, ValueLossConfig, ValueLossName
 
 
-class Config(OffPolicyConfig):
+class Config(OffPolicyConfig, ValueLossConfig):
     """Deep Q-learning (Mnih et al. 2015, doi 10.1038/nature14236) with double Q-learning (van Hasselt et al. 2016,
     arXiv 1509.06461), n-step returns, and values as histograms (Farebrother et al. 2024, arXiv 2403.03950)."""
 

@@ -6,12 +6,11 @@ from pydantic import Field
 
 from distrl.core.contracts import Algorithm
 from distrl.core.types import EnvSpec, PolicySpec
-from distrl.learners import sac_config
-from distrl.learners.bonus_config import OffPolicyBonus
+from distrl.learners.sac_config import EntropyConfig
 from distrl.learners.spaces import bounded_box
 
 
-class Config(sac_config.Config):
+class Config(EntropyConfig):
     """Distributional soft actor-critic with three refinements (Duan et al. 2025, arXiv 2310.05858): as SAC, but the
     critics say how returns are spread, and their gradients are in units of that; so rewards need no scaling."""
 
@@ -27,7 +26,6 @@ class Config(sac_config.Config):
         le=1e3,
         description="Returns are at most so many standard deviations from the mean where the spread is learned: ξ.",
     )
-    bonus: OffPolicyBonus = None
 
     def policy_spec(self, env_spec: EnvSpec) -> PolicySpec:
         """See ``AlgorithmConfig.policy_spec``."""

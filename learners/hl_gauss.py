@@ -32,6 +32,12 @@ class ValueLoss(Protocol):
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Of each: outputs […, m] and targets of a shape that […] can be broadcast with → […]."""
 
+    def loss_backward(self, outputs: Tensor, target: Tensor, d_loss: Tensor) -> Tensor:
+        """∂/∂outputs […, m] of what has the gradient ``d_loss`` […] by ``loss``, where autograd is not asked."""
+
+    def values_backward(self, outputs: Tensor, d_values: Tensor) -> Tensor:
+        """∂/∂outputs […, m] of what has the gradient ``d_values`` […] by ``values``."""
+
 
 class Squared:
     """½ (Q − y)²; the output is the value."""
@@ -45,6 +51,14 @@ class Squared:
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
         """See ``ValueLoss``."""
         return 0.5 * (outputs.squeeze(-1) - target).square()
+
+    def loss_backward(self, outputs: Tensor, target: Tensor, d_loss: Tensor) -> Tensor:
+        """See ``ValueLoss``."""
+        return ((outputs.squeeze(-1) - target) * d_loss).unsqueeze(-1)
+
+    def values_backward(self, outputs: Tensor, d_values: Tensor) -> Tensor:
+        """See ``ValueLoss``."""
+        return d_values.unsqueeze(-1)
 
 
 class HLGauss:
@@ -69,6 +83,16 @@ class HLGauss:
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
         """See ``ValueLoss``."""
         return -(self.probabilities(target) * log_softmax(outputs, -1)).sum(-1)
+
+    def loss_backward(self, outputs: Tensor, target: Tensor, d_loss: Tensor) -> Tensor:
+        """See ``ValueLoss``."""
+        return (torch.softmax(outputs, -1) - self.probabilities(target)) * d_loss.unsqueeze(-1)
+
+    def values_backward(self, outputs: Tensor, d_values: Tensor) -> Tensor:
+        """See ``ValueLoss``."""
+        shares = torch.softmax(outputs, -1)
+        beside = self._centers - (shares @ self._centers).unsqueeze(-1)  # of each centre from the value
+        return shares * beside * d_values.unsqueeze(-1)
 
     def probabilities(self, target: Tensor) -> Tensor:
         """p_i(y), […] → […, m]."""

@@ -50,7 +50,7 @@ class MASAC(SAC):
         own = team.size + team.num_agents * self.config.agent_id
         together = team.state_size or team.num_agents * team.size
         actor = MLP((own, *hidden, 2 * num_actions // team.num_agents))
-        return actor, MLP((together + team.num_agents + num_actions, *hidden, 1), ensemble=2)
+        return actor, MLP((together + team.num_agents + num_actions, *hidden, self._loss.num_outputs), ensemble=2)
 
     def _seen(self, observation: Observation) -> tuple[np.ndarray, ...]:
         own, lives = observation[OBSERVATION], observation[ALIVE]

@@ -19,35 +19,7 @@ ValueLossName = Annotated[
 ]
 
 
-class ValueLossConfig(AlgorithmConfig):
-    """How values are represented, and what is made small."""
-
-    value_loss: ValueLossName = "squared"
-    value_min: float = Field(
-        default=-100.0,
-        description="Least value of `hl_gauss`, in units of `reward_scale` × discounted return; targets below are "
-        "taken as it. Rewards within ±1 with gamma = 0.99 never lead beyond ±100.",
-    )
-    value_max: float = Field(default=100.0, description="Greatest value of `hl_gauss`.")
-    num_bins: int = Field(default=101, ge=2, le=1 << 12, description="Bins of the histogram of `hl_gauss`.")
-    smoothing: float = Field(
-        default=0.75,
-        gt=0.0,
-        le=100.0,
-        description="Standard deviation around the target in `hl_gauss`, in widths of a bin.",
-    )
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if not self.value_min < self.value_max:
-            raise ValueError(
-                f"value_min must be less than value_max; got {self.value_min} and {self.value_max}: give the least and "
-                "the greatest discounted return"
-            )
-        return self
-
-
-class OffPolicyConfig(ValueLossConfig):
+class OffPolicyConfig(AlgorithmConfig):
     """What they share."""
 
     tells_errors: ClassVar[bool] = True
@@ -84,3 +56,31 @@ class OffPolicyConfig(ValueLossConfig):
         default=None, gt=0.0, description="Longer gradients are shortened to it; unset: none is."
     )
     bonus: OffPolicyBonus = None
+
+
+class ValueLossConfig(AlgorithmConfig):
+    """How values are represented, and what is made small."""
+
+    value_loss: ValueLossName = "squared"
+    value_min: float = Field(
+        default=-100.0,
+        description="Least value of `hl_gauss`, in units of `reward_scale` × discounted return; targets below are "
+        "taken as it. Rewards within ±1 with gamma = 0.99 never lead beyond ±100.",
+    )
+    value_max: float = Field(default=100.0, description="Greatest value of `hl_gauss`.")
+    num_bins: int = Field(default=101, ge=2, le=1 << 12, description="Bins of the histogram of `hl_gauss`.")
+    smoothing: float = Field(
+        default=0.75,
+        gt=0.0,
+        le=100.0,
+        description="Standard deviation around the target in `hl_gauss`, in widths of a bin.",
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.value_min < self.value_max:
+            raise ValueError(
+                f"value_min must be less than value_max; got {self.value_min} and {self.value_max}: give the least and "
+                "the greatest discounted return"
+            )
+        return self

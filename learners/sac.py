@@ -5,7 +5,7 @@ Applications", arXiv 1812.05905. With π the actor, Q₁ and Q₂ the critics, Q
 actions scaled to [−1, 1] inside, R and d the batch's n-step reward and discount, a' ~ π(·|o') and ã ~ π(·|o):
 
     y   = R + d · (min_i Q̄_i(o', a') − α log π(a'|o'))        equations 2 and 3, soft state value
-    J_Q = Σ_i mean ½ (Q_i(o, a) − y)²                           equation 5
+    J_Q = Σ_i mean ½ (Q_i(o, a) − y)²                           equation 5, or a loss of ``distrl.learners.hl_gauss``
     J_π = mean (α log π(ã|o) − min_i Q_i(o, ã))                 equation 9
     J_α = mean (−α log π(ã|o) − α H̄)                           equation 18
 
@@ -25,7 +25,9 @@ import torch
 from torch import Tensor
 
 from distrl.core.types import EnvSpec, Observation, Weights
+from distrl.learners.bonus import Bonus, with_bonus
 from distrl.learners.device import Captured, to_device
+from distrl.learners.hl_gauss import value_loss
 from distrl.learners.networks import MLP, FlatParameters, squashed_gaussian, squashed_gaussian_backward
 from distrl.learners.optimized import Optimized, actor_weights
 from distrl.learners.optimizer import Gradients, Optimizer, Rule, Trained
@@ -75,7 +77,8 @@ class SAC(Optimized):
         seed: of the initial parameters.
 
     Attributes:
-        optimizer: of the vectors "actor", "critic" and "log_temperature". target_entropy: H̄.
+        optimizer: of the vectors "actor", "critic" and "log_temperature", and "bonus" where there is one.
+        target_entropy: H̄.
     """
 
     def __init__(self, config: Config, env_spec: EnvSpec, device: str = "cpu", seed: int = 0):
@@ -87,6 +90,7 @@ class SAC(Optimized):
         self._center, self._half = (self._tensor(array.reshape(-1)) for array in (center, half))
         auto = config.target_entropy == "auto"
         self.target_entropy = -float(len(self._center)) if auto else float(config.target_entropy)
+        self._loss = value_loss(config, self.device)
         self.actor_net, self.critic_net = self._networks()
         generator = torch.Generator().manual_seed(seed)
         self.actor = FlatParameters(self.actor_net.initial(generator), self.device)
@@ -99,13 +103,15 @@ class SAC(Optimized):
         self._actor = self.actor_net.members(self.actor.frozen)
         self._critics = self.critic_net.members(self.critic.frozen)
         self._target = self.critic_net.members(self.critic.split(critic.target))  # the target networks
-        self.optimizer = Optimizer(
-            {
-                "actor": Trained(self.actor.flat, Rule(config.actor_learning_rate, max_gradient_norm=limit)),
-                "critic": critic,
-                "log_temperature": Trained(self.log_temperature, Rule(config.temperature_learning_rate)),
-            }
-        )
+        trained = {
+            "actor": Trained(self.actor.flat, Rule(config.actor_learning_rate, max_gradient_norm=limit)),
+            "critic": critic,
+            "log_temperature": Trained(self.log_temperature, Rule(config.temperature_learning_rate)),
+        }
+        if config.bonus is not None:
+            size = self.critic_net.sizes[0] - len(self._center)  # of what the critics see beside the actions
+            self._bonus = Bonus(config.bonus, size, self.device, seed + 1)
+        self.optimizer = Optimizer(with_bonus(trained, self._bonus))
 
     def gradients(self, batch: SampleBatch, rng: torch.Generator) -> tuple[Gradients, dict[str, Tensor]]:
         """Gradients of the three losses, and metrics as tensors of one element (reading one waits for a GPU: do it
@@ -125,9 +131,16 @@ class SAC(Optimized):
             self.device,
         )
         noise = torch.randn((2, *inputs[0].shape), generator=rng, device=self.device)
+        if self._bonus is None:
+            with torch.no_grad():
+                gradients, metrics, batch.error = self._computed(noise, *inputs)
+            return gradients, metrics
+        after = Seen(*inputs[4 + (len(inputs) - 4) // 2 :])
+        following = after.own if after.together is None else after.together
+        inputs[1] = inputs[1] + self._bonus.rewards(following)
         with torch.no_grad():
             gradients, metrics, batch.error = self._computed(noise, *inputs)
-        return gradients, metrics
+        return gradients | {"bonus": self._bonus.gradient(following, rng)}, metrics
 
     def _compute(
         self, noise: Tensor, action: Tensor, reward: Tensor, discount: Tensor, weight: Tensor, *seen: Tensor
@@ -151,17 +164,21 @@ class SAC(Optimized):
         next_log_prob, log_prob = each_log_prob.view(2, size, -1)
         next_log_prob, log_prob = after.total(next_log_prob), before.total(log_prob)
 
-        next_values, _ = self.critic_net.forward(self._target, after.joined(next_action))  # [2, S, 1]
-        next_value = torch.minimum(next_values[0], next_values[1]).squeeze(1) - temperature * next_log_prob
+        next_outputs, _ = self.critic_net.forward(self._target, after.joined(next_action))  # [2, S, m]
+        next_values = self._loss.values(next_outputs)
+        next_value = torch.minimum(next_values[0], next_values[1]) - temperature * next_log_prob
         target = self.config.reward_scale * reward + discount * next_value
 
         # The critics on (o, a) and (o, ã) at once; their parameters follow the first loss alone.
         judged = torch.cat([before.joined(action), before.joined(new_action)])
         both, critic_context = self.critic_net.forward(self._critics, judged)
-        values, new_values = both.squeeze(2).split(size, 1)  # [2, S]
+        outputs_of_both = both.split(size, 1)  # [2, S, m] each
+        values, new_values = map(self._loss.values, outputs_of_both)  # [2, S]
         errors = values - target
         second = (new_values[1] < new_values[0]).to(weight.dtype) * weight  # where it is the least
-        d_both = torch.cat([errors * weight, torch.stack([second - weight, -second])], 1).unsqueeze(2)
+        d_new_values = torch.stack([second - weight, -second])
+        d_judged = self._loss.loss_backward(outputs_of_both[0], target, weight.expand_as(errors))
+        d_both = torch.cat([d_judged, self._loss.values_backward(outputs_of_both[1], d_new_values)], 1)
         new_actions = slice(size, None), slice(judged.shape[1] - num_actions, None)
         critic_gradient, d_action = self.critic_net.backward(
             self._critics, critic_context, d_both, rows=slice(size), wanted=new_actions
@@ -184,9 +201,11 @@ class SAC(Optimized):
         }
         least = torch.minimum(new_values[0], new_values[1])
         metrics = {
-            "critic_loss": 0.5 * torch.mv(errors.square(), weight).sum(),
+            "critic_loss": torch.mv(self._loss.loss(outputs_of_both[0], target), weight).sum(),
             "actor_loss": torch.dot(weight, temperature * log_prob - least),
             "value_mean": values.mean(),
+            "target_min": target.amin(),
+            "target_max": target.amax(),
             "temperature": temperature,
             "entropy": -log_prob.mean(),
         }
@@ -201,7 +220,9 @@ class SAC(Optimized):
         leaves = observation_leaves(self._env_spec.observation_space)
         self._paths = tuple(leaves)
         size, num_actions, hidden = flat_size(leaves), len(self._center), self.config.hidden
-        return MLP((size, *hidden, 2 * num_actions)), MLP((size + num_actions, *hidden, 1), ensemble=2)
+        return MLP((size, *hidden, 2 * num_actions)), MLP(
+            (size + num_actions, *hidden, self._loss.num_outputs), ensemble=2
+        )
 
     def _seen(self, observation: Observation) -> tuple[np.ndarray, ...]:
         """What ``Seen`` takes."""

@@ -37,7 +37,9 @@ import torch
 from torch import Tensor
 
 from distrl.core.types import EnvSpec, Weights
+from distrl.learners.bonus import Bonus, with_bonus
 from distrl.learners.box_batches import BoxBatches
+from distrl.learners.hl_gauss import value_loss
 from distrl.learners.networks import MLP, FlatParameters, squashed_gaussian
 from distrl.learners.optimized import Optimized, actor_weights
 from distrl.learners.optimizer import Gradients, Optimizer, Rule, Trained
@@ -97,7 +99,8 @@ class SequenceSAC(Optimized):
         seed: of the initial parameters.
 
     Attributes:
-        optimizer: of the vectors "actor", "critic", "model" and "log_temperature". target_entropy: H̄.
+        optimizer: of the vectors "actor", "critic", "model" and "log_temperature", and "bonus" where there is one.
+        target_entropy: H̄.
     """
 
     def __init__(self, config: Config, env_spec: EnvSpec, device: str = "cpu", seed: int = 0):
@@ -108,7 +111,8 @@ class SequenceSAC(Optimized):
         auto = config.target_entropy == "auto"
         self.target_entropy = -float(num_actions) if auto else float(config.target_entropy)
         self.actor_net = SequenceActor(size, hidden, num_actions)
-        self.critic_net = MLP((size + num_actions, *hidden, 1), ensemble=2)
+        self._loss = value_loss(config, self.device)
+        self.critic_net = MLP((size + num_actions, *hidden, self._loss.num_outputs), ensemble=2)
         self.model_net = MLP((size + num_actions, *hidden, size))
         generator = torch.Generator().manual_seed(seed)
         self.actor, self.critic, self.model = (
@@ -120,14 +124,14 @@ class SequenceSAC(Optimized):
         critic = Trained(self.critic.flat, Rule(config.critic_learning_rate, max_gradient_norm=limit, tau=config.tau))
         assert critic.target is not None
         self._target = self.critic.split(critic.target)
-        self.optimizer = Optimizer(
-            {
-                "actor": Trained(self.actor.flat, Rule(config.actor_learning_rate, max_gradient_norm=limit)),
-                "critic": critic,
-                "model": Trained(self.model.flat, Rule(config.model_learning_rate, max_gradient_norm=limit)),
-                "log_temperature": Trained(self.log_temperature, Rule(config.temperature_learning_rate)),
-            }
-        )
+        trained = {
+            "actor": Trained(self.actor.flat, Rule(config.actor_learning_rate, max_gradient_norm=limit)),
+            "critic": critic,
+            "model": Trained(self.model.flat, Rule(config.model_learning_rate, max_gradient_norm=limit)),
+            "log_temperature": Trained(self.log_temperature, Rule(config.temperature_learning_rate)),
+        }
+        self._bonus = None if config.bonus is None else Bonus(config.bonus, size, self.device, seed + 1)
+        self.optimizer = Optimizer(with_bonus(trained, self._bonus))
 
     def gradients(self, batch: SampleBatch, rng: torch.Generator) -> tuple[Gradients, dict[str, Tensor]]:
         """Gradients of the four losses, and metrics as tensors of one element (reading one waits for a GPU: do it
@@ -138,6 +142,8 @@ class SequenceSAC(Optimized):
             rng: on the algorithm's device; see ``randomness.update_generator``.
         """
         observation, action, reward, discount, following = self._tensors(batch)
+        if self._bonus is not None:
+            reward = reward + self._bonus.rewards(following)
         weight, temperature = self._tensors.weight(batch), self.log_temperature.exp()
         noise = torch.randn((1 + self.config.sequence_length, *action.shape), generator=rng, device=self.device)
         with torch.no_grad():
@@ -145,10 +151,10 @@ class SequenceSAC(Optimized):
             next_value = self._values(self._target, following, next_actions[0]).amin(0)
             target = self.config.reward_scale * reward + discount * (next_value - temperature * next_log_probs[0])
 
-        values = self._values(self.critic.named, observation, action)  # [2, S]
-        errors = values - target
-        critic_loss = 0.5 * (weight * errors.square()).mean(1).sum()
-        batch.error = errors.detach().abs().mean(0)
+        outputs = self._outputs(self.critic.named, observation, action)  # [2, S, m]
+        critic_loss = (weight * self._loss.loss(outputs, target)).mean(1).sum()
+        values = self._loss.values(outputs.detach())
+        batch.error = (values - target).abs().mean(0)
 
         change = self.model_net(self.model.named, torch.cat([observation, action], 1))
         # what follows a terminated transition need not have been kept
@@ -170,10 +176,12 @@ class SequenceSAC(Optimized):
             "critic_loss": critic_loss.detach(),
             "actor_loss": actor_loss.detach(),
             "model_loss": model_loss.detach(),
-            "value_mean": values.detach().mean(),
+            "value_mean": values.mean(),
             "temperature": temperature,
             "entropy": -log_probs.detach().mean(),
         }
+        if self._bonus is not None:
+            gradients["bonus"] = self._bonus.gradient(following, rng)
         return gradients, metrics
 
     def policy_weights(self) -> Weights:
@@ -191,7 +199,11 @@ class SequenceSAC(Optimized):
 
     def _values(self, critic: Mapping[str, Tensor], observation: Tensor, action: Tensor) -> Tensor:
         """What the critics say of actions, [2, S]."""
-        return self.critic_net(critic, torch.cat([observation, action], 1)).squeeze(2)
+        return self._loss.values(self._outputs(critic, observation, action))
+
+    def _outputs(self, critic: Mapping[str, Tensor], observation: Tensor, action: Tensor) -> Tensor:
+        """[2, S, m]."""
+        return self.critic_net(critic, torch.cat([observation, action], 1))
 
 
 def _part(named: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from pydantic import Field
 from distrl.core.contracts import Algorithm
 from distrl.core.types import EnvSpec, PolicySpec
 from distrl.learners import sac_config
-from distrl.learners.sac_config import LearningRate
+from distrl.learners.off_policy_config import LearningRate
 from distrl.learners.spaces import bounded_box
 
 

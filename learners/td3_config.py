@@ -6,11 +6,11 @@ from pydantic import Field
 
 from distrl.core.contracts import Algorithm
 from distrl.core.types import EnvSpec, PolicySpec
-from distrl.learners.off_policy_config import LearningRate, OffPolicyConfig
+from distrl.learners.off_policy_config import LearningRate, OffPolicyConfig, ValueLossConfig
 from distrl.learners.spaces import bounded_box, observation_leaves
 
 
-class Config(OffPolicyConfig):
+class Config(OffPolicyConfig, ValueLossConfig):
     """Twin delayed deep deterministic policy gradient (Fujimoto et al. 2018, arXiv 1802.09477), with the defaults of
     its authors' implementation."""
 

@@ -19,6 +19,8 @@ from distrl.learners.episodic_bonus import EpisodicBonus
 from distrl.learners.parameter_shards import ParameterShard, ShardOptions
 from distrl.learners.ppo_config import PPO
 from distrl.learners.randomness import sample_generator, update_generator
+from distrl.learners.sac_config import Config as SAC
+from distrl.learners.sequence_config import Config as Sequence
 from distrl.learners.td3_config import Config as TD3
 from distrl.learners.together import ALONE
 from tests.fakes.problems import DeepSea
@@ -117,7 +119,7 @@ def test_an_episodic_bonus_is_the_papers():
     assert torch.equal(bonus.bonuses(*going_on), other.bonuses(*going_on))
 
 
-@pytest.mark.parametrize("model", [TD3, DSACT])
+@pytest.mark.parametrize("model", [SAC, TD3, DSACT, Sequence])
 def test_actor_critics_with_a_bonus(model):
     """Its reward is in the target, its network in the optimizer, its moments in the state."""
     config = model(hidden=(8,), bonus=RND)
@@ -129,7 +131,7 @@ def test_actor_critics_with_a_bonus(model):
         algorithm.load_state(model(hidden=(8,)).build(BOX).state())
 
 
-ALL = [(TD3, BOX), (DSACT, BOX), (DQN, replace(BOX, action_space=Discrete(3)))]
+ALL = [(SAC, BOX), (TD3, BOX), (DSACT, BOX), (Sequence, BOX), (DQN, replace(BOX, action_space=Discrete(3)))]
 
 
 @pytest.mark.parametrize(("model", "spec"), ALL)

@@ -216,6 +216,17 @@ def test_two_agents_learn_what_only_both_together_can_do():
     assert returns(seen, greedy.step(beside(seen), {}, IDLE)[0]).mean() > -0.14
 
 
+def test_histograms_of_values_and_a_bonus_for_what_is_new_to_the_team():
+    bonus = {"hidden": [7], "num_features": 5}
+    algorithm = trained(value_loss="hl_gauss", value_min=-9.0, value_max=9.0, num_bins=18, bonus=bonus)
+    gradients, _ = algorithm.gradients(batch_of(5), update_generator(0, 0))
+    assert algorithm.critic_net.sizes[-1] == 18
+    assert gradients["bonus"].abs().sum() > 0
+    before = algorithm.optimizer.trained["bonus"].flat.clone()
+    algorithm.apply(gradients)
+    assert not torch.equal(before, algorithm.optimizer.trained["bonus"].flat)
+
+
 @pytest.mark.parametrize(
     ("spec", "words"),
     [

@@ -19,6 +19,7 @@ from distrl.learners.registry import algorithm_config
 from distrl.learners.replay import SampleBatch
 from distrl.learners.sac import SAC
 from distrl.learners.sac_config import Config
+from tests.learners.test_hl_gauss import slow_probabilities
 
 torch.set_num_threads(1)
 Box = gymnasium.spaces.Box
@@ -84,12 +85,24 @@ def numpy_losses(
         density = np.exp(-0.5 * ((u - mean) / std) ** 2) / (std * math.sqrt(2 * math.pi)) / (1 - np.tanh(u) ** 2)
         return np.tanh(u), np.log(density).sum()
 
-    def q(vector, index, observation, action):
+    def judged(vector, index, observation, action):
         return forward(
             split(algorithm.critic, vector), algorithm.critic_net, index, np.concatenate([observation, action])
-        )[0]
+        )
 
-    size = len(batch.reward)
+    def q(vector, index, observation, action):
+        outputs = judged(vector, index, observation, action)
+        return outputs[0] if edges is None else np.exp(outputs) @ (edges[1:] + edges[:-1]) / 2 / np.exp(outputs).sum()
+
+    def missed(outputs, y):
+        if edges is None:
+            return 0.5 * (outputs[0] - y) ** 2
+        shares = np.exp(outputs) / np.exp(outputs).sum()
+        return -slow_probabilities(y, edges, config.smoothing * (edges[1] - edges[0])) @ np.log(shares)
+
+    config, size, edges = algorithm.config, len(batch.reward), None
+    if config.value_loss == "hl_gauss":
+        edges = np.linspace(config.value_min, config.value_max, config.num_bins + 1)
     counts = (np.ones(size) if batch.weight is None else batch.weight) / size
     low, high = algorithm._box.low.astype("f8"), algorithm._box.high.astype("f8")
     losses = {"actor": 0.0, "critic": 0.0, "log_temperature": 0.0}
@@ -100,7 +113,7 @@ def numpy_losses(
         a2, log2 = sample(flat["actor_fixed"], o2, noise[0, s])
         value = min(q(flat["target"], i, o2, a2) for i in (0, 1)) - temperature * log2
         y = batch.reward[s] + batch.discount[s] * value
-        losses["critic"] += sum(0.5 * (q(flat["critic"], i, o, a) - y) ** 2 for i in (0, 1)) * counts[s]
+        losses["critic"] += sum(missed(judged(flat["critic"], i, o, a), y) for i in (0, 1)) * counts[s]
         new, log = sample(flat["actor"], o, noise[1, s])
         losses["actor"] += (temperature * log - min(q(flat["critic_fixed"], i, o, new) for i in (0, 1))) * counts[s]
         _, log = sample(flat["actor_fixed"], o, noise[1, s])
@@ -114,10 +127,14 @@ def vectors(algorithm: SAC) -> dict[str, torch.Tensor]:
     return {name: vector.flat for name, vector in algorithm.optimizer.trained.items()}
 
 
-@pytest.fixture
-def trained() -> SAC:
+HISTOGRAMS = {"value_loss": "hl_gauss", "value_min": -9.0, "value_max": 9.0, "num_bins": 18}
+
+
+@pytest.fixture(params=[{}, HISTOGRAMS], ids=["squared", "hl_gauss"])
+def trained(request) -> SAC:
     """A little trained, so that target networks and critics differ and no output is near zero."""
-    algorithm = SAC(Config(hidden=(8, 6), critic_learning_rate=0.01, actor_learning_rate=0.01), env_spec(), seed=3)
+    config = Config(hidden=(8, 6), critic_learning_rate=0.01, actor_learning_rate=0.01, **request.param)
+    algorithm = SAC(config, env_spec(), seed=3)
     for i in range(20):
         gradients, _ = algorithm.gradients(random_batch(env_spec(), 16, i), update_generator(0, i))
         algorithm.apply(gradients)
@@ -180,9 +197,9 @@ def test_an_update_on_a_device_waits_for_nothing_and_has_no_part_on_the_cpu():
 
 
 def test_gradients_change_nothing_and_apply_moves_the_target(trained):
-    before = trained.state()
+    before = trained.state()["optimizer"]
     gradients, _ = trained.gradients(random_batch(env_spec(), 8), update_generator(0, 0))
-    after = trained.state()
+    after = trained.state()["optimizer"]
     assert before["updates"] == after["updates"]
     assert all(torch.equal(before[name]["flat"], after[name]["flat"]) for name in gradients)
     trained.apply(gradients)
@@ -200,7 +217,7 @@ def test_state_round_trip_continues_bit_for_bit(trained):
         for algorithm in (trained, other):
             gradients, _ = algorithm.gradients(random_batch(env_spec(), 16, i), update_generator(0, i))
             algorithm.apply(gradients)
-    left, right = trained.state(), other.state()
+    left, right = trained.state()["optimizer"], other.state()["optimizer"]
     assert left.pop("updates") == right.pop("updates") == 30
     assert left.keys() == right.keys() == gradients.keys()
     assert all(
@@ -213,7 +230,7 @@ def test_state_round_trip_continues_bit_for_bit(trained):
 
 def test_a_state_of_another_shape_is_refused_and_changes_nothing(trained):
     other = SAC(Config(hidden=(4,)), env_spec())
-    before = other.state()
+    before = other.state()["optimizer"]
     with pytest.raises(ValueError, match="'actor' of shape"):
         other.load_state(trained.state())
     with pytest.raises(ValueError, match="nothing"):

@@ -117,8 +117,9 @@ def test_what_a_terminated_transition_leads_to_is_nothing_to_the_model():
     np.testing.assert_array_equal(before["model"], after["model"])
 
 
-def test_state_gradients_and_published_weights():
-    algorithm = trained(SMALL)
+@pytest.mark.parametrize("config", [SMALL, SMALL.model_copy(update={"value_loss": "hl_gauss"})])
+def test_state_gradients_and_published_weights(config):
+    algorithm = trained(config)
     off_policy.check_gradients_change_nothing(algorithm)
     off_policy.check_round_trip(algorithm)
     off_policy.check_published_weights_are_left_alone(algorithm)

@@ -174,6 +174,11 @@ _LOCAL = [
     ),
     Case("td3", **_PENDULUM | {"steps": 10_000}, options=_SAC),
     Case(
+        "sac, HL-Gauss",
+        **_PENDULUM,
+        options=_SAC | {"value_loss": "hl_gauss", "value_min": -1000.0, "value_max": 100.0},
+    ),
+    Case(
         "td3, HL-Gauss",
         **_PENDULUM | {"steps": 10_000},
         options=_SAC | {"value_loss": "hl_gauss", "value_min": -1000.0, "value_max": 100.0},
