@@ -3,6 +3,7 @@ and against env steps, at equal updates per step. One JSON line a run, appended;
 
     python -m benchmarks.strategies --out benchmarks/results/strategies.jsonl [--seeds 0 1 2] [--cells slack-constant …]
     python -m benchmarks.strategies --out benchmarks/results/strategies.jsonl --plot docs/asynchrony.png
+    python -m benchmarks.strategies --out benchmarks/results/strategies.jsonl --page
 
 serial        one environment; each step is followed by the updates it owes
 lockstep      sixteen environments step together, then the learner updates, in turns
@@ -29,6 +30,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -52,8 +54,11 @@ MEDIAN_S = {"slack": 0.1, "tight": 0.01}
 CELLS = [f"{load}-{kind}" for load in MEDIAN_S for kind in KINDS] + ["fin-slack-lognormal"]
 STRATEGIES = ("serial", "lockstep", "turns", "decoupled", "server", "sb3", "rllib")
 OF_THE_FIN = ("serial", "lockstep", "decoupled")
+PEERS = ("sb3", "rllib")
+PAGE = ROOT / "docs" / "asynchrony.md"
+_BEGIN, _END = "<!-- what follows is written by benchmarks/strategies.py -->\n", "<!-- until here -->\n"
 ADDED = ("serial", "lockstep", "sb3")  # strategies whose sleeps are added up
-STEPS, EVALUATIONS, EPISODES = 8000, 10, 8
+STEPS, EVALUATIONS, EPISODES = 12_000, 10, 8
 
 
 def law(cell: str) -> dict[str, Any]:
@@ -86,6 +91,7 @@ def config(out: Path, cell: str, seed: int, *overrides: str) -> Any:
             "actors.inference=local",
             "algorithm.batch_size=128",
             "algorithm.hidden=[64, 64]",
+            "algorithm.n_step=1",
             "replay.samples_per_insert=128",
             "replay.min_size=500",
             "learner.finish_updates=true",
@@ -247,7 +253,8 @@ def curves(settings: Any, marks: dict[str, Any], updates_per_mark: int = 1) -> d
 
     found: dict[str, list[dict[str, float]]] = {cell: [] for cell in marks}
     paths = list_checkpoints(Path(settings.run.out) / "checkpoints")
-    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as workers:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(os.cpu_count(), spawn, initializer=os.nice, initargs=(19,)) as workers:
         evaluated = list(workers.map(partial(evaluate, settings), paths))
     for updates, mean in evaluated:
         updates *= updates_per_mark
@@ -355,6 +362,72 @@ def reached(points: list[dict[str, float]], value: float, by: str) -> float:
     return float("inf")
 
 
+def typical(lines: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """The curve of several seeds: at each evaluation the median over the seeds, of returns the mean of this and the
+    evaluations beside it, because policies swing from one to the next."""
+    curves = [line["curve"] for line in lines]
+    found = []
+    for index in range(min(map(len, curves))):
+        beside = slice(max(index - 1, 0), index + 2)
+        means = [statistics.fmean(point["return"] for point in curve[beside]) for curve in curves]
+        times = {by: statistics.median(curve[index][by] for curve in curves) for by in ("wall_s", "env_steps")}
+        found.append(times | {"return": statistics.median(means)})
+    return found
+
+
+def random_return() -> float:
+    """Of random actions in Kuramoto–Sivashinsky, which gains are counted from."""
+    from distrl.envs.resolve import make
+
+    env, returns = make(config(Path("runs"), CELLS[0], 0).env.recipe()), []
+    env = env.unwrapped
+    env.action_space.seed(0)
+    for seed in range(EPISODES):
+        env.reset(seed=1_700_000_000 + seed)
+        total, over = 0.0, False
+        while not over:
+            _, reward, terminated, truncated, _ = env.step(env.action_space.sample())
+            total, over = total + float(reward), terminated or truncated
+        returns.append(total)
+    return float(np.mean(returns))
+
+
+def gained(points: list[dict[str, float]], from_return: float) -> float:
+    """What a curve has gained on random actions, on average over the env steps of a run."""
+    grid = np.linspace(STEPS / EVALUATIONS, STEPS, EVALUATIONS)
+    steps, returns = (np.array([point[name] for point in points]) for name in ("env_steps", "return"))
+    return float(np.interp(grid, steps, returns).mean() - from_return)
+
+
+def table(lines: list[dict[str, Any]]) -> str:
+    """By cell and strategy: how long it takes, how far it comes, and what that is to the best peer and to serial."""
+    base = random_return()
+    text = ""
+    for cell in CELLS:
+        curves = {}
+        for strategy in STRATEGIES:
+            found = [line for line in lines if (line["cell"], line["strategy"]) == (cell, strategy)]
+            if found:
+                curves[strategy] = typical(found)
+        if not curves:
+            continue
+        text += f"\n**{cell}**\n\n| strategy | wall time | final return | to the best peer's | gain per env step |\n"
+        text += "|---|---|---|---|---|\n"
+        peers = [curves[name] for name in PEERS if name in curves]
+        best = max(peers, key=lambda curve: curve[-1]["return"]) if peers else None
+        for strategy, points in curves.items():
+            until, gain = "", ""
+            if best is not None:
+                its_s = reached(best, best[-1]["return"], "wall_s")
+                own_s = reached(points, best[-1]["return"], "wall_s")
+                until = f"{own_s:.0f} s ({own_s / its_s:.2f})" if np.isfinite(own_s) else "not reached"
+            if "serial" in curves and not cell.startswith("fin-"):
+                gain = f"{gained(points, base) / gained(curves['serial'], base):.2f}"
+            final = f"{points[-1]['return']:.4g}".replace("-", "−")
+            text += f"| {strategy} | {points[-1]['wall_s']:.0f} s | {final} | {until} | {gain} |\n"
+    return text
+
+
 def plot(lines: list[dict[str, Any]], path: Path) -> None:
     """Return against wall time, and against env steps, for each cell."""
     import matplotlib
@@ -367,16 +440,18 @@ def plot(lines: list[dict[str, Any]], path: Path) -> None:
     for column, cell in enumerate(cells):
         for row, by in enumerate(("wall_s", "env_steps")):
             for index, strategy in enumerate(STRATEGIES):
-                for line in lines:
-                    if (line["cell"], line["strategy"]) == (cell, strategy):
-                        points = line["curve"]
-                        axes[row, column].plot(
-                            [point[by] for point in points],
-                            [point["return"] for point in points],
-                            color=f"C{index}",
-                            alpha=0.7,
-                            label=strategy if line["seed"] == 0 else None,
-                        )
+                found = [line for line in lines if (line["cell"], line["strategy"]) == (cell, strategy)]
+                curves = [(line["curve"], 0.8, 0.25, None) for line in found]
+                curves += [(typical(found), 2.0, 1.0, strategy)] if found else []
+                for points, width, alpha, label in curves:
+                    axes[row, column].plot(
+                        [point[by] for point in points],
+                        [point["return"] for point in points],
+                        color=f"C{index}",
+                        linewidth=width,
+                        alpha=alpha,
+                        label=label,
+                    )
             axes[row, column].set_xlabel("wall time [s]" if by == "wall_s" else "env steps")
             axes[row, column].set_ylabel("return")
             if by == "wall_s":
@@ -395,10 +470,15 @@ def main() -> None:
     parser.add_argument("--strategies", nargs="+", default=STRATEGIES, choices=STRATEGIES)
     parser.add_argument("--slept", action="store_true", help="sleep where otherwise sleeps are added up")
     parser.add_argument("--plot", type=Path, help="draw what is there, and run nothing")
+    parser.add_argument("--page", action="store_true", help="write the tables of what is there, and run nothing")
     options = parser.parse_args()
     lines = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
     if options.plot:
         return plot(lines, options.plot)
+    if options.page:
+        before, rest = PAGE.read_text().split(_BEGIN)
+        PAGE.write_text(before + _BEGIN + table(lines) + _END + rest.split(_END)[1])
+        return None
     done = {(line["strategy"], line["cell"], line["seed"]) for line in lines}
     for seed in options.seeds:
         for cell in options.cells:

@@ -101,7 +101,6 @@ def main() -> None:
         learning_rate=1e-3,
         gamma=0.977,
         batch_size=128,
-        n_steps=3,
         learning_starts=500,
         train_freq=1,
         gradient_steps=num_envs,  # one update for each env step
