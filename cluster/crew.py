@@ -13,24 +13,20 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from distrl.cluster.acting_side import ActingSide
 from distrl.cluster.components import PolicySpecs, spool_directory
-from distrl.cluster.env_worker_actor import EnvWorkerActor
-from distrl.cluster.inference import InferenceServerActor
 from distrl.cluster.learner_side import LearnerSide
 from distrl.cluster.member import Member, Worker
-from distrl.cluster.placement import Placement
 from distrl.cluster.ray_actors import EvaluatorActor, ParameterServerActor
 from distrl.cluster.ray_links import start_actor, sweep
 from distrl.cluster.recorder import Recorder
 from distrl.core.config import RunConfig
 from distrl.core.errors import RunFailed
-from distrl.core.limiter import WaitNotice
 from distrl.core.run_directory import RunDirectory
 from distrl.core.types import EnvSpec
 
 POLL_S = 0.5
 _RESTARTS_IN_VAIN = 5  # of one component in a row, without a step or an update, before the run gives up
-_DRAIN_MARGIN_S = 2.0  # before a node's deadline: to publish what has finished
 DEATHS = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError)
 
 
@@ -59,19 +55,13 @@ class Crew:
     ):
         self._config, self._plain, self._run, self._recorder = config, config.model_dump(), run, recorder
         self._policies, self._inline = policies, inline
-        self._inference_gpus = inference_gpus
         self._learning = LearnerSide(config, spec, run, gpus)
-        self._placement = Placement(config)
-        self._workers: dict[int, Worker] = {}  # by number
-        self._inference: list[Member] = []  # inference servers, by number; env worker i asks server i modulo these
+        self._acting = ActingSide(
+            config, run, policies, recorder, self._learning, inline=inline, inference_gpus=inference_gpus
+        )
         self._in_vain: dict[str, int] = {}  # name → restarts in a row that came to nothing
         self._evaluation: Any = None
-        self._before = run.lives("produced"), run.lives("committed")  # of earlier sessions
         self._began = False
-        self._dismissed = False  # the run is over for all env workers
-        # env worker → rank of the learner that it feeds, where learners have left or joined; its successors do, too
-        self._fed = {int(number): rank for number, rank in run.facts.get("fed", {}).items()}
-        self._unplaced = WaitNotice("the run", self._say)
         self.pids: dict[str, int] = {}
         self.gpu_ids: dict[str, list[int]] = {}
 
@@ -80,15 +70,11 @@ class Crew:
     def start(self, env_workers: int, fresh: bool) -> None:
         """Start everybody; returns once the learners have reported. ``fresh``: nobody has ever acted in
         this run."""
-        self._server, self._fresh = self._start_server(), fresh
-        if self._config.actors.inference == "server":
-            self._start_inference()
-        for number in range(env_workers):  # before the learner, whose import of torch takes seconds
-            self._workers[number] = self._start_worker(number)
+        self._server = self._start_server()
+        # before the learners, whose import of torch takes seconds
+        self._acting.start(env_workers, self._server.actor, fresh)
         self._learning.start(self._server.actor)
-        for worker in self._workers.values():
-            # in a new run, a policy that can act untrained does not wait for the learner
-            self._wire(worker, wait_for_weights=not fresh)
+        self._acting.wire_all()
         self._evaluator = self._start_evaluator()
         while not self._began:
             self.collect()
@@ -100,11 +86,8 @@ class Crew:
 
         ``learners``: ask them, too; one that ends does not answer.
         """
-        env_steps = self._env_steps
-        for worker in self._workers.values():
-            worker.ask(env_steps)
         learning = self._learning.members if learners else self._learning.shards
-        prompt = [*self._inference, *self._workers.values(), *learning, self._server]
+        prompt = [*self._acting.ask(), *learning, self._server]
         answers = [member.ask() for member in prompt]
         ready = set(ray.wait(answers, num_returns=len(answers), timeout=POLL_S)[0])
         ready.update(ray.wait([self._evaluator.ask()], timeout=0)[0])  # it does not answer while it evaluates
@@ -114,48 +97,14 @@ class Crew:
 
     def adjust(self, env_workers: int, learners: int) -> None:
         """Start env workers and learners, or let them leave, until there are as many as there should be."""
-        self._adjust_learners(learners)
-        for number in range(env_workers):
-            if number not in self._workers:
-                self._workers[number] = self._start_worker(number)
-                self._wire(self._workers[number], wait_for_weights=True)
-        for worker in [worker for worker in self._workers.values() if worker.number >= env_workers]:
-            self._let_leave(worker, self._config.actors.drain_grace_s)
-        waiting = [number for number, worker in self._workers.items() if not worker.heard]
-        if not waiting:
-            return self._unplaced.over()
-        self._unplaced.waiting(
-            lambda: (
-                f"env workers {', '.join(map(str, waiting))} have not started: each asks Ray for "
-                f"{self._placement.asked} on one node, and {ray.available_resources().get('CPU', 0):g} of "
-                f"{ray.cluster_resources().get('CPU', 0):g} CPUs are free"
-            )
-        )
-
-    def _adjust_learners(self, learners: int) -> None:
-        fed = {rank for worker in self._workers.values() for rank in (worker.rank, *worker.feeds)}
-        for change, rank in self._learning.adjust(learners, fed):
+        for change, rank in self._learning.adjust(learners, self._acting.fed):
             self._recorder.event(change, role="learner", number=rank)
-        for worker in self._workers.values():
-            rank = self._learning.rank_of(worker.number)
-            if rank != worker.rank:  # what is under way stays where it is: nothing comes to two learners
-                worker.actor.feed.remote(self._learning.of(rank), rank)
-                worker.rank = self._fed[worker.number] = rank
-                worker.feeds |= {rank}
-                self._run.note(fed={str(number): fed for number, fed in self._fed.items()})
+        self._acting.feed_who_is_there()
+        self._acting.adjust(env_workers)
 
     def leave_draining_nodes(self) -> None:
-        """Env workers leave a node that is about to be preempted; others take their places elsewhere."""
-        from ray._private import state  # the only place where Ray 2.60 tells a job
-
-        for node_id, deadline_ms in state.state.get_draining_nodes().items():
-            for worker in [worker for worker in self._workers.values() if worker.node_id == node_id]:
-                if worker.leaving:
-                    continue
-                left_s = deadline_ms / 1000 - time.time() if deadline_ms else float("inf")
-                grace_s = max(min(self._config.actors.drain_grace_s, left_s - _DRAIN_MARGIN_S), 0.0)
-                self._recorder.event("drain", worker=worker.number, node_id=node_id, grace_s=grace_s)
-                self._let_leave(worker, grace_s)
+        """See ``ActingSide.leave_draining_nodes``."""
+        self._acting.leave_draining_nodes()
 
     def evaluate(self) -> None:
         """Begin an evaluation with the newest weights."""
@@ -186,16 +135,14 @@ class Crew:
             try:
                 return ray.get([getattr(learner, method).remote(*arguments) for learner in learners])[0]
             except DEATHS:
-                if self._dismissed and self._learning.actors == learners:
+                if self._acting.dismissed and self._learning.actors == learners:
                     raise
                 time.sleep(POLL_S)  # until the run's thread has replaced it
 
     def dismiss_workers(self) -> None:
         """Every env worker publishes what has finished and leaves; what it had published is secured then."""
-        self._dismissed = True
-        for worker in list(self._workers.values()):
-            self._let_leave(worker, 0.0)
-        while self._workers:
+        self._acting.dismiss()
+        while self._acting.workers:
             self.collect()
 
     def sweep(self, from_worker: int) -> None:
@@ -210,16 +157,10 @@ class Crew:
             while found is None:  # the learner died meanwhile: again, with its successor
                 self.collect()
                 try:
-                    found = ray.get(task.remote(spools, self._learner_of(), from_worker))
+                    found = ray.get(task.remote(spools, self._acting.learner_of(), from_worker))
                 except (ray.exceptions.WorkerCrashedError, ray.exceptions.TaskUnschedulableError):
                     found = {}  # the node has gone, and with it what was not secured; a resume there sends it again
             self._recorder.adopted(found)
-
-    def _learner_of(self) -> Callable[[int], Any]:
-        """Env worker → the actor of the learner that it has fed."""
-        ranks = dict(self._fed)
-        present = [self._learning.of(rank) for rank in range(len(self._learning.learners))]
-        return lambda number: present[ranks.get(number, number % len(present))]
 
     def end_learners(self, owes: Callable[[], bool]) -> None:
         """They do the updates that are owed, as long as ``owes`` says that they are wanted, and write their
@@ -245,17 +186,14 @@ class Crew:
 
     def kill(self) -> None:
         """Everybody, at once: the run has failed."""
-        others = [getattr(self, name).actor for name in ("_evaluator", "_server") if hasattr(self, name)]
-        others += [member.actor for member in (*self._inference, *self._learning.members)]
-        for actor in [*(worker.actor for worker in self._workers.values()), *others]:
-            ray.kill(actor)
-        for worker in self._workers.values():
-            self._recorder.worker_ended(worker.incarnation, self._counted(worker.incarnation))
+        self._acting.kill()
+        others = [getattr(self, name) for name in ("_evaluator", "_server") if hasattr(self, name)]
+        for member in (*self._learning.members, *others):
+            ray.kill(member.actor)
 
     def note_lives(self) -> None:
-        """What each env worker's life came to outlives us too, whenever one has ended."""
-        produced, committed = self._before  # the recorder knows of them only once the learner is up
-        self._run.note(produced=produced | self._recorder.produced, committed=committed | self._recorder.committed)
+        """See ``ActingSide.note_lives``."""
+        self._acting.note_lives()
 
     # -- what they report ----------------------------------------------------------------------------------------------
 
@@ -276,7 +214,7 @@ class Crew:
     def _reported(self, member: Member, report: dict[str, Any]) -> None:
         self.pids[member.key], self.gpu_ids[member.key] = report["pid"], report["gpu_ids"]
         if isinstance(member, Worker):
-            useful = self._worker_reported(member, report)
+            useful = self._acting.reported(member, report)
         elif member.role == "learner":
             if report["lost"]:
                 return self._replace(member, report["lost"])
@@ -294,25 +232,6 @@ class Crew:
         if report.get("failure") and not member.leaving:
             raise RunFailed(f"{member.name}: {report['failure']}")
 
-    def _worker_reported(self, worker: Worker, report: dict[str, Any]) -> bool:
-        self._recorder.worker_reported(worker.incarnation, report)
-        for note in report["notes"]:
-            self._recorder.event("note", text=note)
-        if self._recorder.adopted(report["adopted"]):
-            self.note_lives()
-        worker.node_id, worker.feeds = report["node_id"], frozenset(report["feeds"])
-        server = self._inference_of(worker)
-        if not report["asks"] and server is not None and server.is_prompt:  # it is new, or was taken for gone
-            worker.actor.use_inference.remote(server.actor)
-        if worker.leaving and report["failure"]:  # what is not secured is in its spool, for whoever adopts or sweeps it
-            self._recorder.event("note", text=f"{worker.name}, while it left: {report['failure']}")
-        if worker.leaving and (report["failure"] or report["left"]):
-            self._recorder.worker_ended(worker.incarnation)
-            if not self._dismissed:
-                self._recorder.event("leave", role=worker.role, worker=worker.number, incarnation=worker.incarnation)
-            self._gone(worker)
-        return report["produced"] > 0
-
     def _learner_reported(self, learner: Member, report: dict[str, Any]) -> bool:
         for note in report["notes"]:
             self._recorder.event("note", text=note if learner.number is None else f"{learner.name}: {note}")
@@ -320,40 +239,16 @@ class Crew:
         if found is not None:
             if not self._began:
                 self._began = True
-                self._recorder.began(found, *self._before)
-            if found["inference"] == "server" and not self._inference:
-                self._start_inference()
+                self._recorder.began(found, *self._acting.before)
+            if found["inference"] == "server" and not self._acting.inference:
+                self._acting.start_inference()
             self._recorder.learner_reported(found)
         return bool(report["update_s"])
 
-    def _say(self, text: str) -> None:
-        print(text)  # shown by the driver
-        self._recorder.event("waiting", text=text)
-
-    @property
-    def _env_steps(self) -> int:
-        """Of the run: what the supervisor tells env workers, for the fidelity of their next episodes."""
-        return max(self._recorder.known_env_steps, sum(self._before[0].values()))
-
-    # -- starting, leaving and replacing -------------------------------------------------------------------------------
+    # -- starting and replacing ----------------------------------------------------------------------------------------
 
     def _start_server(self) -> Member:
         return Member("parameter_server", start_actor(ParameterServerActor))
-
-    def _start_inference(self) -> None:
-        self._inference = [
-            self._start_inference_server(number) for number in range(self._config.actors.inference_servers)
-        ]
-
-    def _start_inference_server(self, number: int) -> Member:
-        device = "cuda" if self._inference_gpus else "cpu"
-        life, wait = self._run.next_incarnation(), not self._fresh
-        arguments = (self._plain, self._policies, number, life, self._server.actor, wait, device)
-        options = {"num_gpus": self._inference_gpus, "max_concurrency": 10_000}
-        return Member("inference_server", start_actor(InferenceServerActor, *arguments, **options), number)
-
-    def _inference_of(self, worker: Worker) -> Member | None:
-        return self._inference[worker.number % len(self._inference)] if self._inference else None
 
     def _start_evaluator(self) -> Member:
         arguments = (self._plain, str(self._run.path), str(self._run.scratch()), self._inline)
@@ -361,71 +256,34 @@ class Crew:
         evaluator.start.remote(self._policies, self._server.actor, self._recorder.best_return)
         return Member("evaluator", evaluator)
 
-    def _start_worker(self, number: int) -> Worker:
-        incarnation = self._run.next_incarnation()
-        arguments = (self._plain, number, incarnation, str(self._run.path), self._run.id, self._inline, self._env_steps)
-        actor = start_actor(EnvWorkerActor, *arguments, **self._placement.options())
-        self._recorder.event("start", role="env_worker", worker=number, incarnation=incarnation)
-        return Worker("env_worker", actor, number, incarnation=incarnation)
-
-    def _wire(self, worker: Worker, wait_for_weights: bool) -> None:
-        server = self._inference_of(worker)
-        inference = None if server is None else server.actor
-        worker.rank = self._fed.get(worker.number, self._learning.rank_of(worker.number))
-        learner = self._learning.of(worker.rank)
-        worker.actor.start.remote(self._policies, learner, self._server.actor, inference, wait_for_weights, worker.rank)
-
-    def _let_leave(self, worker: Worker, grace_s: float) -> None:
-        if worker.leaving:
-            return
-        if not worker.heard:  # Ray may never find a place for it, and it has nothing to leave in order
-            self._recorder.worker_ended(worker.incarnation)
-            self._gone(worker)
-            return
-        worker.leaving = True
-        worker.actor.stop.remote(grace_s)
-
-    def _gone(self, worker: Worker) -> None:
-        ray.kill(self._workers.pop(worker.number).actor)
-
     def _replace(self, member: Member, death: BaseException | str) -> None:
         """Start another in its place, unless it was leaving, and tell those of it who need it."""
         cause = death if isinstance(death, str) else str(death).splitlines()[0]
         numbers: dict[str, int] = {}  # for the event
         if isinstance(member, Worker):
-            self._recorder.worker_ended(member.incarnation, self._counted(member.incarnation))
-            self.note_lives()
-            if member.leaving:
-                return self._gone(member)
+            if not self._acting.ended(member):
+                return
             if self._inline:
                 cause += ' Its environments live in its process: env.hosting = "process" gives each one of its own'
         self._count_restart(member.name, cause)
         ray.kill(member.actor)  # Ray may have lost sight of it only
-        workers = list(self._workers.values())
         if isinstance(member, Worker):
-            new = self._workers[member.number] = self._start_worker(member.number)
-            self._wire(new, wait_for_weights=True)
+            new = self._acting.succeed(member)
             numbers = {"worker": new.number, "incarnation": new.incarnation}
         elif member.role in ("learner", "parameter_shard"):  # from what is on the disk
-            ranks = self._learning.replace(member)
-            for worker in workers:  # they act on, and keep what is not yet secured
-                for rank in ranks & {worker.rank, *worker.feeds}:
-                    worker.actor.use_learner.remote(self._learning.of(rank), rank)
+            self._acting.use_learners(self._learning.replace(member))
             if member.number is not None:
                 numbers = {"number": member.number}
-        elif member.role == "inference_server":  # env workers act with their own copies, and hear of it once it is up
-            self._fresh = False
-            number = self._inference.index(member)
-            self._inference[number] = self._start_inference_server(number)
-            numbers = {"server": number}
+        elif member.role == "inference_server":
+            numbers = {"server": self._acting.succeed_inference(member)}
         elif member.role == "evaluator":
             self._evaluation = None  # it died with it
             self._evaluator = self._start_evaluator()
         else:
             self._server = self._start_server()
-            self._learning.use_server(self._server.actor)
-            for other in (self._evaluator, *self._inference, *workers):
-                other.actor.use_server.remote(self._server.actor)
+            for side in (self._learning, self._acting):
+                side.use_server(self._server.actor)
+            self._evaluator.actor.use_server.remote(self._server.actor)
         self._recorder.event("restart", role=member.role, **numbers, cause=cause)
 
     def _count_restart(self, who: str, cause: str) -> None:
@@ -435,9 +293,3 @@ class Crew:
                 f"{who} died {self._in_vain[who]} times in a row without getting anything done: {cause}. Everything "
                 f"committed is kept: mend the cause and continue with --resume {self._run.path}"
             )
-
-    def _counted(self, incarnation: int) -> int | None:
-        """What the environments of a dead worker had counted in shared memory (on this node)."""
-        from distrl.actors.shared_rows import read_produced
-
-        return read_produced(self._run.scratch() / f"worker-{incarnation}")

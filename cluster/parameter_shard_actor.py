@@ -46,9 +46,8 @@ class ParameterShardActor:
             self._shard.load_state(from_bytes(self._file.read_bytes(), torch.device("cpu")))
         self._kept_version, self._keeping = self._shard.version, threading.Lock()
         self._stop, self._failure = threading.Event(), ""
-        shard = self._shard
-        calls: dict[str, Callable[..., Any]] = {name: getattr(shard, name) for name in ("join", "push", "rest", "state")}
-        calls["begin"] = self._begin
+        own = {name: getattr(self._shard, name) for name in ("join", "push", "rest", "state")}
+        calls: dict[str, Callable[..., Any]] = own | {"begin": self._begin}
         self._listener = ShardListener(calls, ray.util.get_node_ip_address(), key)
         threading.Thread(target=self._keep_on, name="keep", daemon=True).start()
 

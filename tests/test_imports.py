@@ -40,6 +40,7 @@ MAY_IMPORT_RAY = {
             "ray_actors",
             "learner_actor",
             "learner_side",
+            "acting_side",
             "parameter_shard_actor",
             "ray_links",
             "inference",

@@ -56,7 +56,7 @@ def test_servers_choose_every_action_and_the_run_survives_the_end_of_each(tmp_pa
     def end(status):
         os.kill(status["pids"]["inference_server_0"], signal.SIGKILL)
         supervisor = ray.get_actor(RunDirectory.open(tmp_path / "run").facts["ray"]["supervisor"])
-        server = ray.get(supervisor.__ray_call__.remote(lambda supervisor: supervisor._crew._inference[1].actor))
+        server = ray.get(supervisor.__ray_call__.remote(lambda supervisor: supervisor._crew._acting.inference[1].actor))
         ray.get(server.__ray_call__.remote(hang))
 
     watcher = Watcher(300, end)
