@@ -38,8 +38,8 @@ def check_memory(config: RunConfig, trial: Trial, options: Any, available: float
         (fragments, f"fragments of {num_envs} environments (their number and actors.fragment_steps)"),
     ]
     if options.on_policy and not options.episodic:  # how long episodes are, and so what waits, is not known
-        waiting = options.batch_size * step * (options.max_staleness + 1)
-        needs.append((waiting, "rollouts (algorithm.batch_size, algorithm.max_staleness)"))
+        waiting = config.learner.count * options.batch_size * step * (options.max_staleness + 1)
+        needs.append((waiting, "rollouts (algorithm.batch_size, algorithm.max_staleness, learner.count)"))
     elif not options.on_policy:
         stored = min(config.replay.capacity, config.run.steps)
         needs.append((stored * step, f"a replay of {stored} transitions (replay.capacity)"))

@@ -54,6 +54,12 @@ def test_many_agents(tmp_path):
     assert re.search(r"one of the prey does .* [0-4]$", example(tmp_path, "many_agents.py", "--steps", 1500).strip())
 
 
+def test_many_learners(tmp_path):
+    output = example(tmp_path, "many_learners.py", "--steps", 1200)
+    assert re.search(r"[1-9]\d+ updates by both; mean return -\d+ on held-out seeds", output)
+    assert re.search(r"[1-9]\d+ gradients pushed to each of 2 shards, \d\.\d\d updates late", output)
+
+
 def test_self_play(tmp_path):
     assert re.search(r"4 at most: \d\.\d\d$", example(tmp_path, "self_play.py", "--steps", 5000).strip())
 
