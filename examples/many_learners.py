@@ -1,4 +1,4 @@
-"""Two learners of one policy, through the two shards of a parameter server: python examples/many_learners.py [--steps N]
+"""Two learners of one policy, through two shards of a parameter server: python examples/many_learners.py [--steps N]
 
 ``--mode all_reduce`` lets them go in step instead.
 """
