@@ -19,6 +19,7 @@ from typing import Any
 
 Address = tuple[str, int]
 _LOOK_S = 0.1  # between two looks for a dead shard's successor
+_CONFIRMED_S = 30.0  # within which the other node has what was sent
 _STILL_THERE_S = 1.0  # between two looks whether the shard that is to answer has a successor
 
 
@@ -54,7 +55,7 @@ class ShardListener:
         with connection, contextlib.suppress(EOFError, OSError, AuthenticationError):
             deliver_challenge(connection, self._key)
             answer_challenge(connection, self._key)
-            _send_at_once(connection)
+            _prepare(connection)
             while True:
                 method, arguments = connection.recv()
                 try:
@@ -101,7 +102,7 @@ class ShardLine:
         try:
             if self._connection is None and address is not None:
                 self._connection, self._address = Client(address, authkey=self._key), address
-                _send_at_once(self._connection)
+                _prepare(self._connection)
             if self._connection is not None:
                 self._connection.send(request)
         except (EOFError, OSError):
@@ -127,8 +128,11 @@ class ShardLine:
         self._connection = self._address = None
 
 
-def _send_at_once(connection: Connection) -> None:
-    """Do not wait for more to send: a header goes ahead of each vector."""
+def _prepare(connection: Connection) -> None:
+    """Do not wait for more to send, as a header goes ahead of each vector; and what a lost node does not confirm ends
+    the connection."""
     with socket.socket(fileno=connection.fileno()) as own:
         own.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+            own.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * _CONFIRMED_S))
         own.detach()
