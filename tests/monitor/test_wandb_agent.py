@@ -117,7 +117,7 @@ def test_wandbs_own_controller_is_driven_by_what_our_runs_have_reached(sweep_fil
         controller.kill()
     assert controller.returncode == 0, said
     assert server.exits == {"run1": [0], "run2": [0], "run3": [0]}
-    assert "(finished: 3)" in said.lower(), "what the controller was told of them"
+    assert "Runs: 3 (Running: 1, Finished: 2)" in said, "what it was told of them, until the sweep was over"
     rates = {values["algorithm.actor_learning_rate"] for values in server.suggested.values()}
     assert len(rates) == 3
     assert all(1e-4 <= rate <= 3e-3 for rate in rates)
