@@ -9,6 +9,7 @@ LearnerActor: ShardedOptimizer ──ShardLine──► ShardListener: Parameter
 from __future__ import annotations
 
 import contextlib
+import pickle
 import socket
 import threading
 import time
@@ -57,12 +58,12 @@ class ShardListener:
             answer_challenge(connection, self._key)
             _prepare(connection)
             while True:
-                method, arguments = connection.recv()
+                method, arguments = _received(connection)
                 try:
                     answer = self._calls[method](*arguments)
                 except Exception as error:  # noqa: BLE001  whatever it is, the learner has to hear it
                     answer = error
-                connection.send(answer)
+                _send(connection, answer)
 
 
 class ShardLine:
@@ -104,7 +105,7 @@ class ShardLine:
                 self._connection, self._address = Client(address, authkey=self._key), address
                 _prepare(self._connection)
             if self._connection is not None:
-                self._connection.send(request)
+                _send(self._connection, request)
         except (EOFError, OSError):
             self._hang_up()
 
@@ -117,7 +118,7 @@ class ShardLine:
                 if self._where() != self._address:
                     self._hang_up()
                     return None
-            return (self._connection.recv(),)
+            return (_received(self._connection),)
         except (EOFError, OSError):
             self._hang_up()
             return None
@@ -136,3 +137,12 @@ def _prepare(connection: Connection) -> None:
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
             own.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * _CONFIRMED_S))
         own.detach()
+
+
+def _send(connection: Connection, message: Any) -> None:
+    """By the plain pickle: a connection's own ``send`` would leave torch's tensors in the memory of this machine."""
+    connection.send_bytes(pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL))
+
+
+def _received(connection: Connection) -> Any:
+    return pickle.loads(connection.recv_bytes())

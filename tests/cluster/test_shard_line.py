@@ -8,6 +8,7 @@ from multiprocessing.connection import Client
 
 import numpy as np
 import pytest
+import torch
 
 from distrl.cluster.shard_line import ShardLine, ShardListener
 
@@ -24,6 +25,9 @@ def test_calls_are_answered_and_errors_raised_where_the_call_was_made():
     vector = np.arange(1_000_000, dtype=np.float32)
     first = line.call("double", vector)
     np.testing.assert_array_equal(first(), 2 * vector)
+    twice = line.call("double", torch.ones(3))()
+    assert twice.tolist() == [2.0, 2.0, 2.0]
+    assert not twice.is_shared(), "another machine could not read it"
     with pytest.raises(TypeError, match="unsupported operand"):
         line.call("double", None)()
     assert line.call("double", 4)() == 8  # the connection has outlived the error
