@@ -336,7 +336,19 @@ def by_rllib(out: Path, cell: str, seed: int) -> list[dict[str, float]]:
 
     settings = config(out, cell, seed, f"evaluation.period={STEPS // EVALUATIONS}", f"evaluation.episodes={EPISODES}")
     sections = settings.model_dump()
-    sections["algorithm"] = {"name": "rllib:SAC"}
+    rates = dict.fromkeys(("actor_lr", "critic_lr", "alpha_lr"), 1e-3)
+    sections["algorithm"] = {
+        "name": "rllib:SAC",
+        **rates,
+        "gamma": settings.algorithm.options["gamma"],
+        "initial_alpha": 0.1,
+        "train_batch_size_per_learner": 128,
+        "training_intensity": 128.0,  # one update for each env step
+        "num_steps_sampled_before_learning_starts": 500,
+        "gym_env_vectorize_mode": "async",  # its environments step together, each in a process of its own
+        "model_config": {"fcnet_hiddens": [64, 64]},
+    }
+    sections["env"]["hosting"], sections["actors"] = "auto", {"env_workers": 1, "envs_per_worker": NUM_ENVS}
     sections["replay"], sections["learner"], sections["checkpoint"] = {}, {}, {}
     result = train(type(settings).model_validate(sections))
     records = read_json_lines(result.directory / "timing.jsonl")
