@@ -208,6 +208,6 @@ class LearnerSide:
         return Member("learner", start_actor(LearnerActor, *arguments, **options), rank if several else None)
 
     def _start_shard(self, number: int) -> Member:
-        options = {"scheduling_strategy": on_another_node(number)}
         arguments = (self._plain, str(self._run.path), number, self._shard_key)
-        return Member("parameter_shard", start_actor(ParameterShardActor, *arguments, **options), number)
+        shard = start_actor(ParameterShardActor, *arguments, **on_another_node(number))
+        return Member("parameter_shard", shard, number)

@@ -20,6 +20,7 @@ from distrl.cluster.resources import Node, env_worker, fullest
 from distrl.core.config import RunConfig
 
 _NODE_GROUP = "ray.io/node-group"  # a label that Ray gives a node
+_SOME_MEMORY = 1 << 20  # bytes; where an actor asks for nothing at all Ray heeds no strategy (tried with 2.60)
 _PROMISE_S = 5.0  # within which Ray has placed what it can, and tells it in what is free
 
 
@@ -66,15 +67,16 @@ def in_group(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name != "label_selector"}
 
 
-def on_another_node(number: int) -> Any:
-    """The scheduling strategy of one of several that are to be on different nodes, as far as there are so many with
-    CPUs; in a placement group it is in the group. Ray's own SPREAD often puts two that need no CPU on one node."""
+def on_another_node(number: int) -> dict[str, Any]:
+    """Options of one of several actors that are to be on different nodes, as far as there are so many with CPUs; in a
+    placement group it is in the group."""
     group = ray.util.get_current_placement_group()
     if group is not None:
-        return PlacementGroupSchedulingStrategy(group, -1, placement_group_capture_child_tasks=True)
+        return {}
     alive = [node for node in ray.nodes() if node["Alive"]]
     there = sorted(node["NodeID"] for node in alive if node["Resources"].get("CPU")) or [alive[0]["NodeID"]]
-    return NodeAffinitySchedulingStrategy(there[number % len(there)], soft=True)
+    here = NodeAffinitySchedulingStrategy(there[number % len(there)], soft=True)  # if it dies now: anywhere
+    return {"scheduling_strategy": here, "memory": _SOME_MEMORY}
 
 
 class Placement:
