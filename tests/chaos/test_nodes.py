@@ -176,6 +176,36 @@ def test_the_learner_goes_to_the_node_that_it_asks_for_and_the_run_directory_is_
 
 
 @pytest.mark.slow
+def test_shards_are_on_different_nodes_and_one_survives_the_loss_of_its_node(cluster, tmp_path):
+    """Env workers and learners are on a node that stays: what is lost is a shard's alone."""
+    stays = cluster.add_node(num_cpus=8, labels={"disk": "fast"}, **SMALL)
+    found, lost = {}, []
+
+    def look(status):
+        if status["phase"] == "training" and status["updates"] > 40 and not lost:
+            found.update(nodes_of(status))
+            if {"parameter_shard_0", "parameter_shard_1"} <= set(found):
+                goes = [node for node in cluster.worker_nodes if node is not stays]
+                lost.extend(node for node in goes if node.node_id == found["parameter_shard_0"])
+                lost.extend(node for node in goes if node.node_id == found["parameter_shard_1"])
+                cluster.remove_node(lost[0], allow_graceful=False)
+
+    sharded = "learner.mode='parameter_server'", "learner.count=2", "learner.shards=2"
+    labels = "learner.labels={disk='fast'}", "env.labels={disk='fast'}"
+    config = ledgered(tmp_path / "run", "run.steps=3000", *sharded, *labels)
+    try:
+        result = train(config, show=look, keep_ray=True)
+    finally:
+        cluster.remove_node(stays)
+        if lost:
+            cluster.add_node(num_cpus=4, **SMALL)
+    assert found["parameter_shard_0"] != found["parameter_shard_1"]
+    restarted = {event["role"] for event in events(result.directory, "restart")}
+    assert {"parameter_shard"} <= restarted <= {"parameter_shard", "parameter_server", "evaluator"}
+    assert_balanced(result.directory, mark=os.environ[MARK])
+
+
+@pytest.mark.slow
 def test_inside_a_placement_group_everything_is_in_the_group(cluster, tmp_path):
     """As Ray Tune runs a trial: the first bundle is the driver's, whose children are captured."""
     config = ledgered(tmp_path / "run", "run.steps=600", "actors.env_workers=1", "env.memory_gb=0.05")
