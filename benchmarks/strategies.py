@@ -421,7 +421,7 @@ def table(lines: list[dict[str, Any]]) -> str:
             found = [line for line in lines if (line["cell"], line["strategy"]) == (cell, strategy)]
             if found:
                 curves[strategy] = typical(found)
-        if not curves:
+        if "decoupled" not in curves:
             continue
         text += f"\n**{cell}**\n\n| strategy | wall time | final return | to the best peer's | gain per env step |\n"
         text += "|---|---|---|---|---|\n"
@@ -447,7 +447,7 @@ def plot(lines: list[dict[str, Any]], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    cells = [cell for cell in CELLS if any(line["cell"] == cell for line in lines)]
+    cells = [cell for cell in CELLS if any((line["cell"], line["strategy"]) == (cell, "decoupled") for line in lines)]
     figure, axes = plt.subplots(2, len(cells), figsize=(4 * len(cells), 7), squeeze=False, sharey="col")
     for column, cell in enumerate(cells):
         for row, by in enumerate(("wall_s", "env_steps")):
@@ -455,7 +455,8 @@ def plot(lines: list[dict[str, Any]], path: Path) -> None:
                 found = [line for line in lines if (line["cell"], line["strategy"]) == (cell, strategy)]
                 curves = [(line["curve"], 0.8, 0.25, None) for line in found]
                 curves += [(typical(found), 2.0, 1.0, strategy)] if found else []
-                for points, width, alpha, label in curves:
+                for curve, width, alpha, label in curves:
+                    points = [point for point in curve if point["env_steps"] >= STEPS / EVALUATIONS / 2]
                     axes[row, column].plot(
                         [point[by] for point in points],
                         [point["return"] for point in points],
@@ -469,8 +470,9 @@ def plot(lines: list[dict[str, Any]], path: Path) -> None:
             if by == "wall_s":
                 axes[row, column].set_xscale("log")
         axes[0, column].set_title(cell)
-    axes[0, 0].legend(fontsize=8)
-    figure.tight_layout()
+    shown = {label: line for axis in axes.flat for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.tight_layout(rect=(0, 0.05, 1, 1))
+    figure.legend(shown.values(), shown.keys(), loc="lower center", ncols=len(shown))
     figure.savefig(path, dpi=110)
 
 
