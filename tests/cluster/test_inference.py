@@ -60,7 +60,7 @@ def test_servers_choose_every_action_and_the_run_survives_the_end_of_each(tmp_pa
         ray.get(server.__ray_call__.remote(hang))
 
     watcher = Watcher(300, end)
-    overrides = ["actors.inference=server", "actors.inference_servers=2", "run.steps=1500"]
+    overrides = ["actors.inference=server", "actors.inference_servers=2", "run.steps=2500"]
     result = run(slow(tmp_path / "run", *overrides), watcher)
     summary = result.summary
     assert summary["restarts"] == {"inference_server": 2}
@@ -68,7 +68,7 @@ def test_servers_choose_every_action_and_the_run_survives_the_end_of_each(tmp_pa
     (cause,) = [event["cause"] for event in restarts if event["server"] == 1]
     assert re.search(r"stood still for 1\d\d s", cause), cause
     assert balanced(summary)
-    assert summary["env_steps"] >= 1500
+    assert summary["env_steps"] >= 2500
     assert summary["transitions_lost"] == 0
     assert 1 <= summary["inference_rows_per_batch"] <= 2
     pids = watcher.statuses[-1]["pids"]
