@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import ray
 
@@ -74,6 +74,8 @@ class LearnerActor(LoopActor):
         rank: which of the run's learners it is. life: how many there have been of it.
     """
 
+    concurrency_groups: ClassVar = {"news": 1}  # what is heard while the main thread waits
+
     def __init__(
         self, config: dict[str, Any], spec: EnvSpec, directory: str, server: Any, rank: int = 0, life: int = 0
     ):
@@ -120,9 +122,10 @@ class LearnerActor(LoopActor):
         if self._refusal is None:
             self._learner.publish()
 
-    def use_shards(self, shards: Sequence[Any], key: bytes) -> None:
-        """The parameter shards there are now, by number; ``key``: by which they know us."""
-        self._shards, self._shard_key = list(shards), key
+    @ray.method(concurrency_group="news")  # whoever waits for a dead shard hears of its successor
+    def use_shards(self, shards: Sequence[Any]) -> None:
+        """The parameter shards there are now, by number."""
+        self._shards = list(shards)
 
     def meeting(self) -> tuple[str, int]:
         """Where the other learners find this first one: host and port."""
@@ -133,10 +136,15 @@ class LearnerActor(LoopActor):
             self._meeting = meeting(host)
         return host, self._meeting.port
 
-    def start(self, where: tuple[str, int] | None = None) -> int:
-        """Begin to update; ``where``: see ``meeting``. Returns the process id."""
+    def start(self, where: tuple[str, int] | None = None, shards: Sequence[Any] = (), key: bytes = b"") -> int:
+        """Begin to update; returns the process id.
+
+        Args:
+            where: see ``meeting``. shards: see ``use_shards``. key: by which they know us.
+        """
         if self._refusal is not None or self._loop is not None:
             return os.getpid()  # the next report tells
+        self._shards, self._shard_key = self._shards or list(shards), key
         notice = WaitNotice("the learner" if self._config.learner.count == 1 else f"learner {self._rank}")
 
         def body() -> None:

@@ -152,7 +152,7 @@ class LearnerSide:
             ray.kill(member.actor)
             self.shards[number] = self._start_shard(number)
             for actor in self.actors:
-                actor.use_shards.remote(self._shard_actors(), self._shard_key)
+                actor.use_shards.remote(self._shard_actors())
             return set()
         gone = list(self.learners) if self._settings.mode == "all_reduce" else [member]
         ranks = [self.learners.index(learner) for learner in gone]
@@ -192,9 +192,7 @@ class LearnerSide:
     def _wire(self, learners: list[Member]) -> None:
         where = self.actors[0].meeting.remote() if self._settings.mode == "all_reduce" else None
         for learner in learners:
-            if self.shards:
-                learner.actor.use_shards.remote(self._shard_actors(), self._shard_key)
-            learner.actor.start.remote(where)
+            learner.actor.start.remote(where, self._shard_actors(), self._shard_key)
 
     def _shard_actors(self) -> list[Any]:
         return [shard.actor for shard in self.shards]

@@ -33,7 +33,9 @@ def start_actor(kind: type, *arguments: Any, **options: Any) -> Any:
 
     A call whose message or answer was lost on its way is made again, so every method must bear being called twice.
     """
-    remote: Any = ray.remote(kind)
+    groups = getattr(kind, "concurrency_groups", None)  # of methods that do not wait for the others
+    actor: Any = ray.remote  # whose annotations know nothing of groups
+    remote = actor(kind) if groups is None else actor(concurrency_groups=groups)(kind)
     return remote.options(max_restarts=0, max_task_retries=-1, **{"num_cpus": 0, **options}).remote(*arguments)
 
 

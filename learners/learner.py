@@ -228,6 +228,8 @@ class Learner:
         Raises:
             StorageError: it cannot be written.
         """
+        # not under the lock: it may wait for a parameter shard, and who holds up ``receive`` does not hear of another
+        algorithms = {name: trainer.algorithm_state() for name, trainer in self.trainers.items()}
         with self._insert_lock:
             if self._settings.logged:
                 self._sync()
@@ -238,7 +240,7 @@ class Learner:
                 "ledger": self._ledger_to_keep().state(),
                 "warm_fragments": self._warm,
             }
-            states = {name: trainer.state() for name, trainer in self.trainers.items()}
+            states = {name: trainer.state(algorithms[name]) for name, trainer in self.trainers.items()}
         files = {name: content for trainer in self.trainers.values() for name, content in trainer.files().items()}
         for name, policy in self._frozen.items():
             files |= policy_files(policy.weights, policy.spec, name)

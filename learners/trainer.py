@@ -296,9 +296,13 @@ class PolicyTrainer:
             },
         }
 
-    def state(self) -> dict[str, Any]:
-        """Models, optimizers, and which transitions have been sampled, for ``torch.save``."""
-        return {"algorithm": self._algorithm.state(), "sampled": self.store.sampled_state()}
+    def algorithm_state(self) -> dict[str, Any]:
+        """Models and optimizers; where shards have those, it waits for them."""
+        return self._algorithm.state()
+
+    def state(self, algorithm: dict[str, Any]) -> dict[str, Any]:
+        """What ``algorithm_state`` gave, and which transitions have been sampled, for ``torch.save``."""
+        return {"algorithm": algorithm, "sampled": self.store.sampled_state()}
 
     def files(self) -> dict[str, bytes]:
         """The policy's, for ``load_policy``."""

@@ -1,5 +1,7 @@
 """The learner secures before it acknowledges, knows what it has seen, and continues where its last life ended."""
 
+import threading
+
 import gymnasium
 import numpy as np
 import pytest
@@ -87,6 +89,26 @@ def test_a_new_life_continues_bit_by_bit(tmp_path):
     assert again.num_updates == learner.num_updates
     np.testing.assert_array_equal(weights(again), weights(learner))
     assert again.report()["unsampled"] == learner.report()["unsampled"]
+
+
+def test_a_checkpoint_that_waits_for_a_shard_holds_up_nobody_who_sends(tmp_path, monkeypatch):
+    learner, asked, come = make(tmp_path), threading.Event(), threading.Event()
+    (trainer,) = learner.trainers.values()
+    state = trainer.algorithm_state()
+
+    def waits():
+        asked.set()
+        assert come.wait(30)
+        return state
+
+    monkeypatch.setattr(trainer, "algorithm_state", waits)
+    checkpoint = threading.Thread(target=learner.checkpoint)
+    checkpoint.start()
+    assert asked.wait(30)
+    feed(learner, range(2))  # from the thread that would hear of the shard's successor
+    come.set()
+    checkpoint.join()
+    assert make(tmp_path).report()["inserted"] == 10
 
 
 def test_another_environment_is_refused(tmp_path):
