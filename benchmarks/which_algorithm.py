@@ -209,7 +209,9 @@ def table(lines: list[dict[str, Any]]) -> str:
     text = "| environment | algorithm | env steps | distrl | Stable-Baselines3 |\n|---|---|---|---|---|\n"
     for name, problem in PROBLEMS.items():
         for algorithm in problem.algorithms:
-            ours = found.get((name, algorithm, "distrl"), [])
+            ours = found.get((name, algorithm, "distrl"))
+            if not ours:
+                continue
             steps = Run(name, algorithm, "distrl", 0).settings["steps"]
             its = found.get((name, algorithm, "sb3"), []) if algorithm in PEERS else None
             text += f"| {name} | {algorithm} | {steps:,} | {_cell(ours)} | {_cell(its)} |\n"
