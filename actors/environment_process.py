@@ -160,6 +160,7 @@ class _Host:
         self._finished: tuple[np.ndarray, np.ndarray] | None = None  # several agents': whose step a step has finished
         self._shared = SharedRows(common.scratch_file)
         self._record = self._shared.records[row : row + 1]
+        self._produced = self._shared.produced(row)
         # environments that draw from the global generators must not all draw the same
         seed = self._seeds.seed(row, episode)
         random.seed(seed)
@@ -293,9 +294,11 @@ class _Host:
             self._episode_return += float(np.float32(reward))
         self._step_index += 1
         self._step_s = end - begin
-        record["produced"] += 1
-        record["transitions"] += 1 if self._finished is None else np.count_nonzero(self._finished[ended])
-        record["level_steps"][0, self._fidelity] += 1
+        transitions, before = record["transitions"][0], self._produced % 2
+        finished = 1 if self._finished is None else np.count_nonzero(self._finished[ended])
+        transitions[1 - before] = transitions[before] + finished
+        record["level_steps"][0, self._fidelity] += 1  # the step counts from here on, wherever this process is killed
+        self._produced += 1
         if not ended:
             self._channel.send(b"S")
         else:

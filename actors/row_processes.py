@@ -364,7 +364,7 @@ class RowProcesses:
         """A row's process has ended: hear its last words, then count the row as gone."""
         while self._read(row):
             pass
-        if self._spec_known and self._shared.records["produced"][row] > self._delivered[row]:
+        if self._spec_known and self._shared.produced(row) > self._delivered[row]:
             # killed between finishing a step and saying so: everything about it is in the shared memory
             ended = bool(self._shared.records["terminated"][row] or self._shared.records["truncated"][row])
             if ended:

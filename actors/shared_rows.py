@@ -46,10 +46,12 @@ PREFIX = "pool-"  # of a scratch file's name
 RECORD = np.dtype(
     [
         # totals since the pool started; they outlive every process
-        ("produced", "i8"),  # steps finished and valid
-        ("transitions", "i8"),  # agents' steps among them
+        ("level_steps", "i8", (MAX_FIDELITIES,)),  # steps finished and valid, by fidelity
+        # agents' steps among them: the first number while their sum is even, the second while it is odd, so that one
+        # store counts a step in both
+        ("transitions", "i8", (2,)),
         ("resets", "i8"),  # episodes begun
-        ("step_s", "f8"),  # wall seconds inside step, of the steps in ``produced``
+        ("step_s", "f8"),  # wall seconds inside step, of the steps in ``level_steps``
         ("reset_s", "f8"),  # wall seconds inside reset
         ("recomputed", "i8"),  # steps computed again to continue an episode
         ("snapshots", "i8"),
@@ -57,7 +59,6 @@ RECORD = np.dtype(
         ("diverged", "i8"),  # episodes that ended with a true ``diverged`` in info
         ("lifetime_before_s", "f8"),  # wall seconds that this row's dead processes had lived
         ("process_starts", "i8"),
-        ("level_steps", "i8", (MAX_FIDELITIES,)),  # of ``produced``, by fidelity
         # CPU seconds inside step and reset by fidelity, reaped children included
         ("level_core_s", "f8", (MAX_FIDELITIES,)),
         # the living process
@@ -202,6 +203,10 @@ class SharedRows:
         """Close the file; the maps go when their last view does."""
         os.close(self._fd)
 
+    def produced(self, row: int) -> int:
+        """Steps that a row's processes have finished."""
+        return int(self.records["level_steps"][row].sum())
+
     def stats(self, now: float | None = None) -> PoolStats:
         """Totals over the rows; a step or reset in progress counts up to ``now``.
 
@@ -209,11 +214,12 @@ class SharedRows:
             now: time.monotonic(); None takes each process's last sign of life (for a pool that is gone).
         """
         rows = self.records.copy()
+        produced = rows["level_steps"].sum(1)
         alive = rows["constructed_at"] > 0
         until = rows["last_seen_at"] if now is None else np.full(self.num_rows, now)
         running = [np.where(rows[name] > 0, until - rows[name], 0.0) for name in ("in_step_since", "in_reset_since")]
         return PoolStats(
-            produced=int(rows["produced"].sum()),
+            produced=int(produced.sum()),
             resets=int(rows["resets"].sum()),
             step_s=float(rows["step_s"].sum() + running[0].clip(0).sum()),
             reset_s=float(rows["reset_s"].sum() + running[1].clip(0).sum()),
@@ -224,7 +230,7 @@ class SharedRows:
             snapshots=int(rows["snapshots"].sum()),
             snapshot_s=float(rows["snapshot_s"].sum()),
             diverged=int(rows["diverged"].sum()),
-            transitions=int(rows["transitions"].sum()),
+            transitions=int(rows["transitions"][np.arange(self.num_rows), produced % 2].sum()),
             level_steps=rows["level_steps"].sum(0),
             level_core_s=rows["level_core_s"].sum(0),
         )

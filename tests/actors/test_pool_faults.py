@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from distrl.actors.inline_pool import InlinePool
-from distrl.actors.process_pool import ProcessPool, read_counters, read_produced
+from distrl.actors.process_pool import ProcessPool
 from distrl.actors.recovery import MAX_FAILURES
+from distrl.actors.shared_rows import SharedRows, read_counters, read_produced
 from distrl.core.errors import ConfigError, EnvironmentFault, StorageError
 from distrl.core.seeds import FixedSeeds, TrainingSeeds
 from distrl.core.types import EnvRecipe
@@ -223,6 +224,17 @@ def test_counters_outlive_the_pool(tmp_path):
     assert read_produced(tmp_path / "none") is None
     assert pool.stats().produced >= stats.produced
     pool.close()
+
+
+def test_a_step_counts_in_every_total_or_in_none_wherever_its_process_is_killed(tmp_path):
+    rows = SharedRows(str(tmp_path / "pool-1"), 2)
+    record = rows.records[1]
+    record["level_steps"][2], record["transitions"][:] = 2, (4, 0)  # two steps of two agents each …
+    record["transitions"][1] = 6  # … and of the third, which is not told yet, the total of agents' steps
+    assert (rows.stats().produced, rows.stats().transitions, rows.stats().level_steps[2]) == (2, 4, 2)
+    record["level_steps"][2] += 1
+    assert (rows.stats().produced, rows.stats().transitions, rows.stats().level_steps[2]) == (3, 6, 3)
+    rows.close()
 
 
 def test_busy_counts_time_inside_step(tmp_path):
