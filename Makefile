@@ -86,7 +86,7 @@ $(DEV_STAMP): $(STAMP)
 peers: $(VENV)-peers/.installed  ## the peers that benchmarks compare with, in an environment of their own
 $(VENV)-peers/.installed: $(VENV)/constraints.txt
 	$(PYTHON) -m venv $(VENV)-peers
-	$(VENV)-peers/bin/python -m pip --disable-pip-version-check install -q -c $(VENV)/constraints.txt torch stable-baselines3==2.9.2 'gymnasium[mujoco]' ale-py opencv-python-headless numba
+	$(VENV)-peers/bin/python -m pip --disable-pip-version-check install -q -c $(VENV)/constraints.txt torch stable-baselines3==2.9.2 'gymnasium[mujoco]' ale-py opencv-python-headless numba pydantic
 	@touch $@
 
 controller: $(VENV)-controller/.installed  ## W&B's local sweep controller, which wants an older NumPy, in an environment of its own

@@ -7,10 +7,11 @@ import sys
 import gymnasium
 import numpy as np
 
+import distrl.envs  # noqa: F401  registers its environments
+from benchmarks.episodes import mean_return
+
 
 def make(env):
-    import distrl.envs  # noqa: F401  registers its environments
-
     arguments = dict(env.get("kwargs", {}))
     if "fidelity" in env:
         arguments["fidelity"] = env["fidelity"]
@@ -33,16 +34,9 @@ def main() -> None:
     env = make(settings["env"])
 
     def evaluated(model, first, episodes):
-        returns = []
-        for seed in range(first, first + episodes):
-            observation, _ = env.reset(seed=seed)
-            total, over = 0.0, False
-            while not over:
-                action, _ = model.predict(observation, deterministic=True)
-                observation, reward, terminated, truncated, _ = env.step(action)
-                total, over = total + float(reward), terminated or truncated
-            returns.append(total)
-        return float(np.mean(returns))
+        return mean_return(
+            env, lambda observation: model.predict(observation, deterministic=True)[0], range(first, first + episodes)
+        )
 
     class Best(BaseCallback):
         best, parameters = -np.inf, None

@@ -11,13 +11,14 @@ import sys
 import time
 
 import gymnasium
-import numpy as np
+
+import distrl.envs  # noqa: F401  registers the environment
+from benchmarks.episodes import mean_return
+from benchmarks.sleeps import Sleeps
+from distrl.envs.delay import Delay
 
 
 def make(law=None):
-    import distrl.envs  # noqa: F401  registers the environment
-    from distrl.envs.delay import Delay
-
     env = gymnasium.make("distrl/KuramotoSivashinsky-v0")
     return env if law is None else Delay(env, law)
 
@@ -28,23 +29,14 @@ def main() -> None:
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnvWrapper
 
-    from distrl.envs.delay import Delay
-
     settings = json.loads(sys.argv[1])
     steps, num_envs, laws = settings["steps"], settings["num_envs"], settings["laws"]
     torch.set_num_threads(1)
     evaluation = make()
+    sleeps = Sleeps(laws, num_envs, settings["seed"])
 
-    class Sleeps(VecEnvWrapper):
-        """Adds up what the environments of a round would have slept."""
-
-        def __init__(self, venv):
-            super().__init__(venv)
-            self.added_s = dict.fromkeys(laws, 0.0)
-            self._laws = {cell: [Delay(gymnasium.Env(), law) for _ in range(num_envs)] for cell, law in laws.items()}
-            for drawn in self._laws.values():
-                for row, delay in enumerate(drawn):
-                    delay.reset(seed=settings["seed"] * num_envs + row)
+    class Rounds(VecEnvWrapper):
+        """Tells when one is over."""
 
         def reset(self):
             return self.venv.reset()
@@ -55,16 +47,14 @@ def main() -> None:
 
         def step_wait(self):
             found = self.venv.step_wait()
-            took_s = time.monotonic() - self._began
-            for cell, drawn in self._laws.items():
-                longest_s = max(delay.next_delay_s() for delay in drawn)
-                self.added_s[cell] += 0.0 if settings["slept"] else max(0.0, longest_s - took_s)
+            if not settings["slept"]:
+                sleeps.add_round(already_s=time.monotonic() - self._began)
             return found
 
     class Curve(BaseCallback):
-        def __init__(self, sleeps):
+        def __init__(self):
             super().__init__()
-            self.found, self.paused_s, self.due, self.sleeps = {cell: [] for cell in laws}, 0.0, 0, sleeps
+            self.found, self.paused_s, self.due = {cell: [] for cell in laws}, 0.0, 0
 
         def _on_training_start(self) -> None:
             self.began = time.monotonic()
@@ -77,26 +67,22 @@ def main() -> None:
 
         def look(self) -> None:
             now = time.monotonic()
-            returns = []
-            for seed in range(8):
-                observation, _ = evaluation.reset(seed=1_700_000_000 + seed)
-                total, over = 0.0, False
-                while not over:
-                    action, _ = self.model.predict(observation, deterministic=True)
-                    observation, reward, terminated, truncated, _ = evaluation.step(action)
-                    total, over = total + float(reward), terminated or truncated
-                returns.append(total)
+            mean = mean_return(
+                evaluation,
+                lambda observation: self.model.predict(observation, deterministic=True)[0],
+                settings["evaluation_seeds"],
+            )
             took_s = now - self.began - self.paused_s
             for cell, points in self.found.items():
-                point = {"wall_s": took_s + self.sleeps.added_s[cell], "env_steps": self.num_timesteps}
-                points.append(point | {"return": float(np.mean(returns))})
+                point = {"wall_s": took_s + sleeps.added_s[cell], "env_steps": self.num_timesteps}
+                points.append(point | {"return": mean})
             self.paused_s += time.monotonic() - now
 
     slept = next(iter(laws.values())) if settings["slept"] else None
-    sleeps = Sleeps(SubprocVecEnv([lambda: make(slept) for _ in range(num_envs)]))
+    rounds = Rounds(SubprocVecEnv([lambda: make(slept) for _ in range(num_envs)]))
     model = SAC(
         "MlpPolicy",
-        sleeps,
+        rounds,
         seed=settings["seed"],
         learning_rate=1e-3,
         gamma=0.977,
@@ -108,7 +94,7 @@ def main() -> None:
         policy_kwargs={"net_arch": [64, 64]},
         device="cpu",
     )
-    curve = Curve(sleeps)
+    curve = Curve()
     model.learn(steps, callback=curve)
     curve.look()
     model.env.close()

@@ -1,0 +1,141 @@
+"""The tables and the picture of docs/asynchrony.md, from the lines of benchmarks/strategies.py.
+
+    python -m benchmarks.strategies_page benchmarks/results/strategies.jsonl
+
+Cells that have not been run are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+import distrl.envs  # noqa: F401  registers its environments
+from benchmarks.episodes import mean_return
+from benchmarks.strategies import CELLS, EVALUATION_SEEDS, EVALUATIONS, FIN_CELLS, PEERS, ROOT, STEPS, STRATEGIES
+
+PAGE, PICTURE = ROOT / "docs" / "asynchrony.md", ROOT / "docs" / "asynchrony.png"
+_BEGIN, _END = "<!-- what follows is written by benchmarks/strategies_page.py -->\n", "<!-- until here -->\n"
+
+
+def reached(points: list[dict[str, float]], value: float, by: str) -> float:
+    """At which wall second or env step a curve first has this return, between its points; infinity if it never has."""
+    before = points[0]
+    for point in points:
+        if point["return"] >= value:
+            gap = point["return"] - before["return"]
+            share = (value - before["return"]) / gap if gap > 0 else 1.0
+            return before[by] + share * (point[by] - before[by])
+        before = point
+    return float("inf")
+
+
+def typical(lines: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """The curve of several seeds: at each evaluation the median over the seeds, of returns the mean of this and the
+    evaluations beside it, because policies swing from one to the next."""
+    curves = [line["curve"] for line in lines]
+    found = []
+    for index in range(min(map(len, curves))):
+        beside = slice(max(index - 1, 0), index + 2)
+        means = [statistics.fmean(point["return"] for point in curve[beside]) for curve in curves]
+        times = {by: statistics.median(curve[index][by] for curve in curves) for by in ("wall_s", "env_steps")}
+        found.append(times | {"return": statistics.median(means)})
+    return found
+
+
+def random_return() -> float:
+    """Of random actions in Kuramoto–Sivashinsky, which gains are counted from."""
+    env = gymnasium.make("distrl/KuramotoSivashinsky-v0")
+    env.action_space.seed(0)
+    return mean_return(env, lambda observation: env.action_space.sample(), EVALUATION_SEEDS)
+
+
+def gained(points: list[dict[str, float]], from_return: float) -> float:
+    """What a curve has gained on random actions, on average over the env steps of a run."""
+    grid = np.linspace(STEPS / EVALUATIONS, STEPS, EVALUATIONS)
+    steps, returns = (np.array([point[name] for point in points]) for name in ("env_steps", "return"))
+    return float(np.interp(grid, steps, returns).mean() - from_return)
+
+
+def table(lines: list[dict[str, Any]]) -> str:
+    """By cell and strategy: how long it takes, how far it comes, and what that is to the best peer and to serial."""
+    base = random_return()
+    text = ""
+    for cell in CELLS:
+        curves = {}
+        for strategy in STRATEGIES:
+            found = [line for line in lines if (line["cell"], line["strategy"]) == (cell, strategy)]
+            if found:
+                curves[strategy] = typical(found)
+        if "decoupled" not in curves:
+            continue
+        text += f"\n**{cell}**\n\n| strategy | wall time | final return | to the best peer's | gain per env step |\n"
+        text += "|---|---|---|---|---|\n"
+        peers = [curves[name] for name in PEERS if name in curves]
+        best = max(peers, key=lambda curve: curve[-1]["return"]) if peers else None
+        for strategy, points in curves.items():
+            until, gain = "", ""
+            if best is not None:
+                its_s = reached(best, best[-1]["return"], "wall_s")
+                own_s = reached(points, best[-1]["return"], "wall_s")
+                until = f"{own_s:.0f} s ({own_s / its_s:.2f})" if np.isfinite(own_s) else "not reached"
+            if "serial" in curves and cell not in FIN_CELLS:
+                gain = f"{gained(points, base) / gained(curves['serial'], base):.2f}"
+            final = f"{points[-1]['return']:.4g}".replace("-", "−")
+            text += f"| {strategy} | {points[-1]['wall_s']:.0f} s | {final} | {until} | {gain} |\n"
+    return text
+
+
+def plot(lines: list[dict[str, Any]], path: Path) -> None:
+    """Return against wall time, and against env steps, for each cell."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    cells = [cell for cell in CELLS if any((line["cell"], line["strategy"]) == (cell, "decoupled") for line in lines)]
+    figure, axes = plt.subplots(2, len(cells), figsize=(4 * len(cells), 7), squeeze=False, sharey="col")
+    for column, cell in enumerate(cells):
+        for row, by in enumerate(("wall_s", "env_steps")):
+            for index, strategy in enumerate(STRATEGIES):
+                found = [line for line in lines if (line["cell"], line["strategy"]) == (cell, strategy)]
+                curves = [(line["curve"], 0.8, 0.25, None) for line in found]
+                curves += [(typical(found), 2.0, 1.0, strategy)] if found else []
+                for curve, width, alpha, label in curves:
+                    points = [point for point in curve if point["env_steps"] >= STEPS / EVALUATIONS / 2]
+                    axes[row, column].plot(
+                        [point[by] for point in points],
+                        [point["return"] for point in points],
+                        color=f"C{index}",
+                        linewidth=width,
+                        alpha=alpha,
+                        label=label,
+                    )
+            axes[row, column].set_xlabel("wall time [s]" if by == "wall_s" else "env steps")
+            axes[row, column].set_ylabel("return")
+            if by == "wall_s":
+                axes[row, column].set_xscale("log")
+        axes[0, column].set_title(cell)
+    shown = {label: line for axis in axes.flat for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.tight_layout(rect=(0, 0.05, 1, 1))
+    figure.legend(shown.values(), shown.keys(), loc="lower center", ncols=len(shown))
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path, help="file of JSON lines, one a run")
+    lines = [json.loads(line) for line in parser.parse_args().results.read_text().splitlines()]
+    before, rest = PAGE.read_text().split(_BEGIN)
+    PAGE.write_text(before + _BEGIN + table(lines) + _END + rest.split(_END)[1])
+    plot(lines, PICTURE)
+
+
+if __name__ == "__main__":
+    main()
