@@ -50,6 +50,11 @@ def algorithm_model(config: RunConfig) -> Any:
             f"replay.priority_exponent draws by temporal-difference errors, which {config.algorithm.name} does not "
             "tell: leave it out, or take sac, qmix or another algorithm with critics"
         )
+    if config.replay.device == "learner" and not (options.on_policy or options.takes_tensors):
+        raise ConfigError(
+            'replay.device = "learner" needs an algorithm that takes tensors, but '
+            f"{config.algorithm.name} takes arrays: leave it out, or take sac, td3, dsact, sequence-sac or dqn"
+        )
     if options.on_policy:
         _check_on_policy(config, options)
         if config.offline.data:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distrl.cluster.checks import algorithm_model, league_model, pick_device
+from distrl.cluster.memory import observation_bytes
 from distrl.cluster.policies import plan_policies, plan_sides, read_frozen
 from distrl.core.checkpoint import save_checkpoint
 from distrl.core.config import RunConfig
@@ -202,8 +203,10 @@ def build_algorithm(
     from distrl.learners.priorities import PrioritizedReplay, PriorityRule
     from distrl.learners.queue import Queue
     from distrl.learners.replay import Replay
+    from distrl.learners.stored_observations import fits
 
     torch.set_num_threads(config.learner.threads)  # the number of threads decides the order of sums
+    torch.set_float32_matmul_precision(config.learner.matmul_precision)
     options = algorithm_model(config)
     algorithm = options.build(spec, device, config.run.seed if seed is None else seed)
     limit = config.learner.duration_weight_limit
@@ -213,7 +216,11 @@ def build_algorithm(
         return algorithm, Queue(options.batch_size, config.actors.fragment_steps, limit), options
     replay = config.replay
     capacity = -(-replay.capacity // config.learner.count)  # each learner has a part of it
-    kept = {"n_step": options.n_step, "gamma": options.gamma, "duration_limit": limit}
+    kept: dict[str, Any] = {"n_step": options.n_step, "gamma": options.gamma, "duration_limit": limit}
+    everywhere = max(1, len(config.policies)) * capacity * observation_bytes(spec)
+    auto = replay.device == "auto" and options.takes_tensors and fits(everywhere, device)
+    if auto or replay.device == "learner":
+        kept["device"] = device
     if replay.priority_exponent is None:
         return algorithm, Replay(capacity, **kept), options
     rule = PriorityRule(replay.priority_exponent, replay.priority_correction, replay.priority_full_at)

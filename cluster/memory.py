@@ -52,11 +52,16 @@ def check_memory(config: RunConfig, trial: Trial, options: Any, available: float
         )
 
 
+def observation_bytes(spec: EnvSpec) -> int:
+    """Of one observation."""
+    return sum(leaf.nbytes for leaf in observation_leaves(spec.observation_space).values())
+
+
 def _step_bytes(spec: EnvSpec) -> int:
     """Of one step in a fragment."""
-    arrays = [*observation_leaves(spec.observation_space).values(), action_leaf(spec.action_space)]
+    arrays = [action_leaf(spec.action_space)]
     arrays += [ArraySpec((), dtype) for dtype, axes in COLUMNS.values() if axes == "TB"]
-    return sum(array.nbytes for array in arrays)
+    return observation_bytes(spec) + sum(array.nbytes for array in arrays)
 
 
 def _size(number: float) -> str:

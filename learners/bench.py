@@ -91,12 +91,14 @@ class PlainSAC:
                 target.mul_(1 - self.config.tau).add_(self.config.tau * source)
 
 
-def filled_replay(observation_size: int, num_actions: int, size: int = 100_000, n_step: int = 1) -> Replay:
-    """A replay of ``size`` random transitions in episodes of 200 steps."""
+def filled_replay(
+    observation_size: int, num_actions: int, size: int = 100_000, n_step: int = 1, device: str | None = None
+) -> Replay:
+    """A replay of ``size`` random transitions in episodes of 200 steps; ``device``: see ``Replay``."""
     rng = np.random.default_rng(0)
     num_steps, num_rows = 200, 10
     shape = (num_steps, num_rows)
-    replay = Replay(size, n_step=n_step)
+    replay = Replay(size, n_step=n_step, device=device)
     truncated = np.zeros(shape, bool)
     truncated[-1] = True
     for episode in range(size // truncated.size):
@@ -171,7 +173,8 @@ def measure_sac(
     space = gymnasium.spaces.Box(-np.inf, np.inf, (observation_size,), np.float32)
     spec = EnvSpec("bench", space, gymnasium.spaces.Box(-1, 1, (num_actions,), np.float32))
     algorithm, plain = SAC(config, spec, device), PlainSAC(config, observation_size, num_actions, device)
-    replay = filled_replay(observation_size, num_actions)
+    host = filled_replay(observation_size, num_actions)
+    replay = host if device == "cpu" else filled_replay(observation_size, num_actions, device=device)
     size = config.batch_size, hidden[-1], sum(len(v.flat) for v in algorithm.optimizer.trained.values())
 
     def sample(update: int) -> SampleBatch:
@@ -183,7 +186,7 @@ def measure_sac(
 
     works: dict[str, Callable[[int], object]] = {
         "sac": update,
-        "plain": lambda index: plain.update(sample(index)),
+        "plain": lambda index: plain.update(host.sample(config.batch_size, sample_generator(0, index))),
         "sample": sample,
         **machine_works(*size, device),
     }
@@ -221,10 +224,17 @@ def measure_images(device: str, seconds: float) -> dict[str, Any]:
 
 
 def measure(
-    device: str, threads: int, seconds: float, observation_size: int, num_actions: int, networks: Sequence[str]
+    device: str,
+    threads: int,
+    seconds: float,
+    observation_size: int,
+    num_actions: int,
+    networks: Sequence[str],
+    matmul_precision: str = "highest",
 ) -> dict[str, Any]:
     """The figures of the JSON line: of ``mlp`` by themselves, of other networks by name."""
     torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision(matmul_precision)
     figures: dict[str, Any] = {}
     if "mlp" in networks:
         figures |= measure_sac(device, seconds, observation_size, num_actions, (256, 256), calls=10)
@@ -232,7 +242,7 @@ def measure(
         figures["cnn"] = measure_images(device, seconds)
     if "50m" in networks:  # 50 million parameters in actor and critics together
         figures["50m"] = measure_sac(device, seconds, observation_size, num_actions, (4096, 4096), calls=1)
-    return {**figures, **machine(device, threads)}
+    return {**figures, "matmul_precision": matmul_precision, **machine(device, threads)}
 
 
 def main() -> None:
@@ -247,6 +257,7 @@ def main() -> None:
         choices=("mlp", "cnn", "50m"),
         help="of 2 × 256, of PPO's convolutions, and of 50 million parameters; by default all, on CPUs not the last",
     )
+    parser.add_argument("--matmul-precision", default="highest", choices=("highest", "high", "medium"))
     parser.add_argument("--observation-size", type=int, default=20)
     parser.add_argument("--num-actions", type=int, default=4)
     arguments = parser.parse_args()

@@ -9,17 +9,38 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distrl.learners.inputs import IMAGE, Layout, flat_inputs
+
 _WARM_UPS = 3  # calls before a graph is recorded, in which the libraries take what memory they need
 
 
-def to_device(arrays: Sequence[np.ndarray], device: torch.device) -> list[Tensor]:
-    """The arrays as float32 tensors of their shapes, by one copy that nothing waits for: on a GPU it is taken from
-    pinned memory, and the next batch is sampled meanwhile."""
+def to_device(parts: Sequence[np.ndarray | Tensor], device: torch.device) -> list[Tensor]:
+    """Arrays as float32 tensors of their shapes, by one copy that nothing waits for: on a GPU it is taken from pinned
+    memory, and the next batch is sampled meanwhile. Tensors are there already."""
+    arrays = [part for part in parts if isinstance(part, np.ndarray)]
     sizes = [array.size for array in arrays]
     packed = torch.empty(sum(sizes), pin_memory=device.type == "cuda")
     np.concatenate([array.reshape(-1) for array in arrays], out=packed.numpy(), casting="same_kind")
-    parts = packed.to(device, non_blocking=True).split(sizes)
-    return [part.view(array.shape) for part, array in zip(parts, arrays, strict=True)]
+    arrived = iter(packed.to(device, non_blocking=True).split(sizes))
+    return [part.float() if isinstance(part, Tensor) else next(arrived).view(part.shape) for part in parts]
+
+
+def joined(observation: dict[str, Any], layout: Layout) -> Any:
+    """``flat_inputs`` of arrays, and the same of tensors, where they are."""
+    if not any(isinstance(part, Tensor) for part in observation.values()):
+        return flat_inputs(observation, layout)
+    parts = []
+    for path, kind in layout.items():
+        if kind == IMAGE:
+            continue
+        values = observation[path].reshape(len(observation[path]), -1)
+        if kind is None:
+            parts.append(values.float())
+            continue
+        for i, (low, high) in enumerate(kind):
+            categories = torch.arange(low, high + 1, device=values.device)
+            parts.append((values[:, [i]].long() == categories).float())
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
 class Captured:

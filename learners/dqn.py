@@ -19,12 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distrl.core.types import EnvSpec, Observation, Weights
+from distrl.core.types import EnvSpec, Weights
 from distrl.learners.actor_critic import Inputs
 from distrl.learners.bonus import Bonus, with_bonus
+from distrl.learners.device import joined
 from distrl.learners.dqn_config import Config
 from distrl.learners.hl_gauss import value_loss
-from distrl.learners.inputs import MASK, flat_inputs, image_paths, input_size
+from distrl.learners.inputs import MASK, image_paths, input_size
 from distrl.learners.mixing import part_of
 from distrl.learners.networks import MLP, FlatParameters
 from distrl.learners.optimized import Optimized
@@ -147,16 +148,16 @@ class DQN(Optimized):
         """[S, n, m]."""
         return self._network(named, inputs).reshape(-1, self._num_actions, self._loss.num_outputs)
 
-    def _allowed(self, values: Tensor, observation: Observation) -> Tensor:
+    def _allowed(self, values: Tensor, observation: dict[str, Any]) -> Tensor:
         """Values [S, n], −∞ where the mask forbids."""
         if MASK not in observation:
             return values
         mask = torch.as_tensor(observation[MASK], device=self.device).view(values.shape)
         return values.masked_fill(~mask.bool(), -torch.inf)
 
-    def _inputs(self, observation: Observation) -> Inputs:
+    def _inputs(self, observation: dict[str, Any]) -> Inputs:
         images = [torch.as_tensor(observation[path], device=self.device) for path in self._images]
-        flat = [self._tensor(flat_inputs(observation, self._layout))] if self._num_flat else []
+        flat = [self._tensor(joined(observation, self._layout))] if self._num_flat else []
         return (*flat, *images)
 
     def _tensor(self, array: Any) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -16,6 +16,8 @@ from distrl.learners.team_policies import team_of
 class Config(sac_config.Config):
     """Soft actor-critic for a team (`env.agents.team`): one actor for all agents, each of which sees its own
     observation, and twin critics of what all of them do together."""
+
+    takes_tensors: ClassVar[bool] = False
 
     agent_id: bool = Field(
         default=True,

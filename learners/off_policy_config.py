@@ -23,6 +23,7 @@ class OffPolicyConfig(AlgorithmConfig):
     """What they share."""
 
     tells_errors: ClassVar[bool] = True
+    takes_tensors: ClassVar[bool] = True
 
     hidden: tuple[Annotated[int, Field(ge=1, le=16384)], ...] = Field(
         default=(256, 256),

@@ -39,6 +39,7 @@ class AlgorithmConfig(BaseModel):
             env worker waits for newer weights, and there is no ``max_staleness``. For those that are ``on_policy``.
         offline_only: whether it learns from what others did alone, so that acting by itself would lead nowhere.
         tells_errors: whether its gradients leave ``SampleBatch.error``, which a prioritised replay draws by.
+        takes_tensors: whether a sample batch's observations may be tensors on its device.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -46,6 +47,7 @@ class AlgorithmConfig(BaseModel):
     episodic: ClassVar[bool] = False
     offline_only: ClassVar[bool] = False
     tells_errors: ClassVar[bool] = False
+    takes_tensors: ClassVar[bool] = False
 
     def policy_spec(self, env_spec: EnvSpec) -> PolicySpec:
         """The recipe of the policy that acts, without loading torch.

@@ -1,10 +1,10 @@
-"""Fragments flow in; uniformly drawn sample batches with n-step returns flow out (numpy only).
+"""Fragments flow in; uniformly drawn sample batches with n-step returns flow out.
 
 **Where things lie.** Transition number k of the run (from 0, in order of arrival, time-major within a fragment) lies
 in slot k mod capacity, together with its own observation. Its next observation is stored nowhere twice:
 ``follow[slot]`` is the slot of the transition that came next in the episode, or, where that one has not arrived or
 never will (terminated, truncated, cut), ``capacity + i`` for row i of a small side store of *tails* (bootstrap and
-final observations), which is never sampled.
+final observations), which is never sampled. Observations are with ``StoredObservations``, all else is here.
 
 **Why no link dangles.** A transition is linked only to one that arrived later, slots are overwritten in order of
 arrival, so whatever a stored transition points to is stored as well. A tail is freed when its successor arrives or
@@ -26,6 +26,7 @@ import numpy as np
 from distrl.core.errors import ConfigError, StorageError
 from distrl.core.types import FINAL, OBSERVATION, Columns, Fragment, Observation
 from distrl.learners.sample_weights import duration_weights
+from distrl.learners.stored_observations import StoredObservations, fill_impossible
 
 #: Columns of a fragment that are kept for every transition beside observation, action and duration.
 KEPT = ("reward", "terminated", "log_prob", "policy_version", "fidelity", "episode_uid", "step")
@@ -49,7 +50,7 @@ class SampleBatch:
     """S transitions drawn with replacement; a horizon of m ≤ n steps each.
 
     Attributes:
-        observation: path → [S, …] in the fragment's dtype.
+        observation: path → [S, …] in the fragment's dtype: arrays, or tensors where the replay has a device.
         action: [S, …] in the action space's own units.
         reward: float32 [S], R = Σ_{i<m} γ^i r_{t+i}.
         discount: float32 [S], γ^m, or 0 where the last of the m steps terminated: the target is R + discount ·
@@ -66,11 +67,11 @@ class SampleBatch:
             ``PrioritizedReplay.learned``; None: it has none.
     """
 
-    observation: Observation
+    observation: dict[str, Any]
     action: np.ndarray
     reward: np.ndarray
     discount: np.ndarray
-    next_observation: Observation
+    next_observation: dict[str, Any]
     horizon: np.ndarray
     log_prob: np.ndarray
     policy_version: np.ndarray
@@ -101,6 +102,7 @@ class Replay:
         first_number: the number of the first transition that will be added; > 0 when only the end of the log is
             refilled.
         duration_limit: of ``duration_weights``; None: durations do not count.
+        device: where observations are kept, and come as tensors; None: in this machine's memory, as arrays.
     """
 
     def __init__(
@@ -110,15 +112,18 @@ class Replay:
         gamma: float = 0.99,
         first_number: int = 0,
         duration_limit: float | None = None,
+        device: str | None = None,
     ):
         if capacity < 1 or n_step < 1:
             raise ConfigError(f"the replay needs capacity ≥ 1 and n_step ≥ 1; got {capacity} and {n_step}")
         self.capacity, self.n_step, self.gamma = capacity, n_step, gamma
-        self._duration_limit = duration_limit
+        self._duration_limit, self._device = duration_limit, device
         self._oldest = self._next = first_number  # stored: the numbers in [oldest, next)
         self._evicted, self._unsampled = first_number, 0
-        self._columns: Columns = {}  # name → [capacity, …]; allocated by the first fragment, which brings the shapes
-        self._tails: Observation = {}  # path → [tails, …]
+        # allocated by the first fragment, which brings the shapes and dtypes
+        self._specs: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
+        self._columns: Columns = {}  # name → [capacity, …]
+        self._observations = StoredObservations(capacity, {}, device)
         self._free: list[int] = []  # rows of the tails that hold nothing
         # (episode_uid, agent) → (number, step) of the newest transition, where it is stored and the episode goes on
         self._open: dict[tuple[int, int], tuple[int, int]] = {}
@@ -156,9 +161,8 @@ class Replay:
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays when full."""
-        return sum(
-            a.nbytes for a in (*self._columns.values(), *self._tails.values(), self._sampled, self._follow, self._agent)
-        )
+        arrays = (*self._columns.values(), self._sampled, self._follow, self._agent)
+        return sum(array.nbytes for array in arrays) + self._observations.nbytes
 
     def add(self, fragment: Fragment) -> Added:
         """Copy a fragment in, overwriting the oldest transitions where there is no room.
@@ -260,15 +264,7 @@ class Replay:
             horizon += on
         discount[columns["terminated"][last]] = 0.0
 
-        follow = self._follow[last]
-        in_tails = np.flatnonzero(follow >= capacity)
-        observation, next_observation = {}, {}
-        for path, tails in self._tails.items():
-            stored = columns[OBSERVATION + path]
-            observation[path] = stored[slots]
-            following = stored.take(follow, axis=0, mode="clip")
-            following[in_tails] = tails[follow[in_tails] - capacity]
-            next_observation[path] = following
+        observation, next_observation = self._observations.gather(slots, self._follow[last])
         duration_s, limit = columns["duration_s"][slots], self._duration_limit
         return SampleBatch(
             observation=observation,
@@ -287,24 +283,24 @@ class Replay:
 
     def _allocate_or_check(self, columns: Columns) -> None:
         paths = sorted(name[len(OBSERVATION) :] for name in columns if name.startswith(OBSERVATION))
-        specs: dict[str, tuple[tuple[int, ...], Any]] = {
+        specs = {
             name: (columns[name].shape[2:], columns[name].dtype)
             for name in (*KEPT, "action", *(OBSERVATION + path for path in paths))
         }
-        if self._columns:
-            for name, (shape, dtype) in specs.items():
-                kept = self._columns.get(name)
-                if kept is None or kept.shape[1:] != shape or kept.dtype != dtype:
-                    was = "absent" if kept is None else f"{kept.dtype} {kept.shape[1:]}"
-                    raise ConfigError(
-                        f"the replay needs fragments of one kind: column {name!r} was {was}, now {dtype} {shape}"
-                    )
+        for name in specs if self._specs else ():
+            if self._specs.get(name) != specs[name]:
+                was, now = (
+                    f"{its[name][1]} {its[name][0]}" if name in its else "absent" for its in (self._specs, specs)
+                )
+                raise ConfigError(f"the replay needs fragments of one kind: column {name!r} was {was}, now {now}")
+        if self._specs:
             return
-        specs["duration_s"] = ((), np.dtype(np.float32))
-        self._columns = {name: np.empty((self.capacity, *shape), dtype) for name, (shape, dtype) in specs.items()}
-        self._tails = {
-            path: np.empty((0, *specs[OBSERVATION + path][0]), specs[OBSERVATION + path][1]) for path in paths
-        }
+        self._specs = specs
+        self._observations = StoredObservations(
+            self.capacity, {path: specs[OBSERVATION + path] for path in paths}, self._device
+        )
+        kept = {name: specs[name] for name in (*KEPT, "action")} | {"duration_s": ((), np.dtype(np.float32))}
+        self._columns = {name: np.empty((self.capacity, *shape), dtype) for name, (shape, dtype) in kept.items()}
         self._sampled = np.zeros(self.capacity, bool)
         self._follow = np.empty(self.capacity, np.int64)
         self._agent = np.empty(self.capacity, np.int32)
@@ -342,10 +338,9 @@ class Replay:
             target[: count - head] = flat[head:]
 
         for name, target in self._columns.items():
-            if name == "duration_s":
-                write(target, columns["end_s"] - columns["start_s"])
-            else:
-                write(target, columns[name][:num_steps])  # of an observation all but the bootstrap row
+            write(target, columns["end_s"] - columns["start_s"] if name == "duration_s" else columns[name])
+        own = {path: array[:num_steps] for path, array in _observations(columns).items()}  # without the bootstrap row
+        self._observations.put(start, {path: array.reshape(count, *array.shape[2:]) for path, array in own.items()})
         write(self._agent, np.broadcast_to(columns["agent_index"], (num_steps, num_rows)))
         write(self._sampled, np.zeros(count, bool))
 
@@ -358,12 +353,11 @@ class Replay:
         ends = np.argwhere(~continues)  # [E, 2], each with a tail of its own
         tails = self._take_tails(len(ends))
         follow[~continues] = self.capacity + tails
-        final = columns.get("final_index")
-        has_final = named[ends[:, 0], ends[:, 1]]
-        for path, store in self._tails.items():
-            store[tails] = columns[OBSERVATION + path][ends[:, 0] + 1, ends[:, 1]]
-            if final is not None and has_final.any():
-                store[follow[final[:, 0], final[:, 1]] - self.capacity] = columns[FINAL + path]
+        seen, final = _observations(columns), columns.get("final_index")
+        self._observations.put_aside(tails, {path: array[ends[:, 0] + 1, ends[:, 1]] for path, array in seen.items()})
+        if final is not None and len(final):
+            rows = follow[final[:, 0], final[:, 1]] - self.capacity
+            self._observations.put_aside(rows, {path: columns[FINAL + path] for path in seen})
         self._follow[numbers % self.capacity] = follow
 
         uid, step, agent = columns["episode_uid"], columns["step"], columns["agent_index"]
@@ -381,12 +375,10 @@ class Replay:
         """Free rows of the side store, int64 [count]; it doubles when it has too few (short episodes need more of
         them)."""
         while len(self._free) < count:
-            for path, store in self._tails.items():
-                size = len(store)
-                self._tails[path] = np.concatenate(
-                    [store, _impossible(np.empty((max(64, size), *store.shape[1:]), store.dtype))]
-                )
-            self._free.extend(range(max(size + 64, 2 * size) - 1, size - 1, -1))
+            size = self._observations.num_rows
+            more = max(64, size)
+            self._observations.add_rows(more)
+            self._free.extend(range(size + more - 1, size - 1, -1))
         taken = self._free[len(self._free) - count :]
         del self._free[len(self._free) - count :]
         return np.array(taken, np.int64)
@@ -397,8 +389,14 @@ class Replay:
         while self._fresh_until < until:
             block = slice(self._fresh_until, min(self._fresh_until + max(1024, self.capacity // 64), self.capacity))
             for array in (*self._columns.values(), self._follow, self._agent):
-                _impossible(array[block])
+                fill_impossible(array[block])
+            self._observations.forget(block)
             self._fresh_until = block.stop
+
+
+def _observations(columns: Columns) -> Observation:
+    """path → [T + 1, B, …]."""
+    return {name.removeprefix(OBSERVATION): array for name, array in columns.items() if name.startswith(OBSERVATION)}
 
 
 def _continuations(columns: Columns) -> tuple[np.ndarray, np.ndarray]:
@@ -420,14 +418,3 @@ def _continuations(columns: Columns) -> tuple[np.ndarray, np.ndarray]:
             "with another episode and final_index does not name it"
         )
     return continues, named
-
-
-def _impossible(array: np.ndarray) -> np.ndarray:
-    """Fill in place with what no environment sends: NaN, or the farthest integer (a bool has none)."""
-    if array.dtype.kind == "f":
-        array.fill(np.nan)
-    elif array.dtype.kind == "i":
-        array.fill(np.iinfo(array.dtype).min)
-    elif array.dtype.kind == "u":
-        array.fill(np.iinfo(array.dtype).max)
-    return array

@@ -24,16 +24,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distrl.core.types import EnvSpec, Observation, Weights
+from distrl.core.types import EnvSpec, Weights
 from distrl.learners.bonus import Bonus, with_bonus
-from distrl.learners.device import Captured, to_device
+from distrl.learners.device import Captured, joined, to_device
 from distrl.learners.hl_gauss import value_loss
 from distrl.learners.networks import MLP, FlatParameters, squashed_gaussian, squashed_gaussian_backward
 from distrl.learners.optimized import Optimized, actor_weights
 from distrl.learners.optimizer import Gradients, Optimizer, Rule, Trained
 from distrl.learners.replay import SampleBatch
 from distrl.learners.sac_config import Config
-from distrl.learners.spaces import bounded_box, flat_size, flatten, observation_leaves
+from distrl.learners.spaces import bounded_box, flat_size, observation_leaves
 
 
 class Seen(NamedTuple):
@@ -218,15 +218,15 @@ class SAC(Optimized):
     def _networks(self) -> tuple[MLP, MLP]:
         """Actor and twin critics, whose sizes the spaces decide."""
         leaves = observation_leaves(self._env_spec.observation_space)
-        self._paths = tuple(leaves)
+        self._layout = dict.fromkeys(leaves)  # numbers all of them
         size, num_actions, hidden = flat_size(leaves), len(self._center), self.config.hidden
         return MLP((size, *hidden, 2 * num_actions)), MLP(
             (size + num_actions, *hidden, self._loss.num_outputs), ensemble=2
         )
 
-    def _seen(self, observation: Observation) -> tuple[np.ndarray, ...]:
-        """What ``Seen`` takes."""
-        return (flatten(observation, self._paths),)
+    def _seen(self, observation: dict[str, Any]) -> tuple[Any, ...]:
+        """What ``Seen`` takes, arrays or tensors."""
+        return (joined(observation, self._layout),)
 
     def _tensor(self, array: Any) -> Tensor:
         return torch.as_tensor(array, dtype=torch.float32, device=self.device)

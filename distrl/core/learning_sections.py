@@ -75,6 +75,11 @@ class ReplaySection(Section):
         "waits when ahead. "
         'With "unlimited" it updates as fast as it can.',
     )
+    device: Literal["auto", "host", "learner"] = Field(
+        "auto",
+        description="Where observations are kept: in memory (host), or on the learner's device, from where an update "
+        "takes them without a copy. auto: on a GPU where they take at most half of what is free.",
+    )
 
     priority_exponent: float | None = Field(
         None,
@@ -169,6 +174,11 @@ class LearnerSection(Section):
     )
     threads: int = Field(
         1, ge=1, le=256, description="CPU threads of the learner; the other cores are the environments'."
+    )
+    matmul_precision: Literal["highest", "high", "medium"] = Field(
+        "highest",
+        description="Of matrix products: float32's, or, where that is faster, TensorFloat-32's (high) or bfloat16's "
+        "(medium); see torch.set_float32_matmul_precision.",
     )
     start_from: RunPath | None = Field(
         None,

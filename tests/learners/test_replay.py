@@ -57,7 +57,7 @@ def check_inside(replay: Replay) -> None:
     np.testing.assert_array_equal(step[slots[linked]] + 1, step[follow[linked]])
     tails = follow[~linked] - replay.capacity
     assert len(set(tails)) == len(tails)
-    assert sorted([*tails, *replay._free]) == list(range(len(replay._tails[PATH])))
+    assert sorted([*tails, *replay._free]) == list(range(replay._observations.num_rows))
     assert all(replay._oldest <= number for number, _ in replay._open.values())
 
 
@@ -68,11 +68,12 @@ def check_inside(replay: Replay) -> None:
     capacity=st.integers(28, 90),
     n_step=st.integers(1, 6),
     num_fragments=st.integers(1, 40),
+    device=st.sampled_from([None, "cpu"]),
 )
-def test_against_oracle(seed, num_rows, capacity, n_step, num_fragments):
+def test_against_oracle(seed, num_rows, capacity, n_step, num_fragments, device):
     rng = np.random.default_rng(seed)
     source = Source(num_rows, rng)
-    replay, oracle = Replay(capacity, n_step, gamma=0.9), Oracle(capacity, n_step, gamma=0.9)
+    replay, oracle = Replay(capacity, n_step, gamma=0.9, device=device), Oracle(capacity, n_step, gamma=0.9)
     for _ in range(num_fragments):
         fragment, steps = source.random_fragment()
         before = oracle.evicted
@@ -227,7 +228,7 @@ def test_bad_input():
 def test_an_unwritten_slot_shows():
     replay = Replay(4)
     replay.add(fragment([0]))
-    assert np.isnan(replay._columns["observation/array"][1:]).all()
+    assert replay._observations._ring["array"][1:].isnan().all()
     assert np.isnan(replay._columns["reward"][1:]).all()
     assert (replay._follow[1:] < 0).all()
 
