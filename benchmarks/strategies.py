@@ -210,7 +210,7 @@ def by_rllib(out: Path, cell: str, seed: int) -> list[dict[str, float]]:
         "gamma": settings.algorithm.options["gamma"],
         "initial_alpha": 0.1,
         "train_batch_size_per_learner": 128,
-        "training_intensity": 128.0,  # one update for each env step
+        "training_intensity": 64.0,  # 128 samples for each env step: RLlib counts one env runner as two
         "num_steps_sampled_before_learning_starts": 500,
         "gym_env_vectorize_mode": "async",  # its environments step together, each in a process of its own
         "model_config": {"fcnet_hiddens": [64, 64]},
