@@ -8,20 +8,32 @@ Cells that have not been run are left out.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import statistics
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 
-import distrl.envs  # noqa: F401  registers its environments
 from benchmarks.episodes import mean_return
-from benchmarks.strategies import CELLS, EVALUATION_SEEDS, EVALUATIONS, FIN_CELLS, PEERS, ROOT, STEPS, STRATEGIES
+from benchmarks.strategies import (
+    CELLS,
+    EVALUATION_SEEDS,
+    EVALUATIONS,
+    FIN_CELLS,
+    KS_CELLS,
+    PEERS,
+    ROOT,
+    STEPS,
+    STRATEGIES,
+    config,
+)
+from distrl.envs.resolve import make
 
 PAGE, PICTURE = ROOT / "docs" / "asynchrony.md", ROOT / "docs" / "asynchrony.png"
 _BEGIN, _END = "<!-- what follows is written by benchmarks/strategies_page.py -->\n", "<!-- until here -->\n"
+_HEAD = "| strategy | wall time | final return | to the best peer's | to 95 % of its gain | gain per env step |"
 
 
 def reached(points: list[dict[str, float]], value: float, by: str) -> float:
@@ -49,9 +61,9 @@ def typical(lines: list[dict[str, Any]]) -> list[dict[str, float]]:
     return found
 
 
-def random_return() -> float:
-    """Of random actions in Kuramoto–Sivashinsky, which gains are counted from."""
-    env = gymnasium.make("distrl/KuramotoSivashinsky-v0")
+def random_return(cell: str) -> float:
+    """Of random actions in a cell's environment, which gains are counted from."""
+    env = make(dataclasses.replace(config(Path("runs"), cell, 0).env.recipe(), delay=None))
     env.action_space.seed(0)
     return mean_return(env, lambda observation: env.action_space.sample(), EVALUATION_SEEDS)
 
@@ -64,8 +76,9 @@ def gained(points: list[dict[str, float]], from_return: float) -> float:
 
 
 def table(lines: list[dict[str, Any]]) -> str:
-    """By cell and strategy: how long it takes, how far it comes, and what that is to the best peer and to serial."""
-    base = random_return()
+    """By cell and strategy: how long it takes, how far it comes, how soon it is where the best peer ends (or lockstep,
+    where none was run), and what a step is worth to it."""
+    bases = {False: random_return(KS_CELLS[0]), True: random_return(FIN_CELLS[0])}
     text = ""
     for cell in CELLS:
         curves = {}
@@ -75,34 +88,32 @@ def table(lines: list[dict[str, Any]]) -> str:
                 curves[strategy] = typical(found)
         if "decoupled" not in curves:
             continue
-        text += f"\n**{cell}**\n\n| strategy | wall time | final return | to the best peer's | gain per env step |\n"
-        text += "|---|---|---|---|---|\n"
-        peers = [curves[name] for name in PEERS if name in curves]
-        best = max(peers, key=lambda curve: curve[-1]["return"]) if peers else None
+        text += f"\n**{cell}**\n\n{_HEAD}\n|---|---|---|---|---|---|\n"
+        base = bases[cell in FIN_CELLS]
+        named = [name for name in PEERS if name in curves] or ["lockstep"]
+        best = max((curves[name] for name in named), key=lambda curve: curve[-1]["return"])
+        final = best[-1]["return"]
         for strategy, points in curves.items():
-            until, gain = "", ""
-            if best is not None:
-                its_s = reached(best, best[-1]["return"], "wall_s")
-                own_s = reached(points, best[-1]["return"], "wall_s")
-                until = f"{own_s:.0f} s ({own_s / its_s:.2f})" if np.isfinite(own_s) else "not reached"
-            if "serial" in curves and cell not in FIN_CELLS:
-                gain = f"{gained(points, base) / gained(curves['serial'], base):.2f}"
-            final = f"{points[-1]['return']:.4g}".replace("-", "−")
-            text += f"| {strategy} | {points[-1]['wall_s']:.0f} s | {final} | {until} | {gain} |\n"
+            row = [strategy, f"{points[-1]['wall_s']:.0f} s", f"{points[-1]['return']:.4g}"]
+            for value in (final, base + 0.95 * (final - base)):
+                its_s, own_s = (reached(curve, value, "wall_s") for curve in (best, points))
+                row.append(f"{own_s:.0f} s ({own_s / its_s:.2f})" if np.isfinite(own_s) else "not reached")
+            row.append(f"{gained(points, base) / gained(curves['serial'], base):.2f}")
+            text += f"| {' | '.join(row)} |\n".replace("-", "−")
     return text
 
 
 def plot(lines: list[dict[str, Any]], path: Path) -> None:
-    """Return against wall time, and against env steps, for each cell."""
+    """Return against wall time and against env steps, a row a cell."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     cells = [cell for cell in CELLS if any((line["cell"], line["strategy"]) == (cell, "decoupled") for line in lines)]
-    figure, axes = plt.subplots(2, len(cells), figsize=(4 * len(cells), 7), squeeze=False, sharey="col")
-    for column, cell in enumerate(cells):
-        for row, by in enumerate(("wall_s", "env_steps")):
+    figure, axes = plt.subplots(len(cells), 2, figsize=(9, 2.4 * len(cells) + 0.6), squeeze=False, sharey="row")
+    for row, cell in enumerate(cells):
+        for column, by in enumerate(("wall_s", "env_steps")):
             for index, strategy in enumerate(STRATEGIES):
                 found = [line for line in lines if (line["cell"], line["strategy"]) == (cell, strategy)]
                 curves = [(line["curve"], 0.8, 0.25, None) for line in found]
@@ -117,15 +128,15 @@ def plot(lines: list[dict[str, Any]], path: Path) -> None:
                         alpha=alpha,
                         label=label,
                     )
-            axes[row, column].set_xlabel("wall time [s]" if by == "wall_s" else "env steps")
-            axes[row, column].set_ylabel("return")
             if by == "wall_s":
                 axes[row, column].set_xscale("log")
-        axes[0, column].set_title(cell)
+                axes[row, column].set_ylabel(f"{cell}\nreturn")
+    axes[-1, 0].set_xlabel("wall time [s]")
+    axes[-1, 1].set_xlabel("env steps")
     shown = {label: line for axis in axes.flat for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.tight_layout(rect=(0, 0.05, 1, 1))
-    figure.legend(shown.values(), shown.keys(), loc="lower center", ncols=len(shown))
-    figure.savefig(path, dpi=110)
+    figure.tight_layout(rect=(0, 0, 1, 1 - 0.5 / figure.get_figheight()))
+    figure.legend(shown.values(), shown.keys(), loc="upper center", ncols=len(shown))
+    figure.savefig(path, dpi=100)
 
 
 def main() -> None:
