@@ -171,13 +171,16 @@ def by_distrl(run: Run) -> dict[str, Any]:
 
 
 def by_sb3(run: Run) -> dict[str, Any]:
-    """One run in the environment that ``make peers`` makes."""
+    """One run in the environment that ``make peers`` makes, evaluated on the seeds that ours are."""
+    from distrl.cluster.components import SELECTION_SEEDS, TEST_SEEDS
+
     python = Path(os.environ.get("PEERS_PYTHON", ROOT / ".venv-peers" / "bin" / "python"))
     problem = PROBLEMS[run.problem]
     given = {"seed": run.seed, "updates": problem.updates, "warmup": problem.warmup}
-    evaluations = {"evaluations": EVALUATIONS, "episodes": EPISODES, "final_episodes": FINAL_EPISODES}
+    seeds = (range(SELECTION_SEEDS, SELECTION_SEEDS + EPISODES), range(TEST_SEEDS, TEST_SEEDS + FINAL_EPISODES))
+    given |= {"evaluations": EVALUATIONS} | dict(zip(("selection_seeds", "test_seeds"), map(list, seeds), strict=True))
     script = ROOT / "benchmarks" / "peers" / "sb3_returns.py"
-    return _said([str(python), str(script), json.dumps({**run.settings, **given, **evaluations})])
+    return _said([str(python), str(script), json.dumps({**run.settings, **given})])
 
 
 def measured(run: Run) -> dict[str, Any]:

@@ -33,10 +33,8 @@ def main() -> None:
     torch.set_num_threads(1)
     env = make(settings["env"])
 
-    def evaluated(model, first, episodes):
-        return mean_return(
-            env, lambda observation: model.predict(observation, deterministic=True)[0], range(first, first + episodes)
-        )
+    def evaluated(model, seeds):
+        return mean_return(env, lambda observation: model.predict(observation, deterministic=True)[0], seeds)
 
     class Best(BaseCallback):
         best, parameters = -np.inf, None
@@ -48,7 +46,7 @@ def main() -> None:
             return True
 
         def look(self) -> None:
-            found = evaluated(self.model, 1_000_000, settings["episodes"])
+            found = evaluated(self.model, settings["selection_seeds"])
             if found >= self.best:
                 self.best, self.parameters = found, self.model.get_parameters()
                 self.parameters = {key: _copy(value) for key, value in self.parameters.items()}
@@ -98,7 +96,7 @@ def main() -> None:
     model.learn(steps, callback=best)
     best.look()
     model.set_parameters(best.parameters)
-    print(json.dumps({"return": evaluated(model, 2_000_000, settings["final_episodes"])}))
+    print(json.dumps({"return": evaluated(model, settings["test_seeds"])}))
 
 
 def _copy(value):
