@@ -61,6 +61,7 @@ bench: install-dev peers  ## every benchmark of this machine, one JSON line each
 	@$(BIN)/python -m benchmarks.report
 	@$(BIN)/python -m benchmarks.monitoring
 	@$(BIN)/python -m distrl.learners.bench
+	@$(BIN)/python -m benchmarks.learners_in_step
 	@$(BIN)/python -m distrl.learners.bench_on_policy
 	@$(BIN)/python -m distrl.learners.bench_images
 
