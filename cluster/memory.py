@@ -42,7 +42,8 @@ def check_memory(config: RunConfig, trial: Trial, options: Any, available: float
         needs.append((waiting, "rollouts (algorithm.batch_size, algorithm.max_staleness, learner.count)"))
     elif not options.on_policy:
         stored = min(config.replay.capacity, config.run.steps)
-        needs.append((stored * step, f"a replay of {stored} transitions (replay.capacity)"))
+        elsewhere = observation_bytes(trial.spec) if config.replay.device == "learner" else 0
+        needs.append((stored * (step - elsewhere), f"a replay of {stored} transitions (replay.capacity)"))
     total = sum(size for size, _ in needs)
     if total > available:
         parts = "; ".join(f"{_size(size)} for {what}" for size, what in sorted(needs, reverse=True) if size)

@@ -51,6 +51,10 @@ def test_a_replay_that_will_not_fill_takes_what_the_run_makes():
     check(IMAGES, 0, 8e9, "sac", "run.steps=10_000", "env.id=none")
 
 
+def test_what_is_kept_on_the_learners_device_is_not_in_this_memory():
+    check(IMAGES, 0, 8e9, "sac", "run.steps=1_000_000", "env.id=none", "replay.device=learner")
+
+
 class Large(gymnasium.Env):
     """Holds 50 MB."""
 
