@@ -4,7 +4,7 @@ import gymnasium as gym
 
 import distrl
 
-config = distrl.RunConfig.load("sac", ["env.id=Pendulum-v1", "run.steps=5000"])
+config = distrl.RunConfig.load("sac", ["env.id=Pendulum-v1", "run.steps=6000", "evaluation.period=1000"])
 result = distrl.train(config, local=True)  # without local: on Ray, each environment in a process of its own
 print(f"{result.summary['final_return_mean']:.0f} on held-out seeds; the curve is in {result.directory}")
 

@@ -33,7 +33,7 @@ def quickstart(tmp_path_factory):
 
 def test_quickstart(quickstart):
     folder, output = quickstart
-    assert int(re.search(r"(-?\d+) on held-out seeds", output)[1]) > -400, "it has learned to swing up"
+    assert int(re.search(r"(-?\d+) on held-out seeds", output)[1]) > -600, "it has learned to swing up; untrained, -1250"
     assert len(list(folder.glob("runs/*/learning_curve.png"))) == 1
 
 
@@ -73,8 +73,8 @@ def test_export_experience(quickstart, tmp_path):
     folder, _ = quickstart
     (run,) = folder.glob("runs/*")
     output = example(tmp_path, "export_experience.py", run)
-    assert re.search(r"5000 transitions of \d+ episodes", output)
-    assert sum(map(int, re.findall(r"over (\d+) steps", output))) == 5000
+    assert re.search(r"6000 transitions of \d+ episodes", output)
+    assert sum(map(int, re.findall(r"over (\d+) steps", output))) == 6000
 
 
 def test_learn_offline(quickstart, tmp_path):
