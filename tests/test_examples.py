@@ -33,7 +33,9 @@ def quickstart(tmp_path_factory):
 
 def test_quickstart(quickstart):
     folder, output = quickstart
-    assert int(re.search(r"(-?\d+) on held-out seeds", output)[1]) > -600, "it has learned to swing up; untrained, -1250"
+    assert int(re.search(r"(-?\d+) on held-out seeds", output)[1]) > -600, (
+        "it has learned to swing up; untrained, -1250"
+    )
     assert len(list(folder.glob("runs/*/learning_curve.png"))) == 1
 
 
