@@ -66,7 +66,7 @@ def measure(size: int, minibatch: int, device: str, seconds: float) -> float:
     spawn = multiprocessing.get_context("spawn")
     port, results = spawn.Queue(), spawn.Queue()
     ranks = [
-        spawn.Process(target=learner, args=(rank, size, port, minibatch, device, seconds, results))
+        spawn.Process(target=learner, args=(rank, size, port, minibatch, device, seconds, results), daemon=True)
         for rank in range(size)
     ]
     for rank in ranks:
