@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from distrl.core.types import EnvSpec
+from distrl.learners.device import joined, to_device
 from distrl.learners.replay import SampleBatch
 from distrl.learners.spaces import bounded_box, flat_size, observation_leaves
 
 
 class Tensors(NamedTuple):
-    """Attributes: observation, following: float32 [S, D], before and after. action: float32 [S, A], in [−1, 1].
-    reward, discount: float32 [S], as in ``SampleBatch``.
+    """Attributes: observation, following: float32 [S, D], before and after. action: float32 [S, A], the environment's.
+    reward, discount: float32 [S], as in ``SampleBatch``. weight: [S], what each sample counts in the losses.
     """
 
     observation: Tensor
@@ -22,6 +24,7 @@ class Tensors(NamedTuple):
     reward: Tensor
     discount: Tensor
     following: Tensor
+    weight: Tensor
 
 
 class BoxBatches:
@@ -42,30 +45,20 @@ class BoxBatches:
         box = bounded_box(env_spec.action_space, algorithm)
         leaves = observation_leaves(env_spec.observation_space)
         self.num_inputs, self.num_actions = flat_size(leaves), box.low.size
-        self._paths, self._device = tuple(leaves), device
+        self._layout, self._device = dict.fromkeys(leaves), device  # numbers all of them
         center, half = (box.high + box.low) / 2, (box.high - box.low) / 2
-        self._center, self._half = (self._tensor(array.reshape(-1)) for array in (center, half))
+        self._center, self._half = (
+            torch.as_tensor(array.reshape(-1), dtype=torch.float32, device=device) for array in (center, half)
+        )
 
     def __call__(self, batch: SampleBatch) -> Tensors:
-        """Arrays or tensors in."""
-        action = self._tensor(batch.action).reshape(len(batch.action), -1)
-        return Tensors(
-            observation=self._flat(batch.observation),
-            action=(action - self._center) / self._half,
-            reward=self._tensor(batch.reward),
-            discount=self._tensor(batch.discount),
-            following=self._flat(batch.next_observation),
-        )
+        """On the device."""
+        size = len(batch.reward)
+        weight = np.ones(size, np.float32) if batch.weight is None else batch.weight
+        observation, following = (joined(part, self._layout) for part in (batch.observation, batch.next_observation))
+        parts = [observation, batch.action.reshape(size, -1), batch.reward, batch.discount, following, weight]
+        return Tensors(*to_device(parts, self._device))
 
-    def weight(self, batch: SampleBatch) -> Tensor:
-        """What each sample counts in the losses, [S]."""
-        return (
-            torch.ones(len(batch.reward), device=self._device) if batch.weight is None else self._tensor(batch.weight)
-        )
-
-    def _flat(self, observation: dict[str, Any]) -> Tensor:
-        parts = [part.reshape(len(part), -1) for part in (self._tensor(observation[path]) for path in self._paths)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
-
-    def _tensor(self, array: Any) -> Tensor:
-        return torch.as_tensor(array, dtype=torch.float32, device=self._device)
+    def scaled(self, action: Tensor) -> Tensor:
+        """The environment's actions [S, A] in [−1, 1]."""
+        return (action - self._center) / self._half

@@ -22,7 +22,7 @@ from torch import Tensor
 from distrl.core.types import EnvSpec, Weights
 from distrl.learners.actor_critic import Inputs
 from distrl.learners.bonus import Bonus, with_bonus
-from distrl.learners.device import joined
+from distrl.learners.device import Captured, joined, to_device
 from distrl.learners.dqn_config import Config
 from distrl.learners.hl_gauss import value_loss
 from distrl.learners.inputs import MASK, image_paths, input_size
@@ -83,6 +83,7 @@ class DQN(Optimized):
         self._target = self.parameters.split(trained.target)  # of the target network
         self._bonus = None if config.bonus is None else Bonus(config.bonus, self._num_flat, self.device, seed + 1)
         self.optimizer = Optimizer(with_bonus({"parameters": trained}, self._bonus))
+        self._computed = Captured(self._compute, self.device)
 
     @property
     def epsilon(self) -> float:
@@ -91,41 +92,55 @@ class DQN(Optimized):
         return first + (last - first) * min(1.0, self.transitions / self.config.epsilon_steps)
 
     def gradients(self, batch: SampleBatch, rng: torch.Generator | None = None) -> tuple[Gradients, dict[str, Any]]:
-        """The loss's gradient, and metrics (reading one waits for a GPU: do it seldom).
+        """The loss's gradient, and metrics as tensors of one element, but for ``epsilon`` (reading one waits for a GPU:
+        do it seldom); on a GPU both are valid until the next call.
 
         Args:
             batch: S transitions.
             rng: on the algorithm's device; for a bonus alone.
         """
-        inputs, following = (self._inputs(part) for part in (batch.observation, batch.next_observation))
-        reward, discount = self._tensor(batch.reward), self._tensor(batch.discount)
-        action = torch.as_tensor(batch.action, device=self.device).long() - self._lowest
-        rows = torch.arange(len(action), device=self.device)
+        weight = np.ones(len(batch.reward), np.float32) if batch.weight is None else batch.weight
+        seen = *self._seen(batch.observation), *self._seen(batch.next_observation)
+        parts = [batch.action - self._lowest, batch.reward, batch.discount, weight, *seen]
+        action, reward, *tensors = to_device(parts, self.device)
+        following = tensors[2 + len(seen) // 2]  # what a bonus sees: numbers
         if self._bonus is not None:
-            reward = reward + self._bonus.rewards(following[0])
-        with torch.no_grad():
-            values = self._loss.values(self._outputs(self.parameters.frozen, following))
-            best = self._allowed(values, batch.next_observation).argmax(1)
-            next_value = self._loss.values(self._outputs(self._target, following)[rows, best])
-            target = self.config.reward_scale * reward + discount * next_value
-
-        outputs = self._outputs(self.parameters.named, inputs)[rows, action]  # [S, m]
-        weight = torch.ones_like(reward) if batch.weight is None else self._tensor(batch.weight)
-        loss = (weight * self._loss.loss(outputs, target)).mean()
-        batch.error = (self._loss.values(outputs.detach()) - target).abs()
-        gradients = {"parameters": self.parameters.gradient(loss)}
+            reward = reward + self._bonus.rewards(following)
+        gradients, metrics, batch.error = self._computed(action, reward, *tensors)
         if self._bonus is not None:
             assert rng is not None
-            gradients["bonus"] = self._bonus.gradient(following[0], rng)
+            gradients = gradients | {"bonus": self._bonus.gradient(following, rng)}
         self.transitions = max(self.transitions, int(batch.number.max()) + 1)
+        return gradients, metrics | {"epsilon": self.epsilon}
+
+    def _compute(
+        self, action: Tensor, reward: Tensor, discount: Tensor, weight: Tensor, *seen: Tensor
+    ) -> tuple[Gradients, dict[str, Tensor], Tensor]:
+        """``gradients`` of the batch's parts, and the sizes of the errors, [S].
+
+        Args:
+            action: [S], counted from 0. seen: of o and of o', what ``_seen`` gives of them.
+        """
+        num_inputs = bool(self._num_flat) + len(self._images)
+        before, after = seen[: len(seen) // 2], seen[len(seen) // 2 :]
+        inputs, following, mask = before[:num_inputs], after[:num_inputs], after[num_inputs:]
+        with torch.no_grad():
+            values = self._loss.values(self._outputs(self.parameters.frozen, following))
+            if mask:
+                values = values.masked_fill(mask[0].view(values.shape) == 0, -torch.inf)
+            next_outputs = _of(values.argmax(1), self._outputs(self._target, following))
+            target = self.config.reward_scale * reward + discount * self._loss.values(next_outputs)
+
+        outputs = _of(action.long(), self._outputs(self.parameters.named, inputs))  # [S, m]
+        loss = (weight * self._loss.loss(outputs, target)).mean()
+        values = self._loss.values(outputs.detach())
         metrics = {
             "loss": loss.detach(),
-            "value_mean": self._loss.values(outputs.detach()).mean(),
+            "value_mean": values.mean(),
             "target_min": target.amin(),
             "target_max": target.amax(),
-            "epsilon": self.epsilon,
         }
-        return gradients, metrics
+        return {"parameters": self.parameters.gradient(loss)}, metrics, (values - target).abs()
 
     def policy_weights(self) -> Weights:
         """What ``distrl.learners.value_policies`` load: the network's layers, and ``epsilon`` float32 []; one copy from
@@ -148,20 +163,16 @@ class DQN(Optimized):
         """[S, n, m]."""
         return self._network(named, inputs).reshape(-1, self._num_actions, self._loss.num_outputs)
 
-    def _allowed(self, values: Tensor, observation: dict[str, Any]) -> Tensor:
-        """Values [S, n], −∞ where the mask forbids."""
-        if MASK not in observation:
-            return values
-        mask = torch.as_tensor(observation[MASK], device=self.device).view(values.shape)
-        return values.masked_fill(~mask.bool(), -torch.inf)
+    def _seen(self, observation: dict[str, Any]) -> list[Any]:
+        """What the network takes, and the mask where there is one; arrays or tensors."""
+        flat = [joined(observation, self._layout)] if self._num_flat else []
+        mask = [observation[MASK]] if MASK in observation else []
+        return [*flat, *(observation[path] for path in self._images), *mask]
 
-    def _inputs(self, observation: dict[str, Any]) -> Inputs:
-        images = [torch.as_tensor(observation[path], device=self.device) for path in self._images]
-        flat = [self._tensor(joined(observation, self._layout))] if self._num_flat else []
-        return (*flat, *images)
 
-    def _tensor(self, array: Any) -> Tensor:
-        return torch.as_tensor(array, dtype=torch.float32, device=self.device)
+def _of(action: Tensor, outputs: Tensor) -> Tensor:
+    """Of actions [S] among outputs [S, n, m], [S, m]."""
+    return outputs.gather(1, action.view(-1, 1, 1).expand(-1, 1, outputs.shape[2])).squeeze(1)
 
 
 class _OfNumbers:

@@ -31,7 +31,8 @@ from torch.nn.functional import softplus
 
 from distrl.core.types import EnvSpec, Weights
 from distrl.learners.bonus import Bonus, with_bonus
-from distrl.learners.box_batches import BoxBatches
+from distrl.learners.box_batches import BoxBatches, Tensors
+from distrl.learners.device import Captured
 from distrl.learners.dsact_config import Config
 from distrl.learners.networks import MLP, FlatParameters, squashed_gaussian
 from distrl.learners.optimized import Optimized, actor_weights
@@ -84,60 +85,77 @@ class DSACT(Optimized):
         )
         self.spread = torch.full((2, 2), math.nan, device=self.device)
         self._next_spread = self.spread
+        self._computed = Captured(self._compute, self.device)
 
     def gradients(self, batch: SampleBatch, rng: torch.Generator) -> tuple[Gradients, dict[str, Tensor]]:
         """Gradients of the critics' loss, and of the others where it is their turn; metrics as tensors of one element
-        (reading one waits for a GPU: do it seldom).
+        (reading one waits for a GPU: do it seldom); on a GPU both are valid until the next call.
 
         Args:
-            batch: S transitions; numpy arrays or tensors.
+            batch: S transitions.
             rng: on the algorithm's device; see ``randomness.update_generator``.
         """
-        config = self.config
-        observation, action, reward, discount, following = self._tensors(batch)
-        noise = torch.randn((2, *action.shape), generator=rng, device=self.device)
-        drawn = torch.randn((2, len(reward)), generator=rng, device=self.device).clamp(-_MOST, _MOST)
-        temperature = self.log_temperature.exp()
+        tensors = self._tensors(batch)
+        noise = torch.randn((2, *tensors.action.shape), generator=rng, device=self.device)
+        drawn = torch.randn((2, len(tensors.reward)), generator=rng, device=self.device)
         if self._bonus is not None:
-            reward = reward + self._bonus.rewards(following)
-        mean, std = self._returns(self.critic.named, observation, action)  # [2, S] each
+            tensors = tensors._replace(reward=tensors.reward + self._bonus.rewards(tensors.following))
+        improves = (self.optimizer.updates + 1) % self.config.policy_delay == 0
+        # what is common to learners in step goes through the host
+        compute = self._computed if self.optimizer.together.size == 1 else self._compute
+        found = compute(noise, drawn, self.spread, *tensors, improves=improves)
+        gradients, metrics, batch.error, self._next_spread = found
+        if self._bonus is not None:
+            gradients = gradients | {"bonus": self._bonus.gradient(tensors.following, rng)}
+        return gradients, metrics
+
+    def _compute(
+        self, noise: Tensor, drawn: Tensor, spread: Tensor, *tensors: Tensor, improves: bool
+    ) -> tuple[Gradients, dict[str, Tensor], Tensor, Tensor]:
+        """``gradients`` of the batch's parts, the mean size of the critics' errors, [S], and the next ``spread``.
+
+        Args:
+            noise: [2, S, A], for o' and for o. drawn: [2, S], of the critics' returns. spread: see there.
+            improves: actor and temperature, too.
+        """
+        config = self.config
+        observation, action, reward, discount, following, weight = Tensors(*tensors)
+        temperature = self.log_temperature.exp()
+        mean, std = self._returns(self.critic.named, observation, self._tensors.scaled(action))  # [2, S] each
 
         with torch.no_grad():
             next_action, next_log_prob = squashed_gaussian(self.actor_net(self._target_actor, following), noise[0])
             next_mean, next_std = self._returns(self._target_critic, following, next_action)
             least = next_mean.argmin(0, keepdim=True)
             next_value = next_mean.gather(0, least)[0]
-            next_return = (next_mean + next_std * drawn).gather(0, least)[0]
+            next_return = (next_mean + next_std * drawn.clamp(-_MOST, _MOST)).gather(0, least)[0]
             reward, entropy_cost = config.reward_scale * reward, temperature * next_log_prob
             target = reward + discount * (next_value - entropy_cost)  # y_q [S]
             target_return = reward + discount * (next_return - entropy_cost)  # y_z [S]
 
             now = torch.stack([std.mean(1), std.square().mean(1)])
             now = self.optimizer.together.sum(now) / self.optimizer.together.size
-            self._next_spread = spread = torch.where(self.spread.isnan(), now, self.spread.lerp(now, config.tau))
+            spread = torch.where(spread.isnan(), now, spread.lerp(now, config.tau))
             bound = config.clip_range * spread[0].unsqueeze(1)  # b [2, 1]
             beyond = (target_return - mean).clamp(-bound, bound)  # C(y_z) − Q [2, S]
-            weight = self._tensors.weight(batch)
             scale = weight * (spread[1].unsqueeze(1) + _EPSILON) / len(reward)
-            batch.error = (target - mean).abs().mean(0)
+            error = (target - mean).abs().mean(0)
             d_mean = -scale * (target - mean) / (std.square() + _EPSILON)
             d_std = -scale * (beyond.square() - std.square()) / (std.pow(3) + _EPSILON)
         gradients = {"critic": self.critic.gradient((d_mean * mean + d_std * std).sum())}
         metrics = {
-            "td_error": batch.error.mean(),
+            "td_error": error.mean(),
             "value_mean": mean.detach().mean(),
             "std_mean": now[0].mean(),
             "temperature": temperature,
         }
-        if (self.optimizer.updates + 1) % config.policy_delay == 0:
+        if improves:
             new_action, log_prob = squashed_gaussian(self.actor_net(self.actor.named, observation), noise[1])
             value, _ = self._returns(self.critic.frozen, observation, new_action)
             gradients["actor"] = self.actor.gradient((weight * (temperature * log_prob - value.amin(0))).mean())
             surplus = -log_prob.detach() - self.target_entropy  # of entropy, [S]
             gradients["log_temperature"] = temperature * (weight * surplus).mean()  # ∂J_α/∂log α = J_α
-        if self._bonus is not None:
-            gradients["bonus"] = self._bonus.gradient(following, rng)
-        return gradients, metrics
+        return gradients, metrics, error, spread
 
     def policy_weights(self) -> Weights:
         """See ``actor_weights``; the layers are ``<i>/weight`` [in, out] and ``<i>/bias`` [out]."""
@@ -154,7 +172,7 @@ class DSACT(Optimized):
 
     def _stepped(self) -> None:
         super()._stepped()
-        self.spread = self._next_spread
+        self.spread = self._next_spread.clone()  # which is valid until the next gradients
 
     def _returns(self, critic: dict[str, Tensor], observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Means and standard deviations of the soft return, [2, S] each."""

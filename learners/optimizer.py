@@ -8,7 +8,7 @@ their whole norm, is the optimizer's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from distrl.core.errors import RunFailed
+from distrl.learners.device import Captured
 from distrl.learners.together import ALONE, Together
 
 Gradients = dict[str, Tensor]  # by vector, float32, on the device
@@ -64,10 +65,17 @@ class Trained:
             return gradient
         return gradient * (self.rule.max_gradient_norm / (torch.linalg.vector_norm(gradient) + 1e-6)).clamp(max=1.0)
 
-    def step(self, gradient: Tensor, rate: float = 1.0, skip: Tensor | None = None) -> None:
-        """One step against a gradient [P]; ``rate``: factor on the learning rate; ``skip``: float32 [], 1 where nothing
-        is to change (then ``recount``)."""
+    def step(self, gradient: Tensor, rate: float = 1.0) -> None:
+        """One step against a gradient [P]; ``rate``: factor on the learning rate."""
+        self.move(gradient, self.count(), rate)
+
+    def count(self) -> bool:
+        """A step begins; whether the target network follows it."""
         self.steps += 1
+        return self.target is not None and self.steps % self.rule.target_period == 0
+
+    def move(self, gradient: Tensor, follows: bool, rate: float = 1.0, skip: Tensor | None = None) -> None:
+        """The step that has been counted. ``skip``: float32 [], 1 where nothing is to change (then ``recount``)."""
         self._counted += 1 if skip is None else 1 - skip
         torch._fused_adam_(  # torch.optim.Adam(fused=True) is this call, and as much time again around it
             [self.flat],
@@ -85,7 +93,8 @@ class Trained:
             maximize=False,
             found_inf=skip,
         )
-        if self.target is not None and self.steps % self.rule.target_period == 0:
+        if follows:
+            assert self.target is not None
             assert self.rule.tau is not None
             self.target.lerp_(self.flat, self.rule.tau if skip is None else self.rule.tau * (1 - skip))
 
@@ -147,6 +156,7 @@ class Optimizer:
         self._unseen = 0  # steps since the last look
         # where the parameters are, since then: skipped, in a row until now, in a row at most
         self._found = torch.zeros(3, device=device)
+        self._moved_unseen = Captured(self._move_unseen, device)
 
     def step(self, gradients: Gradients, rate: float = 1.0) -> bool:
         """One step of the vectors that have a gradient; returns whether it was taken, as far as is known. ``rate``:
@@ -156,11 +166,10 @@ class Optimizer:
             RunFailed: ``MAX_SKIPPED`` gradients in a row were not finite.
         """
         gradients = self.together.mean(gradients)
-        bad = _bad(gradients)
         if self.look_period > 1:
-            self._step_unseen(gradients, rate, bad)
+            self._step_unseen(gradients, rate)
             return True
-        if bool(bad):
+        if bool(_bad(gradients.values())):
             self.skipped += 1
             self._skipped_in_a_row += 1
             self._check_skipped(self._skipped_in_a_row)
@@ -207,16 +216,22 @@ class Optimizer:
             self.trained[name].step(gradient, rate)
         self.updates += 1
 
-    def _step_unseen(self, gradients: Gradients, rate: float, bad: Tensor) -> None:
-        for name, gradient in gradients.items():
-            self.trained[name].step(self.trained[name].limited(gradient), rate, bad)
-        self._found[0] += bad
-        self._found[1] = (self._found[1] + bad) * bad
-        self._found[2] = torch.maximum(self._found[1], self._found[2])
+    def _step_unseen(self, gradients: Gradients, rate: float) -> None:
+        follows = tuple(self.trained[name].count() for name in gradients)
+        move = self._moved_unseen if rate == 1.0 else self._move_unseen  # a rate would be recorded as a constant
+        move(*gradients.values(), names=tuple(gradients), follows=follows, rate=rate)
         self.updates += 1
         self._unseen += 1
         if self._unseen == self.look_period:
             self.look()
+
+    def _move_unseen(self, *gradients: Tensor, names: tuple[str, ...], follows: tuple[bool, ...], rate: float) -> None:
+        bad = _bad(gradients)
+        for name, gradient, follow in zip(names, gradients, follows, strict=True):
+            self.trained[name].move(self.trained[name].limited(gradient), follow, rate, bad)
+        self._found[0] += bad
+        self._found[1] = (self._found[1] + bad) * bad
+        self._found[2] = torch.maximum(self._found[1], self._found[2])
 
     def _check_skipped(self, in_a_row: int) -> None:
         if in_a_row >= MAX_SKIPPED:
@@ -226,7 +241,7 @@ class Optimizer:
             )
 
 
-def _bad(gradients: Gradients) -> Tensor:
+def _bad(gradients: Iterable[Tensor]) -> Tensor:
     """float32 [], 1 where an element of a vector is not finite: the sum of a vector is finite where all its elements
     are, and takes one pass."""
-    return 1.0 - torch.stack([gradient.sum() for gradient in gradients.values()]).isfinite().all().float()
+    return 1.0 - torch.stack([gradient.sum() for gradient in gradients]).isfinite().all().float()

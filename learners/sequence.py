@@ -38,7 +38,8 @@ from torch import Tensor
 
 from distrl.core.types import EnvSpec, Weights
 from distrl.learners.bonus import Bonus, with_bonus
-from distrl.learners.box_batches import BoxBatches
+from distrl.learners.box_batches import BoxBatches, Tensors
+from distrl.learners.device import Captured
 from distrl.learners.hl_gauss import value_loss
 from distrl.learners.networks import MLP, FlatParameters, squashed_gaussian
 from distrl.learners.optimized import Optimized, actor_weights
@@ -132,20 +133,34 @@ class SequenceSAC(Optimized):
         }
         self._bonus = None if config.bonus is None else Bonus(config.bonus, size, self.device, seed + 1)
         self.optimizer = Optimizer(with_bonus(trained, self._bonus))
+        self._computed = Captured(self._compute, self.device)
 
     def gradients(self, batch: SampleBatch, rng: torch.Generator) -> tuple[Gradients, dict[str, Tensor]]:
         """Gradients of the four losses, and metrics as tensors of one element (reading one waits for a GPU: do it
-        seldom).
+        seldom); on a GPU both are valid until the next call.
 
         Args:
-            batch: S transitions of one step; numpy arrays or tensors.
+            batch: S transitions of one step.
             rng: on the algorithm's device; see ``randomness.update_generator``.
         """
-        observation, action, reward, discount, following = self._tensors(batch)
+        tensors = self._tensors(batch)
+        shape = 1 + self.config.sequence_length, *tensors.action.shape
+        noise = torch.randn(shape, generator=rng, device=self.device)
         if self._bonus is not None:
-            reward = reward + self._bonus.rewards(following)
-        weight, temperature = self._tensors.weight(batch), self.log_temperature.exp()
-        noise = torch.randn((1 + self.config.sequence_length, *action.shape), generator=rng, device=self.device)
+            tensors = tensors._replace(reward=tensors.reward + self._bonus.rewards(tensors.following))
+        gradients, metrics, batch.error = self._computed(noise, *tensors)
+        if self._bonus is not None:
+            gradients = gradients | {"bonus": self._bonus.gradient(tensors.following, rng)}
+        return gradients, metrics
+
+    def _compute(self, noise: Tensor, *tensors: Tensor) -> tuple[Gradients, dict[str, Tensor], Tensor]:
+        """``gradients`` of the batch's parts, and the mean size of the critics' errors, [S].
+
+        Args:
+            noise: [1 + J, S, A], for o' and for the J actions from o on.
+        """
+        observation, action, reward, discount, following, weight = Tensors(*tensors)
+        action, temperature = self._tensors.scaled(action), self.log_temperature.exp()
         with torch.no_grad():
             next_actions, next_log_probs = self.actor_net.unroll(self.actor.frozen, following, noise[:1])
             next_value = self._values(self._target, following, next_actions[0]).amin(0)
@@ -154,7 +169,6 @@ class SequenceSAC(Optimized):
         outputs = self._outputs(self.critic.named, observation, action)  # [2, S, m]
         critic_loss = (weight * self._loss.loss(outputs, target)).mean(1).sum()
         values = self._loss.values(outputs.detach())
-        batch.error = (values - target).abs().mean(0)
 
         change = self.model_net(self.model.named, torch.cat([observation, action], 1))
         # what follows a terminated transition need not have been kept
@@ -180,9 +194,7 @@ class SequenceSAC(Optimized):
             "temperature": temperature,
             "entropy": -log_probs.detach().mean(),
         }
-        if self._bonus is not None:
-            gradients["bonus"] = self._bonus.gradient(following, rng)
-        return gradients, metrics
+        return gradients, metrics, (values - target).abs().mean(0)
 
     def policy_weights(self) -> Weights:
         """See ``actor_weights``; the layers are those of ``SequenceActor``."""

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from distrl.core.types import EnvSpec, Weights
 from distrl.learners.bonus import Bonus, with_bonus
-from distrl.learners.box_batches import BoxBatches
+from distrl.learners.box_batches import BoxBatches, Tensors
+from distrl.learners.device import Captured
 from distrl.learners.hl_gauss import value_loss
 from distrl.learners.networks import MLP, FlatParameters
 from distrl.learners.optimized import Optimized, actor_weights
@@ -50,6 +51,7 @@ class TD3(Optimized):
         self._tensors = BoxBatches(env_spec, "TD3", self.device)
         size, num_actions = self._tensors.num_inputs, self._tensors.num_actions
         self._loss = value_loss(config, self.device)
+        self._computed = Captured(self._compute, self.device)
         self.actor_net = MLP((size, *config.hidden, num_actions))
         self.critic_net = MLP((size + num_actions, *config.hidden, self._loss.num_outputs), ensemble=2)
         generator = torch.Generator().manual_seed(seed)
@@ -67,44 +69,52 @@ class TD3(Optimized):
 
     def gradients(self, batch: SampleBatch, rng: torch.Generator) -> tuple[Gradients, dict[str, Tensor]]:
         """Gradients of the critics' loss, and of the actor's where it is its turn; metrics as tensors of one element
-        (reading one waits for a GPU: do it seldom).
+        (reading one waits for a GPU: do it seldom); on a GPU both are valid until the next call.
 
         Args:
-            batch: S transitions; numpy arrays or tensors.
+            batch: S transitions.
             rng: on the algorithm's device; see ``randomness.update_generator``.
         """
-        config = self.config
-        observation, action, reward, discount, following = self._tensors(batch)
+        tensors = self._tensors(batch)
+        noise = torch.randn(tensors.action.shape, generator=rng, device=self.device)
         if self._bonus is not None:
-            reward = reward + self._bonus.rewards(following)
+            tensors = tensors._replace(reward=tensors.reward + self._bonus.rewards(tensors.following))
+        improves = (self.optimizer.updates + 1) % self.config.policy_delay == 0
+        gradients, metrics, batch.error = self._computed(noise, *tensors, improves=improves)
+        if self._bonus is not None:
+            gradients = gradients | {"bonus": self._bonus.gradient(tensors.following, rng)}
+        return gradients, metrics
+
+    def _compute(self, noise: Tensor, *tensors: Tensor, improves: bool) -> tuple[Gradients, dict[str, Tensor], Tensor]:
+        """``gradients`` of the batch's parts, and the mean size of the critics' errors, [S]; ``improves``: the actor,
+        too. Args: noise: [S, A]."""
+        config = self.config
+        observation, action, reward, discount, following, weight = Tensors(*tensors)
+        action = self._tensors.scaled(action)
         with torch.no_grad():
             limit = config.target_noise_limit
-            noise = torch.randn(action.shape, generator=rng, device=self.device)
             noise = (config.target_noise * noise).clamp(-limit, limit)
             next_action = (torch.tanh(self.actor_net(self._target_actor, following)) + noise).clamp(-1.0, 1.0)
             next_outputs = self._outputs(self._target_critic, following, next_action)
             target = config.reward_scale * reward + discount * self._loss.values(next_outputs).amin(0)
 
         outputs = self._outputs(self.critic.named, observation, action)  # [2, S, m]
-        weight = self._tensors.weight(batch)
         critic_loss = (weight * self._loss.loss(outputs, target)).mean(1).sum()
-        batch.error = (self._loss.values(outputs.detach()) - target).abs().mean(0)
+        values = self._loss.values(outputs.detach())
         gradients = {"critic": self.critic.gradient(critic_loss)}
         metrics = {
             "critic_loss": critic_loss.detach(),
-            "value_mean": self._loss.values(outputs.detach()).mean(),
+            "value_mean": values.mean(),
             "target_min": target.amin(),
             "target_max": target.amax(),
         }
-        if (self.optimizer.updates + 1) % config.policy_delay == 0:
+        if improves:
             own_action = torch.tanh(self.actor_net(self.actor.named, observation))
             first = {name: part[:1] for name, part in self.critic.frozen.items()}
             inputs = torch.cat([observation, own_action], 1)
             own_outputs = MLP(self.critic_net.sizes, ensemble=1)(first, inputs)
             gradients["actor"] = self.actor.gradient(-(weight * self._loss.values(own_outputs)).mean())
-        if self._bonus is not None:
-            gradients["bonus"] = self._bonus.gradient(following, rng)
-        return gradients, metrics
+        return gradients, metrics, (values - target).abs().mean(0)
 
     def policy_weights(self) -> Weights:
         """See ``actor_weights``; the layers are ``<i>/weight`` [in, out] and ``<i>/bias`` [out]."""

@@ -1,10 +1,11 @@
 """What tests of algorithms with a replay share: batches, slow networks, and checks that hold for each of them."""
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import torch
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Dict, Discrete
 
 from distrl.core.types import EnvSpec
 from distrl.learners.randomness import update_generator
@@ -36,6 +37,25 @@ def batch_of(spec: EnvSpec, size: int, seed: int = 0, alike: bool = True) -> Sam
         number=rng.integers(1000, size=size),
         weight=None if alike else rng.exponential(size=size).astype("f4"),
     )
+
+
+def observing(batch, space):
+    """The batch with observations of a space."""
+    if space is BOX.observation_space:
+        return batch
+
+    def drawn():
+        found = [space.sample() for _ in batch.reward]
+        if not isinstance(space, Dict):
+            return {"array": np.stack(found)}
+        return {path: np.stack([each[path] for each in found]) for path in space}
+
+    space.seed(0)
+    seen, after = drawn(), drawn()
+    for part in (seen, after):
+        if "action_mask" in part:
+            part["action_mask"][:, 0] = 1
+    return replace(batch, observation=seen, next_observation=after)
 
 
 def shares_of(batch):

@@ -1,11 +1,17 @@
 """What goes to a device arrives in one copy, and what is recorded there sees each call's inputs."""
 
-from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
+from gymnasium.spaces import Box, Dict, Discrete
 
 from distrl.learners.device import Captured, to_device
+from distrl.learners.randomness import update_generator
+from distrl.learners.registry import algorithm_config
+from tests.learners.off_policy import BOX, assert_same, batch_of, observing
+from tests.learners.tape import instead_of_graphs
 
 CPU = torch.device("cpu")
 
@@ -27,47 +33,106 @@ def test_on_a_cpu_a_function_is_just_called():
     assert Captured(lambda left, right: (left, right), CPU)(1, 2) == (1, 2)
 
 
-def test_a_recorded_function_sees_the_inputs_of_each_call_and_is_recorded_once_a_shape(monkeypatch):
-    """With a stand-in for CUDA that records what the function does to memory as the graph would: by doing it again."""
-    calls, recording = [], []
+def test_a_recorded_function_sees_the_inputs_of_each_call_and_is_recorded_once_a_shape_and_flag(monkeypatch):
+    tapes, calls = instead_of_graphs(monkeypatch), []
 
-    class Graph:
-        def replay(self):
-            """Into the memory of the recorded results."""
-            self.results.copy_(self.results_of(*self.inputs))
+    def function(left, right, *, times):
+        calls.append((len(left), times))
+        return {"sum": left + times * right, "parts": (2 * left[:1], None)}
 
-    class Stream:
-        def wait_stream(self, other):
-            """Nothing runs beside."""
+    captured = Captured(function, CPU)
+    for value in range(9):
+        for size, times in ((3, 2), (5, 2), (3, 4)):
+            left, right = torch.full((size,), float(value)), torch.ones(size)
+            found = captured(left.clone(), right, times=times)
+            assert found["sum"].tolist() == [value + times] * size
+            assert found["parts"][0].tolist() == [2 * value]
+    assert calls == [(3, 2), (5, 2), (3, 4)] * 4  # as it is three times, then recorded
+    assert [tape.replays for tape in tapes if tape.replays] == [6, 6, 6]
 
-    def function(left, right):
-        calls.append(len(left))
-        result = left + 2 * right
-        if recording:
-            recording[0].inputs, recording[0].results = (left, right), result
-            recording[0].results_of = lambda left, right: left + 2 * right
-        return {"sum": result}
 
-    class Recording:
-        def __init__(self, graph, capture_error_mode):
-            self.graph = graph
+def test_what_lies_where_it_was_is_read_and_changed_in_every_call(monkeypatch):
+    instead_of_graphs(monkeypatch)
+    total = torch.zeros(2)
+    captured = Captured(lambda more: total.add_(more) * 2, CPU)
+    for call in range(1, 9):
+        assert captured(torch.ones(2)).tolist() == [2 * call] * 2
+    assert total.tolist() == [8.0, 8.0]
 
-        def __enter__(self):
-            recording.append(self.graph)
 
-        def __exit__(self, *_):
-            recording.clear()
+def test_beyond_so_many_shapes_nothing_more_is_recorded(monkeypatch):
+    tapes = instead_of_graphs(monkeypatch)
+    captured = Captured(lambda values: values * 2, CPU)
+    for size in range(1, 21):
+        for value in range(5):
+            assert captured(torch.full((size,), float(value))).tolist() == [2 * value] * size
+    assert sum(tape.replays > 0 for tape in tapes) == 16
 
-    monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
-    monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
-    monkeypatch.setattr(torch.cuda, "Stream", Stream)
-    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
-    monkeypatch.setattr(torch.cuda, "graph", Recording)
-    captured = Captured(function, torch.device("cuda"))
-    for size in (3, 5, 3):
-        for value in (1.0, 4.0):
-            left, right = torch.full((size,), value), torch.ones(size)
-            assert torch.equal(captured(left, right)["sum"], left + 2 * right)
-            assert torch.equal(left, torch.full((size,), value))  # the caller's is left alone
-    assert calls == [3] * 4 + [5] * 4
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (lambda x: x + torch.randn(3), "randn.default draws or asks"),
+        (lambda x: x * float(x.sum()), "_local_scalar_dense.default draws or asks"),
+        (lambda x: x[x > 0], "counts what is true"),
+        (lambda x: x.nonzero(), "depends on values"),
+        (lambda x: x + torch.tensor([1.0, 2.0, 3.0]), "copies from the host"),
+    ],
+)
+def test_the_tape_refuses_what_a_graph_cannot_do(monkeypatch, function, words):
+    instead_of_graphs(monkeypatch)
+    captured = Captured(function, CPU)
+    for _ in range(3):
+        captured(torch.ones(3))
+    with pytest.raises(AssertionError, match=words):
+        captured(torch.ones(3))
+
+
+def test_the_tape_keeps_what_python_has_computed(monkeypatch):
+    """As a graph does, which is why a function takes such numbers as flags."""
+    instead_of_graphs(monkeypatch)
+    numbers = iter(range(9))
+    captured = Captured(lambda x: x + next(numbers), CPU)
+    assert [float(captured(torch.zeros(1))) for _ in range(6)] == [0, 1, 2, 3, 3, 3]
+
+
+DISCRETE = replace(BOX, action_space=Discrete(4, start=2))
+MASKED = Dict(
+    {"x": Box(-1, 1, (3,)), "view": Box(0, 255, (36, 36, 1), np.uint8), "action_mask": Box(0, 1, (4,), np.int8)}
+)
+RND = {"bonus": {"kind": "rnd", "hidden": [4]}}
+
+
+@pytest.mark.parametrize(
+    ("name", "spec", "options"),
+    [
+        ("sac", BOX, {}),
+        ("sac", BOX, {"value_loss": "hl_gauss", "num_bins": 11, "max_gradient_norm": 1.0}),
+        ("td3", BOX, {"policy_delay": 3}),
+        ("td3", BOX, RND),
+        ("dsact", BOX, {}),
+        ("sequence-sac", BOX, {"sequence_length": 3}),
+        ("dqn", DISCRETE, {"tau": 0.5, "target_period": 3}),
+        ("dqn", replace(DISCRETE, observation_space=MASKED), {}),
+    ],
+    ids=str,
+)
+def test_replayed_updates_are_those_of_calls(monkeypatch, name, spec, options):
+    """Gradients and steps, as a GPU makes them: bit for bit, whatever the batch weighs and whose turn it is."""
+
+    def run():
+        algorithm = algorithm_config(name)(hidden=(8,), **options).build(spec, seed=3)
+        algorithm.optimizer.look_period = 5
+        found = []
+        for update in range(20):
+            batch = observing(batch_of(spec, 16, update, alike=update % 2 == 0), spec.observation_space)
+            gradients, metrics = algorithm.gradients(batch, update_generator(0, update))
+            algorithm.apply(gradients)
+            found.append({key: float(value) for key, value in metrics.items()} | {"error": float(batch.error.sum())})
+        return {"state": algorithm.state(), "metrics": dict(enumerate(found))}
+
+    called, tapes = run(), instead_of_graphs(monkeypatch)
+    assert_same(called, run())
+    recorded = [tape.replays for tape in tapes if tape.replays]
+    assert len(recorded) >= 2  # gradients, and their steps
+    assert sum(recorded) >= 20

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from distrl.core.errors import ConfigError, EnvironmentFault
 from distrl.core.types import EnvSpec
+from distrl.learners.device import to_device
 from distrl.learners.dqn_config import Config
 from distrl.learners.randomness import sample_generator
 from distrl.learners.registry import algorithm_config
@@ -108,7 +109,7 @@ def test_it_does_what_the_learner_values_most_of_what_is_allowed(config):
     policy.load(algorithm.policy_weights())
     seen = masked(off_policy.batch_of(PLAIN, 64)).observation
     with torch.no_grad():
-        outputs = algorithm._outputs(algorithm.parameters.frozen, algorithm._inputs(seen))
+        outputs = algorithm._outputs(algorithm.parameters.frozen, to_device(algorithm._seen(seen), algorithm.device))
         values = algorithm._loss.values(outputs).numpy()
     action, log_prob, _ = policy.step(seen, {}, np.zeros(64, bool))
     assert np.array_equal(action, 2 + np.where(seen["action_mask"], values, -np.inf).argmax(1))
@@ -150,7 +151,7 @@ def test_images_beside_numbers(loss):
     policy = algorithm.policy_spec().build(seed=0, deterministic=True)
     policy.load(algorithm.policy_weights())
     with torch.no_grad():
-        outputs = algorithm._outputs(algorithm.parameters.frozen, algorithm._inputs(seen))
+        outputs = algorithm._outputs(algorithm.parameters.frozen, to_device(algorithm._seen(seen), algorithm.device))
     assert np.array_equal(policy.step(seen, {}, np.zeros(9, bool))[0], algorithm._loss.values(outputs).argmax(1))
 
 
@@ -201,6 +202,6 @@ def test_it_learns_a_chain(loss):
     policy.load(algorithm.policy_weights())
     assert policy.step({"array": np.arange(5)}, {}, np.zeros(5, bool))[0].tolist() == [1] * 5
     with torch.no_grad():
-        outputs = algorithm._outputs(algorithm.parameters.frozen, algorithm._inputs({"array": np.arange(5)}))
+        outputs = algorithm._outputs(algorithm.parameters.frozen, to_device([np.eye(6)[:5]], algorithm.device))
     values = algorithm._loss.values(outputs)[:, 1]
     np.testing.assert_allclose(values, 0.9 ** np.arange(4, -1, -1), atol=0.05)

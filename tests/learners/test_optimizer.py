@@ -7,6 +7,7 @@ import torch
 
 from distrl.core.errors import RunFailed
 from distrl.learners.optimizer import MAX_SKIPPED, Optimizer, Rule, Trained
+from tests.learners.tape import instead_of_graphs
 
 torch.set_num_threads(1)
 
@@ -84,8 +85,11 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_ten_in_a_row_end_the_
         optimizer.step(gradients)
 
 
-def test_what_a_gpu_decides_by_itself_comes_out_the_same():
+@pytest.mark.parametrize("graphs", [False, True])
+def test_what_a_gpu_decides_by_itself_comes_out_the_same(graphs, monkeypatch):
     """There nobody asks at every step whether it was finite; here that is tried on a CPU."""
+    if graphs:
+        instead_of_graphs(monkeypatch)
 
     def new(look_period):
         rule = Rule(0.1, max_gradient_norm=2.0, tau=0.1)

@@ -15,7 +15,7 @@ from distrl.core.errors import ConfigError
 from distrl.learners.randomness import update_generator
 from distrl.learners.registry import algorithm_config
 from distrl.learners.stored_observations import StoredObservations, fits
-from tests.learners.off_policy import BOX, assert_same, batch_of
+from tests.learners.off_policy import BOX, assert_same, batch_of, observing
 
 torch.set_num_threads(1)
 
@@ -101,25 +101,6 @@ def as_tensors(batch):
         {path: torch.from_numpy(array) for path, array in part.items()}
         for part in (batch.observation, batch.next_observation)
     )
-    return replace(batch, observation=seen, next_observation=after)
-
-
-def observing(batch, space):
-    """The batch with observations of a space."""
-    if space is BOX.observation_space:
-        return batch
-
-    def drawn():
-        found = [space.sample() for _ in batch.reward]
-        if not isinstance(space, Dict):
-            return {"array": np.stack(found)}
-        return {path: np.stack([each[path] for each in found]) for path in space}
-
-    space.seed(0)
-    seen, after = drawn(), drawn()
-    for part in (seen, after):
-        if "action_mask" in part:
-            part["action_mask"][:, 0] = 1
     return replace(batch, observation=seen, next_observation=after)
 
 
