@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,10 +52,9 @@ class BoxBatches:
 
     def __call__(self, batch: SampleBatch) -> Tensors:
         """On the device."""
-        size = len(batch.reward)
-        weight = np.ones(size, np.float32) if batch.weight is None else batch.weight
         observation, following = (joined(part, self._layout) for part in (batch.observation, batch.next_observation))
-        parts = [observation, batch.action.reshape(size, -1), batch.reward, batch.discount, following, weight]
+        action = batch.action.reshape(len(batch.reward), -1)
+        parts = [observation, action, batch.reward, batch.discount, following, batch.weights()]
         return Tensors(*to_device(parts, self._device))
 
     def scaled(self, action: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, Protocol, TypeGuard
 
 import numpy as np
@@ -63,32 +63,56 @@ class Captured:
     Its hundreds of small kernels would otherwise wait for Python. Results are valid until the next call.
 
     Args:
-        function: from tensors, and flags by name, to (nested tuples and dicts of) tensors. It draws nothing and asks
-            for no value; what else it reads or writes is in memory that stays where it is.
+        function: from nested tuples of tensors and None, and flags by name, to nested tuples and dicts of tensors. It
+            draws nothing and asks for no value; what else it reads or writes is in memory that stays where it is.
     """
 
     def __init__(self, function: Callable[..., Any], device: torch.device):
         self._function, self._device = function, device
         self._calls: Counter[Hashable] = Counter()
-        self._recorded: dict[Hashable, tuple[Graph, list[Tensor], Any]] = {}
+        self._recorded: dict[Hashable, tuple[Graph, Any, Any]] = {}
 
-    def __call__(self, *inputs: Tensor, **flags: Hashable) -> Any:
+    def __call__(self, *inputs: Nested, **flags: Hashable) -> Any:
         """What the function gives."""
         if self._device.type not in GRAPHS:
             return self._function(*inputs, **flags)
-        key = tuple((part.shape, part.dtype) for part in inputs), tuple(flags.items())
+        key = _shapes(inputs), tuple(flags.items())
         self._calls[key] += 1
         if key not in self._recorded:
             new = GRAPHS[self._device.type](self._device)
             if self._calls[key] <= _WARM_UPS or len(self._recorded) == _MOST_GRAPHS:
                 return new.run(lambda: self._function(*inputs, **flags))
-            own = [part.clone() for part in inputs]
+            own = _cloned(inputs)
             self._recorded[key] = new, own, new.record(lambda: self._function(*own, **flags))
         graph, own, results = self._recorded[key]
-        for kept, part in zip(own, inputs, strict=True):
+        for kept, part in zip(_tensors(own), _tensors(inputs), strict=True):
             kept.copy_(part)
         graph.replay()
         return results
+
+
+Nested = Tensor | None | tuple["Nested", ...]
+
+
+def _shapes(value: Nested) -> Hashable:
+    if value is None:
+        return None
+    return (value.shape, value.dtype) if isinstance(value, Tensor) else tuple(map(_shapes, value))
+
+
+def _tensors(value: Nested) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif value is not None:
+        for part in value:
+            yield from _tensors(part)
+
+
+def _cloned(value: Any) -> Any:
+    if value is None or isinstance(value, Tensor):
+        return value if value is None else value.clone()
+    parts = map(_cloned, value)
+    return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)  # a NamedTuple's attributes are used
 
 
 class Graph(Protocol):

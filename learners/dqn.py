@@ -99,35 +99,41 @@ class DQN(Optimized):
             batch: S transitions.
             rng: on the algorithm's device; for a bonus alone.
         """
-        weight = np.ones(len(batch.reward), np.float32) if batch.weight is None else batch.weight
-        seen = *self._seen(batch.observation), *self._seen(batch.next_observation)
-        parts = [batch.action - self._lowest, batch.reward, batch.discount, weight, *seen]
-        action, reward, *tensors = to_device(parts, self.device)
-        following = tensors[2 + len(seen) // 2]  # what a bonus sees: numbers
+        inputs, following = self._inputs(batch.observation), self._inputs(batch.next_observation)
+        mask = [batch.next_observation[MASK]] if MASK in batch.next_observation else []
+        parts = [batch.action - self._lowest, batch.reward, batch.discount, batch.weights(), *inputs, *following, *mask]
+        action, reward, discount, weight, *seen = to_device(parts, self.device)
+        inputs, following = tuple(seen[: len(inputs)]), tuple(seen[len(inputs) : 2 * len(inputs)])
         if self._bonus is not None:
-            reward = reward + self._bonus.rewards(following)
-        gradients, metrics, batch.error = self._computed(action, reward, *tensors)
+            reward = reward + self._bonus.rewards(following[0])
+        allowed = seen[-1] if mask else None
+        found = self._computed(action, reward, discount, weight, inputs, following, allowed)
+        gradients, metrics, batch.error = found
         if self._bonus is not None:
             assert rng is not None
-            gradients = gradients | {"bonus": self._bonus.gradient(following, rng)}
+            gradients = gradients | {"bonus": self._bonus.gradient(following[0], rng)}
         self.transitions = max(self.transitions, int(batch.number.max()) + 1)
         return gradients, metrics | {"epsilon": self.epsilon}
 
     def _compute(
-        self, action: Tensor, reward: Tensor, discount: Tensor, weight: Tensor, *seen: Tensor
+        self,
+        action: Tensor,
+        reward: Tensor,
+        discount: Tensor,
+        weight: Tensor,
+        inputs: Inputs,
+        following: Inputs,
+        allowed: Tensor | None,
     ) -> tuple[Gradients, dict[str, Tensor], Tensor]:
         """``gradients`` of the batch's parts, and the sizes of the errors, [S].
 
         Args:
-            action: [S], counted from 0. seen: of o and of o', what ``_seen`` gives of them.
+            action: [S], counted from 0. inputs, following: of o and o'. allowed: [S, n], zero where o' forbids.
         """
-        num_inputs = bool(self._num_flat) + len(self._images)
-        before, after = seen[: len(seen) // 2], seen[len(seen) // 2 :]
-        inputs, following, mask = before[:num_inputs], after[:num_inputs], after[num_inputs:]
         with torch.no_grad():
             values = self._loss.values(self._outputs(self.parameters.frozen, following))
-            if mask:
-                values = values.masked_fill(mask[0].view(values.shape) == 0, -torch.inf)
+            if allowed is not None:
+                values = values.masked_fill(allowed.view(values.shape) == 0, -torch.inf)
             next_outputs = _of(values.argmax(1), self._outputs(self._target, following))
             target = self.config.reward_scale * reward + discount * self._loss.values(next_outputs)
 
@@ -163,11 +169,10 @@ class DQN(Optimized):
         """[S, n, m]."""
         return self._network(named, inputs).reshape(-1, self._num_actions, self._loss.num_outputs)
 
-    def _seen(self, observation: dict[str, Any]) -> list[Any]:
-        """What the network takes, and the mask where there is one; arrays or tensors."""
+    def _inputs(self, observation: dict[str, Any]) -> tuple[Any, ...]:
+        """What the network takes, arrays or tensors."""
         flat = [joined(observation, self._layout)] if self._num_flat else []
-        mask = [observation[MASK]] if MASK in observation else []
-        return [*flat, *(observation[path] for path in self._images), *mask]
+        return *flat, *(observation[path] for path in self._images)
 
 
 def _of(action: Tensor, outputs: Tensor) -> Tensor:

@@ -103,14 +103,14 @@ class DSACT(Optimized):
         improves = (self.optimizer.updates + 1) % self.config.policy_delay == 0
         # what is common to learners in step goes through the host
         compute = self._computed if self.optimizer.together.size == 1 else self._compute
-        found = compute(noise, drawn, self.spread, *tensors, improves=improves)
+        found = compute(noise, drawn, self.spread, tensors, improves=improves)
         gradients, metrics, batch.error, self._next_spread = found
         if self._bonus is not None:
             gradients = gradients | {"bonus": self._bonus.gradient(tensors.following, rng)}
         return gradients, metrics
 
     def _compute(
-        self, noise: Tensor, drawn: Tensor, spread: Tensor, *tensors: Tensor, improves: bool
+        self, noise: Tensor, drawn: Tensor, spread: Tensor, tensors: Tensors, improves: bool
     ) -> tuple[Gradients, dict[str, Tensor], Tensor, Tensor]:
         """``gradients`` of the batch's parts, the mean size of the critics' errors, [S], and the next ``spread``.
 
@@ -119,7 +119,7 @@ class DSACT(Optimized):
             improves: actor and temperature, too.
         """
         config = self.config
-        observation, action, reward, discount, following, weight = Tensors(*tensors)
+        observation, action, reward, discount, following, weight = tensors
         temperature = self.log_temperature.exp()
         mean, std = self._returns(self.critic.named, observation, self._tensors.scaled(action))  # [2, S] each
 

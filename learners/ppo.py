@@ -25,8 +25,7 @@ Proximal Policy Optimization".
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,6 +36,7 @@ from distrl.core.types import EnvSpec, PolicySpec, Weights
 from distrl.learners.actor_critic import ActorCritic, Inputs, Network
 from distrl.learners.actor_policies import MEMORY, MOMENTS, OBSERVATION_LIMIT, action_units
 from distrl.learners.bonus import Bonus, with_bonus
+from distrl.learners.device import Captured
 from distrl.learners.distributions import Categorical, Distribution, Gaussian
 from distrl.learners.inputs import MASK, flat_inputs, image_paths, input_layout, input_size
 from distrl.learners.moments import RewardScale, RunningMoments
@@ -50,8 +50,7 @@ from distrl.learners.shared_network import SharedActorCritic, TanhEncoder
 from distrl.learners.together import Together
 
 
-@dataclass
-class Minibatch:
+class Minibatch(NamedTuple):
     """S transitions.
 
     Attributes:
@@ -125,6 +124,7 @@ class PPO:
         self._rate = 1.0
         self._moments = RunningMoments(self._num_flat) if config.normalize_observations else None
         self._reward_scale = RewardScale(config.gamma) if config.scale_rewards else None
+        self._computed = Captured(self._compute, self.device)
         self._explained = torch.zeros((), device=self.device)
         self._kl = torch.zeros((), device=self.device)  # of the newest minibatch
 
@@ -158,11 +158,22 @@ class PPO:
                     return
 
     def gradients(self, batch: Minibatch, rng: torch.Generator | None = None) -> tuple[Gradients, dict[str, Tensor]]:
-        """The loss's gradient, and metrics as tensors of one element (reading one waits for a GPU: do it seldom).
+        """The loss's gradient, and metrics as tensors of one element (reading one waits for a GPU: do it seldom); on a
+        GPU both are valid until the next call.
 
         Args:
             rng: on the algorithm's device; for a bonus alone.
         """
+        # what is common to learners in step goes through the host
+        compute = self._computed if self.optimizer.together.size == 1 else self._compute
+        gradients, metrics = compute(batch)
+        self._kl = metrics["approx_kl"]
+        if self._bonus is not None:
+            assert rng is not None
+            gradients = gradients | {"bonus": self._bonus.gradient(batch.inputs[0], rng)}
+        return gradients, metrics | {"explained_variance": self._explained}
+
+    def _compute(self, batch: Minibatch) -> tuple[Gradients, dict[str, Tensor]]:
         config, named, size = self.config, self.parameters.frozen, len(batch.advantage)
         outputs, value, context = self.network.forward(self.parameters, batch.inputs, batch.memory)
         log_prob, entropy, drawn = self._distribution.forward(named, outputs, batch.action, batch.allowed)
@@ -199,20 +210,14 @@ class PPO:
         d_entropy = torch.full_like(entropy, -config.entropy_cost).mul_(share)
         d_outputs = self._distribution.backward(drawn, d_log_prob.mul(-share), d_entropy, gradients)
         self.network.backward(self.parameters, context, d_outputs, d_value.mul(config.value_cost * share), gradients)
-        self._kl = (ratio - 1.0 - log_ratio).mean()  # detail 12; Schulman 2020, "Approximating KL Divergence", k3
         metrics = {
             "policy_loss": -(least.mean() if batch.counts is None else torch.dot(least, batch.counts) / size),
             "value_loss": torch.dot(error, error * share) * 0.5,
             "entropy": entropy.mean(),
-            "approx_kl": self._kl,
+            "approx_kl": (ratio - 1.0 - log_ratio).mean(),  # detail 12; Schulman 2020, "Approximating KL …", k3
             "clip_share": beyond.float().mean(),
-            "explained_variance": self._explained,
         }
-        found = {"parameters": self.parameters.join(gradients)}
-        if self._bonus is not None:
-            assert rng is not None
-            found["bonus"] = self._bonus.gradient(batch.inputs[0], rng)
-        return found, metrics
+        return {"parameters": self.parameters.join(gradients)}, metrics
 
     def apply(self, gradients: Gradients) -> None:
         """One step of Adam."""

@@ -81,6 +81,10 @@ class SampleBatch:
     weight: np.ndarray | None = None
     error: Any = None
 
+    def weights(self) -> np.ndarray:
+        """``weight``, without None."""
+        return np.ones(len(self.reward), np.float32) if self.weight is None else self.weight
+
 
 class Replay:
     """A columnar ring of the last ``capacity`` transitions; one thread may ``add`` while another ``sample``s.

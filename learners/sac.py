@@ -20,7 +20,6 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -121,36 +120,29 @@ class SAC(Optimized):
             batch: S transitions.
             rng: on the algorithm's device; see ``randomness.update_generator``.
         """
-        size = len(batch.reward)
-        weight = np.ones(size, np.float32) if batch.weight is None else batch.weight
-        inputs = to_device(
-            [
-                *(batch.action.reshape(size, -1), batch.reward, batch.discount, weight),
-                *(*self._seen(batch.observation), *self._seen(batch.next_observation)),
-            ],
-            self.device,
-        )
-        noise = torch.randn((2, *inputs[0].shape), generator=rng, device=self.device)
-        if self._bonus is None:
-            with torch.no_grad():
-                gradients, metrics, batch.error = self._computed(noise, *inputs)
-            return gradients, metrics
-        after = Seen(*inputs[4 + (len(inputs) - 4) // 2 :])
+        parts = [batch.action.reshape(len(batch.reward), -1), batch.reward, batch.discount, batch.weights()]
+        parts += [*self._seen(batch.observation), *self._seen(batch.next_observation)]
+        action, reward, discount, weight, *seen = to_device(parts, self.device)
+        before, after = Seen(*seen[: len(seen) // 2]), Seen(*seen[len(seen) // 2 :])
+        noise = torch.randn((2, *action.shape), generator=rng, device=self.device)
         following = after.own if after.together is None else after.together
-        inputs[1] = inputs[1] + self._bonus.rewards(following)
+        if self._bonus is not None:
+            reward = reward + self._bonus.rewards(following)
         with torch.no_grad():
-            gradients, metrics, batch.error = self._computed(noise, *inputs)
-        return gradients | {"bonus": self._bonus.gradient(following, rng)}, metrics
+            found = self._computed(noise, action, reward, discount, weight, before, after)
+        gradients, metrics, batch.error = found
+        if self._bonus is not None:
+            gradients = gradients | {"bonus": self._bonus.gradient(following, rng)}
+        return gradients, metrics
 
     def _compute(
-        self, noise: Tensor, action: Tensor, reward: Tensor, discount: Tensor, weight: Tensor, *seen: Tensor
+        self, noise: Tensor, action: Tensor, reward: Tensor, discount: Tensor, weight: Tensor, before: Seen, after: Seen
     ) -> tuple[Gradients, dict[str, Tensor], Tensor]:
         """``gradients`` of the batch's parts, and the mean size of the critics' errors, [S].
 
         Args:
-            noise: [2, S, actions], for o' and for o.
+            noise: [2, S, actions], for o' and for o. before, after: o and o'.
         """
-        before, after = Seen(*seen[: len(seen) // 2]), Seen(*seen[len(seen) // 2 :])
         action = (action - self._center) / self._half
         weight = weight / len(weight)
         size, num_actions = action.shape

@@ -148,18 +148,18 @@ class SequenceSAC(Optimized):
         noise = torch.randn(shape, generator=rng, device=self.device)
         if self._bonus is not None:
             tensors = tensors._replace(reward=tensors.reward + self._bonus.rewards(tensors.following))
-        gradients, metrics, batch.error = self._computed(noise, *tensors)
+        gradients, metrics, batch.error = self._computed(noise, tensors)
         if self._bonus is not None:
             gradients = gradients | {"bonus": self._bonus.gradient(tensors.following, rng)}
         return gradients, metrics
 
-    def _compute(self, noise: Tensor, *tensors: Tensor) -> tuple[Gradients, dict[str, Tensor], Tensor]:
+    def _compute(self, noise: Tensor, tensors: Tensors) -> tuple[Gradients, dict[str, Tensor], Tensor]:
         """``gradients`` of the batch's parts, and the mean size of the critics' errors, [S].
 
         Args:
             noise: [1 + J, S, A], for o' and for the J actions from o on.
         """
-        observation, action, reward, discount, following, weight = Tensors(*tensors)
+        observation, action, reward, discount, following, weight = tensors
         action, temperature = self._tensors.scaled(action), self.log_temperature.exp()
         with torch.no_grad():
             next_actions, next_log_probs = self.actor_net.unroll(self.actor.frozen, following, noise[:1])

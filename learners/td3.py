@@ -80,16 +80,16 @@ class TD3(Optimized):
         if self._bonus is not None:
             tensors = tensors._replace(reward=tensors.reward + self._bonus.rewards(tensors.following))
         improves = (self.optimizer.updates + 1) % self.config.policy_delay == 0
-        gradients, metrics, batch.error = self._computed(noise, *tensors, improves=improves)
+        gradients, metrics, batch.error = self._computed(noise, tensors, improves=improves)
         if self._bonus is not None:
             gradients = gradients | {"bonus": self._bonus.gradient(tensors.following, rng)}
         return gradients, metrics
 
-    def _compute(self, noise: Tensor, *tensors: Tensor, improves: bool) -> tuple[Gradients, dict[str, Tensor], Tensor]:
+    def _compute(self, noise: Tensor, tensors: Tensors, improves: bool) -> tuple[Gradients, dict[str, Tensor], Tensor]:
         """``gradients`` of the batch's parts, and the mean size of the critics' errors, [S]; ``improves``: the actor,
         too. Args: noise: [S, A]."""
         config = self.config
-        observation, action, reward, discount, following, weight = Tensors(*tensors)
+        observation, action, reward, discount, following, weight = tensors
         action = self._tensors.scaled(action)
         with torch.no_grad():
             limit = config.target_noise_limit

@@ -42,14 +42,16 @@ def train_on(algorithm: Any, drawn: Any, seed: int, update: int, device: str | t
     """
     generator = update_generator(seed, update, device)
     batches = algorithm.minibatches(drawn, generator) if isinstance(drawn, Rollout) else [drawn]
-    found: list[dict[str, Any]] = []
+    count, total = 0, dict[str, Any]()
     for batch in batches:
         gradients, metrics = algorithm.gradients(batch, generator)
         algorithm.apply(gradients)
-        found.append(metrics)
-    if len(found) == 1:
-        return found[0]
-    return {name: torch.stack([torch.as_tensor(one[name]) for one in found]).mean() for name in found[0]}
+        if not isinstance(drawn, Rollout):
+            return metrics
+        # a sum of its own, as metrics are valid until the next gradients
+        count += 1
+        total = {name: total.get(name, 0.0) + value for name, value in metrics.items()}
+    return {name: value / count for name, value in total.items()}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """What goes to a device arrives in one copy, and what is recorded there sees each call's inputs."""
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -49,6 +50,19 @@ def test_a_recorded_function_sees_the_inputs_of_each_call_and_is_recorded_once_a
             assert found["parts"][0].tolist() == [2 * value]
     assert calls == [(3, 2), (5, 2), (3, 4)] * 4  # as it is three times, then recorded
     assert [tape.replays for tape in tapes if tape.replays] == [6, 6, 6]
+
+
+def test_inputs_may_be_nested_and_lack_parts(monkeypatch):
+    class Pair(NamedTuple):
+        left: torch.Tensor
+        right: torch.Tensor | None
+
+    instead_of_graphs(monkeypatch)
+    captured = Captured(lambda pair, more: sum(more, pair.left * (2 if pair.right is None else pair.right)), CPU)
+    for value in map(float, range(6)):
+        one = torch.full((1,), value)
+        assert float(captured(Pair(one, None), (one, one))) == 4 * value
+        assert float(captured(Pair(one, one), ())) == value * value
 
 
 def test_what_lies_where_it_was_is_read_and_changed_in_every_call(monkeypatch):
@@ -103,20 +117,36 @@ MASKED = Dict(
 RND = {"bonus": {"kind": "rnd", "hidden": [4]}}
 
 
-@pytest.mark.parametrize(
-    ("name", "spec", "options"),
-    [
-        ("sac", BOX, {}),
-        ("sac", BOX, {"value_loss": "hl_gauss", "num_bins": 11, "max_gradient_norm": 1.0}),
-        ("td3", BOX, {"policy_delay": 3}),
-        ("td3", BOX, RND),
-        ("dsact", BOX, {}),
-        ("sequence-sac", BOX, {"sequence_length": 3}),
-        ("dqn", DISCRETE, {"tau": 0.5, "target_period": 3}),
-        ("dqn", replace(DISCRETE, observation_space=MASKED), {}),
-    ],
-    ids=str,
-)
+PROBLEM = ("name", "spec", "options")
+PROBLEMS = [
+    pytest.param("sac", BOX, {}, id="sac"),
+    pytest.param("sac", BOX, {"value_loss": "hl_gauss", "num_bins": 11, "max_gradient_norm": 1.0}, id="sac, bins"),
+    pytest.param("td3", BOX, {"policy_delay": 3}, id="td3"),
+    pytest.param("dsact", BOX, {}, id="dsact"),
+    pytest.param("sequence-sac", BOX, {"sequence_length": 3}, id="sequence-sac"),
+    pytest.param("dqn", DISCRETE, {"tau": 0.5, "target_period": 3}, id="dqn"),
+    pytest.param("dqn", replace(DISCRETE, observation_space=MASKED), {}, id="dqn, pictures and a mask"),
+]
+CURIOUS = [pytest.param("sac", BOX, RND, id="sac, bonus"), pytest.param("dqn", DISCRETE, RND, id="dqn, bonus")]
+
+
+@pytest.mark.parametrize(PROBLEM, PROBLEMS)
+def test_an_update_on_a_device_waits_for_nothing_and_has_no_part_on_the_cpu(name, spec, options):
+    """Where tensors have a shape and no values (PyTorch's meta device), whoever asks for one fails."""
+    algorithm = algorithm_config(name)(hidden=(8,), **options).build(spec, device="meta")
+    for update in range(3):
+        batch = observing(batch_of(spec, 16, update), spec.observation_space)
+        gradients, metrics = algorithm.gradients(batch, None)
+        found = [value for value in (*gradients.values(), *metrics.values()) if isinstance(value, torch.Tensor)]
+        assert all(tensor.device.type == "meta" for tensor in (*found, batch.error))
+        assert all(
+            gradient.shape == algorithm.optimizer.trained[name].flat.shape for name, gradient in gradients.items()
+        )
+        algorithm.apply(gradients)
+    assert algorithm.optimizer.updates == 3
+
+
+@pytest.mark.parametrize(PROBLEM, PROBLEMS + CURIOUS)
 def test_replayed_updates_are_those_of_calls(monkeypatch, name, spec, options):
     """Gradients and steps, as a GPU makes them: bit for bit, whatever the batch weighs and whose turn it is."""
 

@@ -109,7 +109,7 @@ def test_it_does_what_the_learner_values_most_of_what_is_allowed(config):
     policy.load(algorithm.policy_weights())
     seen = masked(off_policy.batch_of(PLAIN, 64)).observation
     with torch.no_grad():
-        outputs = algorithm._outputs(algorithm.parameters.frozen, to_device(algorithm._seen(seen), algorithm.device))
+        outputs = algorithm._outputs(algorithm.parameters.frozen, to_device(algorithm._inputs(seen), algorithm.device))
         values = algorithm._loss.values(outputs).numpy()
     action, log_prob, _ = policy.step(seen, {}, np.zeros(64, bool))
     assert np.array_equal(action, 2 + np.where(seen["action_mask"], values, -np.inf).argmax(1))
@@ -151,7 +151,7 @@ def test_images_beside_numbers(loss):
     policy = algorithm.policy_spec().build(seed=0, deterministic=True)
     policy.load(algorithm.policy_weights())
     with torch.no_grad():
-        outputs = algorithm._outputs(algorithm.parameters.frozen, to_device(algorithm._seen(seen), algorithm.device))
+        outputs = algorithm._outputs(algorithm.parameters.frozen, to_device(algorithm._inputs(seen), algorithm.device))
     assert np.array_equal(policy.step(seen, {}, np.zeros(9, bool))[0], algorithm._loss.values(outputs).argmax(1))
 
 

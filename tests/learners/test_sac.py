@@ -183,19 +183,6 @@ def test_both_critics_at_once_are_one_after_the_other(trained):
         torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
 
 
-def test_an_update_on_a_device_waits_for_nothing_and_has_no_part_on_the_cpu():
-    """Where tensors have a shape and no values (PyTorch's meta device), whoever asks for one fails."""
-    algorithm = SAC(Config(hidden=(8, 6), max_gradient_norm=1.0), env_spec(), device="meta")
-    shapes = (2, 16, 2), (16, 2), (16,), (16,), (16,), (16, 3), (16, 3)
-    with torch.no_grad():
-        gradients, metrics, error = algorithm._compute(*(torch.empty(shape, device="meta") for shape in shapes))
-    assert all(tensor.device.type == "meta" for tensor in (*gradients.values(), *metrics.values(), error))
-    assert all(gradients[name].shape == vector.shape for name, vector in vectors(algorithm).items())
-    for _ in range(3):
-        algorithm.apply(gradients)
-    assert algorithm.optimizer.updates == 3
-
-
 def test_gradients_change_nothing_and_apply_moves_the_target(trained):
     before = trained.state()["optimizer"]
     gradients, _ = trained.gradients(random_batch(env_spec(), 8), update_generator(0, 0))
