@@ -11,8 +11,12 @@ import numpy as np
 import torch
 
 from distrl.core.types import ARRAY, EnvSpec
+from distrl.learners import actor_critic
 from distrl.learners.randomness import update_generator
 from distrl.learners.rollout import Rollout
+from distrl.learners.trainer import train_on
+from tests.learners.off_policy import assert_same
+from tests.learners.tape import instead_of_graphs
 
 
 def spec_of(env: gymnasium.vector.VectorEnv) -> EnvSpec:
@@ -108,3 +112,23 @@ def step(algorithm: Any, rollout: Rollout, update: int = 0) -> dict[str, torch.T
         gradients, metrics = algorithm.gradients(minibatch, generator)
         algorithm.apply(gradients)
     return metrics
+
+
+def check_replayed_updates(
+    monkeypatch: Any, new: Callable[[], Any], rollout_of: Callable[[Any, int], Rollout], rollouts: int = 4
+) -> None:
+    """Gradients and steps as a GPU makes them are those of calls, bit for bit: see ``tests.learners.tape``, which does
+    not see what numpy does. Minibatches are of one size."""
+    monkeypatch.setattr(actor_critic, "_tanh_", torch.tanh_)
+
+    def run() -> dict[str, Any]:
+        algorithm = new()
+        algorithm.optimizer.look_period = 5
+        metrics = [train_on(algorithm, rollout_of(algorithm, seed), 0, seed) for seed in range(rollouts)]
+        return {"state": algorithm.state(), "metrics": dict(enumerate(metrics))}
+
+    called, tapes = run(), instead_of_graphs(monkeypatch)
+    replayed = run()
+    assert_same(called, replayed)
+    updates = replayed["state"]["optimizer"]["updates"]
+    assert sum(tape.replays for tape in tapes) == 2 * (updates - 3)  # gradients, and their steps

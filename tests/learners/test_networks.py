@@ -21,7 +21,7 @@ from distrl.learners.queue import Queue
 from distrl.learners.recurrent import Memory, RecurrentLayer
 from distrl.learners.rollout import Rollout
 from tests.fakes.problems import Recall
-from tests.learners.on_policy import Rollouts, spec_of, step, train
+from tests.learners.on_policy import Rollouts, check_replayed_updates, spec_of, step, train
 
 torch.set_num_threads(1)
 
@@ -143,6 +143,15 @@ def test_gradients_lead_downhill(kind):
     algorithm.parameters.flat -= 2e-3 * direction
     below, _ = loss_and_gradient()
     np.testing.assert_allclose((above - below) / 2e-3, gradient.norm(), rtol=0.02)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_replayed_updates_are_those_of_calls(monkeypatch, kind):
+    check_replayed_updates(
+        monkeypatch,
+        lambda: algorithm_of(kind, minibatches=2, epochs=3),
+        lambda algorithm, seed: rollout_of(algorithm, kind, seed=seed),
+    )
 
 
 @pytest.mark.parametrize("kind", ["gru", "lstm", "gru_and_central_critic"])

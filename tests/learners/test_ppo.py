@@ -14,7 +14,6 @@ from pydantic import ValidationError
 
 from distrl.core.errors import ConfigError, RunFailed
 from distrl.core.types import ARRAY, EnvSpec
-from distrl.learners import actor_critic
 from distrl.learners.actor_policies import LOWEST
 from distrl.learners.moments import RewardScale, RunningMoments
 from distrl.learners.ppo import PPO
@@ -22,10 +21,7 @@ from distrl.learners.ppo_config import APPO, IMPALA
 from distrl.learners.ppo_config import PPO as Config
 from distrl.learners.registry import algorithm_config
 from distrl.learners.rollout import Rollout
-from distrl.learners.trainer import train_on
-from tests.learners.off_policy import assert_same
-from tests.learners.on_policy import Rollouts, spec_of, step, train
-from tests.learners.tape import instead_of_graphs
+from tests.learners.on_policy import Rollouts, check_replayed_updates, spec_of, step, train
 
 torch.set_num_threads(1)
 
@@ -172,23 +168,12 @@ def test_gradients_are_autograds_of_the_losses(kind, config, options, counts):
 @pytest.mark.parametrize("counts", [False, True])
 @pytest.mark.parametrize(("kind", "config", "options"), OPTIONS)
 def test_replayed_updates_are_those_of_calls(monkeypatch, kind, config, options, counts):
-    """As a GPU makes them: see ``tests.learners.tape``, which does not see what numpy does."""
-    monkeypatch.setattr(actor_critic, "_tanh_", torch.tanh_)
-
-    def run():
-        algorithm = algorithm_of(kind, config, **options | {"minibatches": 3, "epochs": 2, "anneal_steps": None})
-        algorithm.optimizer.look_period = 5
-        metrics = {}
-        for update in range(4):
-            rollout = rollout_of(algorithm, kind, seed=update)
-            if counts:
-                rollout = replace(rollout, weight=np.linspace(0.5, 2, rollout.reward.size, dtype="f4").reshape(12, 4))
-            metrics[update] = train_on(algorithm, rollout, 0, update)
-        return {"state": algorithm.state(), "metrics": metrics}
-
-    called, tapes = run(), instead_of_graphs(monkeypatch)
-    assert_same(called, run())
-    assert sum(tape.replays for tape in tapes) == 2 * (4 * 2 * 3 - 3)  # gradients, and their steps
+    weight = np.linspace(0.5, 2, 48, dtype="f4").reshape(12, 4) if counts else None
+    check_replayed_updates(
+        monkeypatch,
+        lambda: algorithm_of(kind, config, **options | {"minibatches": 3, "epochs": 2, "anneal_steps": None}),
+        lambda algorithm, seed: replace(rollout_of(algorithm, kind, seed=seed), weight=weight),
+    )
 
 
 def test_the_policy_that_acted_is_the_learners_with_normalised_observations_too():
