@@ -15,6 +15,7 @@ from torch import Tensor
 
 from distrl.core.types import EnvSpec, Weights
 from distrl.learners.cloned_actor import ClonedActor
+from distrl.learners.device import Captured, to_device
 from distrl.learners.inputs import flat_inputs
 from distrl.learners.offline_config import BC as Config
 from distrl.learners.optimized import Optimized
@@ -42,19 +43,25 @@ class BC(Optimized):
         generator = torch.Generator().manual_seed(seed)
         self.actor = ClonedActor(env_spec, self._policy_spec, config.hidden, self.device, generator)
         self.optimizer = Optimizer({"actor": Trained(self.actor.parameters.flat, Rule(config.learning_rate))})
+        self._computed = Captured(self._compute, self.device)
 
     def gradients(self, batch: SampleBatch, rng: torch.Generator | None = None) -> tuple[Gradients, dict[str, Tensor]]:
-        """The loss's gradient, and metrics (reading one waits for a GPU: do it seldom).
+        """The loss's gradient, and metrics (reading one waits for a GPU: do it seldom); on a GPU both are valid until
+        the next call.
 
         Args:
             rng: nothing is drawn.
         """
-        inputs = torch.from_numpy(flat_inputs(batch.observation, self._layout)).to(self.device)
-        action = self.actor.actions(batch.action)
-        weight = None if batch.weight is None else torch.from_numpy(batch.weight).to(self.device)
-        gradient, log_prob, entropy = self.actor.gradient(inputs, batch.observation, action, weight)
-        loss = -(log_prob if weight is None else weight * log_prob).mean()
-        return {"actor": gradient}, {"loss": loss, "entropy": entropy.mean()}
+        inputs, weight = to_device([flat_inputs(batch.observation, self._layout), batch.weights()], self.device)
+        allowed, action = self.actor.allowed(batch.observation), self.actor.actions(batch.action)
+        gradients, metrics = self._computed(inputs, allowed, action, weight)
+        return gradients, metrics
+
+    def _compute(
+        self, inputs: Tensor, allowed: Tensor | None, action: Tensor, weight: Tensor
+    ) -> tuple[Gradients, dict[str, Tensor]]:
+        gradient, log_prob, entropy = self.actor.gradient(inputs, allowed, action, weight)
+        return {"actor": gradient}, {"loss": -(weight * log_prob).mean(), "entropy": entropy.mean()}
 
     def policy_weights(self) -> Weights:
         """See ``ClonedActor.weights``."""

@@ -62,6 +62,14 @@ class ClonedActor:
         found = self._distribution.actions(action, self._device)
         return found if isinstance(self._distribution, Categorical) else found.clamp(*self._bounds)
 
+    def allowed(self, observation: Observation) -> Tensor | None:
+        """The mask, bool [E, S]; None where there is none."""
+        mask = observation.get(MASK)
+        if mask is None or not isinstance(self._distribution, Categorical):
+            return None
+        flat = mask.reshape(len(mask), -1).astype(bool, copy=False)
+        return torch.from_numpy(np.ascontiguousarray(flat.T)).to(self._device)
+
     def encoded(self, action: Tensor) -> Tensor:
         """As inputs of a critic, float32 [S, E]: each choice one-hot; of a Box in half widths from its centre."""
         if not isinstance(self._distribution, Categorical):
@@ -70,17 +78,17 @@ class ClonedActor:
         return torch.cat([one_hot(part, n) for part, n in zip(action, choices, strict=True)], 1).float()
 
     def gradient(
-        self, inputs: Tensor, observation: Observation, action: Tensor, weight: Tensor | None = None
+        self, inputs: Tensor, allowed: Tensor | None, action: Tensor, weight: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The gradient [P] of −mean(weight · log π(a|o)), log π(a|o) [S] and the entropy [S], in nats.
 
         Args:
-            inputs: float32 [S, D]. observation: that they are made of, for its mask. action: see ``actions``.
+            inputs: float32 [S, D]. allowed, action: see there and ``actions``.
             weight: [S]; None is 1.
         """
         named = self.parameters.frozen
         outputs, layers = self._network.forward(named, inputs)
-        log_prob, entropy, context = self._distribution.forward(named, outputs, action, self._allowed(observation))
+        log_prob, entropy, context = self._distribution.forward(named, outputs, action, allowed)
         wanted = torch.ones_like(log_prob) if weight is None else weight
         gradients: dict[str, Tensor] = {}
         d_log_prob = wanted * (-1.0 / len(log_prob))
@@ -97,10 +105,3 @@ class ClonedActor:
         """What ``actor_policies.mlp_policy`` loads; one copy from the device."""
         host = self.parameters.flat.to("cpu", copy=True)
         return {name: view.numpy() for name, view in self.parameters.split(host).items()}
-
-    def _allowed(self, observation: Observation) -> Tensor | None:
-        mask = observation.get(MASK)
-        if mask is None or not isinstance(self._distribution, Categorical):
-            return None
-        flat = mask.reshape(len(mask), -1).astype(bool, copy=False)
-        return torch.from_numpy(np.ascontiguousarray(flat.T)).to(self._device)

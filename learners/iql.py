@@ -20,13 +20,13 @@ the policy's learning rate is left out. Discrete actions enter the critics one-h
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from distrl.core.types import EnvSpec, Weights
 from distrl.learners.cloned_actor import ClonedActor
+from distrl.learners.device import Captured, to_device
 from distrl.learners.inputs import flat_inputs, input_layout, input_size
 from distrl.learners.networks import MLP, FlatParameters
 from distrl.learners.offline_config import IQL as Config
@@ -71,21 +71,40 @@ class IQL(Optimized):
                 "critic": critic,
             }
         )
+        self._computed = Captured(self._compute, self.device)
 
     def gradients(self, batch: SampleBatch, rng: torch.Generator | None = None) -> tuple[Gradients, dict[str, Tensor]]:
-        """Gradients of the three losses, and metrics (reading one waits for a GPU: do it seldom).
+        """Gradients of the three losses, and metrics (reading one waits for a GPU: do it seldom); on a GPU both are
+        valid until the next call.
 
         Args:
             rng: nothing is drawn.
         """
+        seen = [flat_inputs(part, self._layout) for part in (batch.observation, batch.next_observation)]
+        tensors = to_device([*seen, batch.reward, batch.discount, batch.weights()], self.device)
+        allowed, action = self.actor.allowed(batch.observation), self.actor.actions(batch.action)
+        found = self._computed(allowed, action, self.actor.encoded(action), *tensors)
+        gradients, metrics, batch.error = found
+        return gradients, metrics
+
+    def _compute(
+        self,
+        allowed: Tensor | None,
+        action: Tensor,
+        encoded: Tensor,
+        inputs: Tensor,
+        following: Tensor,
+        reward: Tensor,
+        discount: Tensor,
+        counts: Tensor,
+    ) -> tuple[Gradients, dict[str, Tensor], Tensor]:
+        """``gradients`` of the batch's parts, and the mean size of the critics' errors, [S].
+
+        Args:
+            allowed, action, encoded: see ``ClonedActor``. inputs, following: o and o', [S, D]. counts: [S].
+        """
         config = self.config
-        inputs, following = (self._inputs(part) for part in (batch.observation, batch.next_observation))
-        reward, discount = (torch.from_numpy(part).to(self.device) for part in (batch.reward, batch.discount))
-        counts = torch.ones_like(reward)
-        if batch.weight is not None:
-            counts = torch.from_numpy(batch.weight).to(self.device)
-        action = self.actor.actions(batch.action)
-        judged = torch.cat([inputs, self.actor.encoded(action)], 1)
+        judged = torch.cat([inputs, encoded], 1)
         with torch.no_grad():
             least = self._critic_net(self._target, judged).squeeze(-1).amin(0)
             next_value = self._value_net(self.value.frozen, following).squeeze(-1)
@@ -96,12 +115,11 @@ class IQL(Optimized):
         side = (config.expectile - (better.detach() < 0).float()).abs()
         value_loss = (counts * side * better.square()).mean()
         values = self._critic_net(self.critic.named, judged).squeeze(-1)  # [2, S]
-        batch.error = (target - values.detach()).abs().mean(0)
         critic_loss = (counts * (target - values).square()).mean(1).sum()
 
         weight = (config.inverse_temperature * better.detach()).exp().clamp(max=config.max_weight)
         seen = inputs[:, : self.actor.num_inputs]  # all but the state that only critics see, which is last
-        actor_gradient, log_prob, entropy = self.actor.gradient(seen, batch.observation, action, counts * weight)
+        actor_gradient, log_prob, entropy = self.actor.gradient(seen, allowed, action, counts * weight)
         gradients = {
             "actor": actor_gradient,
             "value": self.value.gradient(value_loss),
@@ -115,7 +133,7 @@ class IQL(Optimized):
             "weight_mean": weight.mean(),
             "entropy": entropy.mean(),
         }
-        return gradients, metrics
+        return gradients, metrics, (target - values.detach()).abs().mean(0)
 
     def policy_weights(self) -> Weights:
         """See ``ClonedActor.weights``."""
@@ -124,6 +142,3 @@ class IQL(Optimized):
     def _stepped(self) -> None:
         super()._stepped()
         self.actor.limit()
-
-    def _inputs(self, observation: dict[str, Any]) -> Tensor:
-        return torch.from_numpy(flat_inputs(observation, self._layout)).to(self.device)

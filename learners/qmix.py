@@ -13,13 +13,14 @@ does not live is zero. The agents have no memory: the papers' networks are recur
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from distrl.core.types import EnvSpec, Observation, Weights
+from distrl.learners.device import Captured, to_device
 from distrl.learners.inputs import MASK, STATE
 from distrl.learners.mixing import Mixer, MonotonicMixer, SumMixer, part_of
 from distrl.learners.networks import MLP, FlatParameters
@@ -30,6 +31,20 @@ from distrl.learners.qmix_config import VDN as Config
 from distrl.learners.replay import SampleBatch
 from distrl.learners.team_policies import ALIVE, OBSERVATION, team_inputs
 from distrl.learners.value_policies import EPSILON
+
+
+class Seen(NamedTuple):
+    """Of S observations of A agents.
+
+    Attributes:
+        inputs: float32 [S · A, D], of the agents' network. lives: [S, A], 1 or 0. state: [S, K], or None.
+        allowed: [S, A, n], zero for what an agent must not do; None: all is allowed.
+    """
+
+    inputs: Tensor
+    lives: Tensor
+    state: Tensor | None
+    allowed: Tensor | None
 
 
 class QMIX(Optimized):
@@ -65,6 +80,7 @@ class QMIX(Optimized):
         assert trained.target is not None
         self._target = self.parameters.split(trained.target)  # of the target networks
         self.optimizer = Optimizer({"parameters": trained})
+        self._computed = Captured(self._compute, self.device)
 
     @property
     def epsilon(self) -> float:
@@ -73,30 +89,35 @@ class QMIX(Optimized):
         return first + (last - first) * min(1.0, self.env_steps / self.config.epsilon_steps)
 
     def gradients(self, batch: SampleBatch, rng: torch.Generator | None = None) -> tuple[Gradients, dict[str, Any]]:
-        """The loss's gradient, and metrics (reading one waits for a GPU: do it seldom).
+        """The loss's gradient, and metrics (reading one waits for a GPU: do it seldom); on a GPU both are valid until
+        the next call.
 
         Args:
             batch: S steps of the team.
             rng: nothing is drawn.
         """
-        reward, discount = self._tensor(batch.reward), self._tensor(batch.discount)
-        weight = torch.ones_like(reward) if batch.weight is None else self._tensor(batch.weight)
+        tensors = to_device([batch.action, batch.reward, batch.discount, batch.weights()], self.device)
+        found = self._computed(*tensors, self._seen(batch.observation), self._seen(batch.next_observation))
+        gradients, metrics, batch.error = found
+        self.env_steps = max(self.env_steps, int(batch.number.max()) + 1)
+        return gradients, metrics | {"epsilon": self.epsilon}
+
+    def _compute(
+        self, action: Tensor, reward: Tensor, discount: Tensor, weight: Tensor, before: Seen, after: Seen
+    ) -> tuple[Gradients, dict[str, Tensor], Tensor]:
+        """``gradients`` of the batch's parts, and the sizes of the errors, [S]."""
         with torch.no_grad():
-            following = batch.next_observation
-            values = self._values(self.parameters.frozen, following)
-            best = values.masked_fill(~self._allowed(following), -torch.inf).argmax(2)
-            next_value = self._mixed(self._target, following, self._values(self._target, following), best)
+            values = self._values(self.parameters.frozen, after)
+            if after.allowed is not None:
+                values = values.masked_fill(after.allowed == 0, -torch.inf)
+            next_value = self._mixed(self._target, after, self._values(self._target, after), values.argmax(2))
             target = self.config.reward_scale * reward + discount * next_value
 
-        action = torch.as_tensor(batch.action, device=self.device).long() - self._lowest
         named = self.parameters.named
-        value = self._mixed(named, batch.observation, self._values(named, batch.observation), action)
+        value = self._mixed(named, before, self._values(named, before), action.long() - self._lowest)
         loss = 0.5 * (weight * (value - target).square()).mean()
-        gradients = {"parameters": self.parameters.gradient(loss)}
-        batch.error = (value.detach() - target).abs()
-        self.env_steps = max(self.env_steps, int(batch.number.max()) + 1)
-        metrics = {"loss": loss.detach(), "value_mean": value.detach().mean(), "epsilon": self.epsilon}
-        return gradients, metrics
+        metrics = {"loss": loss.detach(), "value_mean": value.detach().mean()}
+        return {"parameters": self.parameters.gradient(loss)}, metrics, (value.detach() - target).abs()
 
     def policy_weights(self) -> Weights:
         """``agent/<i>/weight`` float32 [in, out], ``agent/<i>/bias`` float32 [out], ``epsilon`` float32 []; one copy
@@ -115,26 +136,24 @@ class QMIX(Optimized):
         super().load_state(state)
         self.env_steps = int(state["env_steps"])
 
-    def _values(self, named: dict[str, Tensor], observation: Observation) -> Tensor:
+    def _seen(self, observation: Observation) -> Seen:
+        """On the device."""
+        team, size = self._team, len(observation[ALIVE])
+        parts = [team_inputs(observation[OBSERVATION], self.config.agent_id), observation[ALIVE]]
+        if team.state_size:
+            parts.append(observation[STATE].reshape(size, -1))
+        if MASK in observation:
+            parts.append(observation[MASK].reshape(size, team.num_agents, team.num_choices))
+        inputs, lives, *more = to_device(parts, self.device)
+        state = more.pop(0) if team.state_size else None
+        return Seen(inputs, lives, state, more[0] if more else None)
+
+    def _values(self, named: dict[str, Tensor], seen: Seen) -> Tensor:
         """q_a(o_a, ·), [S, A, n]."""
-        inputs = self._tensor(team_inputs(observation[OBSERVATION], self.config.agent_id))
-        return self._agent(part_of(named, "agent"), inputs).view(-1, self._team.num_agents, self._team.num_choices)
+        values = self._agent(part_of(named, "agent"), seen.inputs)
+        return values.view(-1, self._team.num_agents, self._team.num_choices)
 
-    def _mixed(self, named: dict[str, Tensor], observation: Observation, values: Tensor, action: Tensor) -> Tensor:
+    def _mixed(self, named: dict[str, Tensor], seen: Seen, values: Tensor, action: Tensor) -> Tensor:
         """Q_tot of an action [S, A] of the agents, [S]."""
-        chosen = values.gather(2, action.unsqueeze(2)).squeeze(2) * self._tensor(observation[ALIVE])
-        state = None
-        if self._team.state_size:
-            state = self._tensor(observation[STATE]).view(len(chosen), -1)
-        return self._mixer(part_of(named, "mixer"), chosen, state)
-
-    def _allowed(self, observation: Observation) -> Tensor:
-        """bool [S, A, n]."""
-        team = self._team
-        if MASK not in observation:
-            return torch.ones((1, team.num_agents, team.num_choices), dtype=torch.bool, device=self.device)
-        mask = torch.as_tensor(observation[MASK], device=self.device)
-        return mask.view(-1, team.num_agents, team.num_choices).bool()
-
-    def _tensor(self, array: Any) -> Tensor:
-        return torch.as_tensor(array, dtype=torch.float32, device=self.device)
+        chosen = values.gather(2, action.unsqueeze(2)).squeeze(2) * seen.lives
+        return self._mixer(part_of(named, "mixer"), chosen, seen.state)

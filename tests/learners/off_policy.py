@@ -8,8 +8,10 @@ import torch
 from gymnasium.spaces import Box, Dict, Discrete
 
 from distrl.core.types import EnvSpec
+from distrl.learners import actor_critic
 from distrl.learners.randomness import update_generator
 from distrl.learners.replay import SampleBatch
+from tests.learners.tape import instead_of_graphs
 
 LOW, HIGH = np.array([-2.0, 0.0]), np.array([2.0, 10.0])
 BOX = EnvSpec("test", Box(-1, 1, (3,)), Box(LOW.astype("f4"), HIGH.astype("f4")))
@@ -161,3 +163,27 @@ def check_published_weights_are_left_alone(algorithm, spec=BOX):
     algorithm.apply(gradients)
     assert all(np.array_equal(weights[name], kept[name]) for name in weights)
     assert all(array.dtype == np.float32 for array in weights.values())
+
+
+def check_replayed_updates(monkeypatch, new, batch_of, updates=20):
+    """Gradients and steps as a GPU makes them are those of calls, bit for bit: see ``tests.learners.tape``, which does
+    not see what numpy does. ``new``: makes the algorithm; ``batch_of``: of an update, by number."""
+    monkeypatch.setattr(actor_critic, "_tanh_", torch.tanh_)
+
+    def run():
+        algorithm, found = new(), {}
+        algorithm.optimizer.look_period = 5
+        for update in range(updates):
+            batch = batch_of(update)
+            gradients, metrics = algorithm.gradients(batch, update_generator(0, update))
+            algorithm.apply(gradients)
+            found[update] = {name: float(value) for name, value in metrics.items()}
+            if batch.error is not None:
+                found[update]["error"] = batch.error.numpy().copy()
+        return {"state": algorithm.state(), "metrics": found}
+
+    called, tapes = run(), instead_of_graphs(monkeypatch)
+    assert_same(called, run())
+    recorded = [tape.replays for tape in tapes if tape.replays]
+    assert len(recorded) >= 2  # gradients, and their steps
+    assert sum(recorded) >= updates

@@ -9,9 +9,8 @@ import torch
 from gymnasium.spaces import Box, Dict, Discrete
 
 from distrl.learners.device import Captured, to_device
-from distrl.learners.randomness import update_generator
 from distrl.learners.registry import algorithm_config
-from tests.learners.off_policy import BOX, assert_same, batch_of, observing
+from tests.learners.off_policy import BOX, batch_of, check_replayed_updates, observing
 from tests.learners.tape import instead_of_graphs
 
 CPU = torch.device("cpu")
@@ -148,21 +147,9 @@ def test_an_update_on_a_device_waits_for_nothing_and_has_no_part_on_the_cpu(name
 
 @pytest.mark.parametrize(PROBLEM, PROBLEMS + CURIOUS)
 def test_replayed_updates_are_those_of_calls(monkeypatch, name, spec, options):
-    """Gradients and steps, as a GPU makes them: bit for bit, whatever the batch weighs and whose turn it is."""
-
-    def run():
-        algorithm = algorithm_config(name)(hidden=(8,), **options).build(spec, seed=3)
-        algorithm.optimizer.look_period = 5
-        found = []
-        for update in range(20):
-            batch = observing(batch_of(spec, 16, update, alike=update % 2 == 0), spec.observation_space)
-            gradients, metrics = algorithm.gradients(batch, update_generator(0, update))
-            algorithm.apply(gradients)
-            found.append({key: float(value) for key, value in metrics.items()} | {"error": float(batch.error.sum())})
-        return {"state": algorithm.state(), "metrics": dict(enumerate(found))}
-
-    called, tapes = run(), instead_of_graphs(monkeypatch)
-    assert_same(called, run())
-    recorded = [tape.replays for tape in tapes if tape.replays]
-    assert len(recorded) >= 2  # gradients, and their steps
-    assert sum(recorded) >= 20
+    """Whatever the batch weighs and whose turn it is."""
+    check_replayed_updates(
+        monkeypatch,
+        lambda: algorithm_config(name)(hidden=(8,), **options).build(spec, seed=3),
+        lambda update: observing(batch_of(spec, 16, update, alike=update % 2 == 0), spec.observation_space),
+    )

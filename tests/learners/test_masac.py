@@ -17,6 +17,7 @@ from distrl.learners.randomness import update_generator
 from distrl.learners.registry import algorithm_config
 from distrl.learners.replay import SampleBatch
 from distrl.learners.team_policies import team_inputs
+from tests.learners.off_policy import check_replayed_updates
 
 torch.set_num_threads(1)
 
@@ -155,6 +156,15 @@ def test_what_the_dead_are_said_to_do_changes_nothing():
     batch.action[batch.observation["alive"] == 0] = HIGH
     after, _ = algorithm.gradients(batch, update_generator(0, 0))
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("state", [STATE, 0])
+def test_replayed_updates_are_those_of_calls(monkeypatch, state):
+    check_replayed_updates(
+        monkeypatch,
+        lambda: Config(hidden=(8, 6)).build(team(state), seed=3),
+        lambda update: batch_of(16, state, update),
+    )
 
 
 @pytest.mark.parametrize("agent_id", [True, False])

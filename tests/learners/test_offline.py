@@ -15,6 +15,7 @@ from distrl.learners.randomness import sample_generator
 from distrl.learners.replay import Replay, SampleBatch
 from distrl.learners.trainer import train_on
 from tests.fakes.logs import played
+from tests.learners.off_policy import check_replayed_updates
 
 torch.set_num_threads(1)
 
@@ -192,8 +193,14 @@ def test_the_acting_side_has_the_learners_probabilities(config, spec):
     action, log_prob, _ = policy.step(batch.observation, {}, np.zeros(0, bool))
     inputs = torch.from_numpy(batch.observation["array"])
     raw = algorithm.actor._distribution.actions(action, torch.device("cpu"))
-    _, found, _ = algorithm.actor.gradient(inputs, batch.observation, raw)
+    _, found, _ = algorithm.actor.gradient(inputs, algorithm.actor.allowed(batch.observation), raw)
     np.testing.assert_allclose(found.numpy(), log_prob, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("config", [BC(hidden=(8, 6)), IQL(hidden=(8, 6))], ids=["bc", "iql"])
+@pytest.mark.parametrize("spec", SPACES.values(), ids=SPACES)
+def test_replayed_updates_are_those_of_calls(monkeypatch, config, spec):
+    check_replayed_updates(monkeypatch, lambda: config.build(spec, seed=1), lambda update: batch_of(spec, seed=update))
 
 
 @pytest.mark.parametrize("config", [BC(hidden=(8, 6)), IQL(hidden=(8, 6))], ids=["bc", "iql"])

@@ -18,6 +18,7 @@ from distrl.learners.qmix_config import QMIX, VDN
 from distrl.learners.registry import algorithm_config
 from distrl.learners.replay import SampleBatch
 from tests.fakes.teams import PAYOFF
+from tests.learners.off_policy import check_replayed_updates
 
 torch.set_num_threads(1)
 
@@ -197,10 +198,11 @@ def test_in_the_two_step_game_a_sum_of_values_is_not_enough(config, returns):
     for _ in range(1500):
         algorithm.apply(algorithm.gradients(batch)[0])
     seen = {name: array[[0, 2, 3]] for name, array in batch.observation.items()}  # at the start, after A, after B
-    values = algorithm._values(algorithm.parameters.frozen, seen)
+    tensors = algorithm._seen(seen)
+    values = algorithm._values(algorithm.parameters.frozen, tensors)
     joint = [
         [
-            algorithm._mixed(algorithm.parameters.frozen, seen, values, torch.tensor([[u, v]] * 3)).tolist()
+            algorithm._mixed(algorithm.parameters.frozen, tensors, values, torch.tensor([[u, v]] * 3)).tolist()
             for v in range(2)
         ]
         for u in range(2)
@@ -218,6 +220,11 @@ def test_in_the_two_step_game_a_sum_of_values_is_not_enough(config, returns):
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: type(config).__name__)
+def test_replayed_updates_are_those_of_calls(monkeypatch, config):
+    check_replayed_updates(monkeypatch, lambda: config.build(spaces_of(lowest=3), seed=1), lambda i: batch_of(16, i, 3))
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: type(config).__name__)
 def test_the_policy_in_numpy_does_what_the_networks_value_most(config):
     algorithm = trained(config, lowest=3)
     policy = pickle.loads(pickle.dumps(algorithm.policy_spec())).build(seed=0, deterministic=True)
@@ -227,7 +234,7 @@ def test_the_policy_in_numpy_does_what_the_networks_value_most(config):
     policy.load(algorithm.policy_weights())
     seen = observations(40)
     action, log_prob, state = policy.step({key: seen[key] for key in seen if key != "state"}, {}, IDLE)
-    values = algorithm._values(algorithm.parameters.frozen, seen).numpy()
+    values = algorithm._values(algorithm.parameters.frozen, algorithm._seen(seen)).numpy()
     values[seen["action_mask"].reshape(values.shape) == 0] = -np.inf
     assert np.array_equal(action, 3 + values.argmax(2))
     assert (action.dtype, log_prob.tolist(), state) == (np.int64, [0.0] * 40, {})
