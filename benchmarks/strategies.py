@@ -174,7 +174,8 @@ def measure(strategy: str, cell: str, seed: int, folder: Path, slept: bool) -> l
         settings = config(out, cell, seed)
         found = curves(settings, {cell: by_train(settings)})
     else:
-        settings = config(out, cell, seed)
+        # in lockstep the learner has each round's transitions before the next round
+        settings = config(out, cell, seed, *(["actors.fragment_steps=1"] if strategy == "lockstep" else []))
         marks = in_turns(settings, strategy, {cell: law(cell) for cell in added})
         found = curves(settings, marks if added else {cell: marks[""]})
     return [facts | {"cell": cell, "wall_s": found[cell][-1]["wall_s"], "curve": found[cell]} for cell in found]

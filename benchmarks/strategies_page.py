@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import json
 import statistics
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,32 @@ def table(lines: list[dict[str, Any]]) -> str:
     return text
 
 
+def worth(lines: list[dict[str, Any]]) -> str:
+    """What a step is worth with slack, from single runs: mean and standard error over those of all laws, because with
+    slack the learner follows the steps at the same distance whatever the law."""
+    base = random_return(KS_CELLS[0])
+    gains: dict[str, dict[Any, float]] = {}
+    for line in lines:
+        if line["cell"].startswith("slack"):
+            run = line["seed"], None if line["added"] else line["cell"]  # sleeps that are added change no step
+            gains.setdefault(line["strategy"], {})[run] = gained(line["curve"], base)
+    text = "\n| with slack | runs | gain per env step | of the serial runs' |\n|---|---|---|---|\n"
+    serial, serial_error = _mean(gains["serial"].values())
+    for strategy in STRATEGIES:
+        if len(found := gains.get(strategy, {})) < 2:
+            continue
+        mean, error = _mean(found.values())
+        ratio_error = abs(mean / serial) * np.hypot(error / mean, 0 if strategy == "serial" else serial_error / serial)
+        share = "1" if strategy == "serial" else f"{mean / serial:.2f} ± {ratio_error:.2f}"
+        text += f"| {strategy} | {len(found)} | {mean:.1f} ± {error:.1f} | {share} |\n"
+    return text
+
+
+def _mean(values: Collection[float]) -> tuple[float, float]:
+    """And its standard error."""
+    return statistics.fmean(values), statistics.stdev(values) / len(values) ** 0.5
+
+
 def plot(lines: list[dict[str, Any]], path: Path) -> None:
     """Return against wall time and against env steps, a row a cell."""
     import matplotlib
@@ -144,7 +171,7 @@ def main() -> None:
     parser.add_argument("results", type=Path, help="file of JSON lines, one a run")
     lines = [json.loads(line) for line in parser.parse_args().results.read_text().splitlines()]
     before, rest = PAGE.read_text().split(_BEGIN)
-    PAGE.write_text(before + _BEGIN + table(lines) + _END + rest.split(_END)[1])
+    PAGE.write_text(before + _BEGIN + table(lines) + worth(lines) + _END + rest.split(_END)[1])
     plot(lines, PICTURE)
 
 

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from distrl.core.types import EnvSpec, Weights
 from distrl.learners.cloned_actor import ClonedActor
-from distrl.learners.device import Captured, to_device
+from distrl.learners.device import to_device
+from distrl.learners.graphs import Captured
 from distrl.learners.inputs import flat_inputs
 from distrl.learners.offline_config import BC as Config
 from distrl.learners.optimized import Optimized

@@ -22,8 +22,9 @@ from torch import Tensor
 from distrl.core.types import EnvSpec, Weights
 from distrl.learners.actor_critic import Inputs
 from distrl.learners.bonus import Bonus, with_bonus
-from distrl.learners.device import Captured, joined, to_device
+from distrl.learners.device import joined, to_device
 from distrl.learners.dqn_config import Config
+from distrl.learners.graphs import Captured
 from distrl.learners.hl_gauss import value_loss
 from distrl.learners.inputs import MASK, image_paths, input_size
 from distrl.learners.mixing import part_of

@@ -32,8 +32,8 @@ from torch.nn.functional import softplus
 from distrl.core.types import EnvSpec, Weights
 from distrl.learners.bonus import Bonus, with_bonus
 from distrl.learners.box_batches import BoxBatches, Tensors
-from distrl.learners.device import Captured
 from distrl.learners.dsact_config import Config
+from distrl.learners.graphs import Captured
 from distrl.learners.networks import MLP, FlatParameters, squashed_gaussian
 from distrl.learners.optimized import Optimized, actor_weights
 from distrl.learners.optimizer import Gradients, Optimizer, Rule, Trained

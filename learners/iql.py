@@ -26,7 +26,8 @@ from torch import Tensor
 
 from distrl.core.types import EnvSpec, Weights
 from distrl.learners.cloned_actor import ClonedActor
-from distrl.learners.device import Captured, to_device
+from distrl.learners.device import to_device
+from distrl.learners.graphs import Captured
 from distrl.learners.inputs import flat_inputs, input_layout, input_size
 from distrl.learners.networks import MLP, FlatParameters
 from distrl.learners.offline_config import IQL as Config

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from distrl.core.errors import RunFailed
-from distrl.learners.device import Captured
+from distrl.learners.graphs import Captured
 from distrl.learners.together import ALONE, Together
 
 Gradients = dict[str, Tensor]  # by vector, float32, on the device

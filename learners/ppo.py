@@ -36,8 +36,8 @@ from distrl.core.types import EnvSpec, PolicySpec, Weights
 from distrl.learners.actor_critic import ActorCritic, Inputs, Network
 from distrl.learners.actor_policies import MEMORY, MOMENTS, OBSERVATION_LIMIT, action_units
 from distrl.learners.bonus import Bonus, with_bonus
-from distrl.learners.device import Captured
 from distrl.learners.distributions import Categorical, Distribution, Gaussian
+from distrl.learners.graphs import Captured
 from distrl.learners.inputs import MASK, flat_inputs, image_paths, input_layout, input_size
 from distrl.learners.moments import RewardScale, RunningMoments
 from distrl.learners.networks import FlatParameters

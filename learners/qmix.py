@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from distrl.core.types import EnvSpec, Observation, Weights
-from distrl.learners.device import Captured, to_device
+from distrl.learners.device import to_device
+from distrl.learners.graphs import Captured
 from distrl.learners.inputs import MASK, STATE
 from distrl.learners.mixing import Mixer, MonotonicMixer, SumMixer, part_of
 from distrl.learners.networks import MLP, FlatParameters

@@ -25,7 +25,8 @@ from torch import Tensor
 
 from distrl.core.types import EnvSpec, Weights
 from distrl.learners.bonus import Bonus, with_bonus
-from distrl.learners.device import Captured, joined, to_device
+from distrl.learners.device import joined, to_device
+from distrl.learners.graphs import Captured
 from distrl.learners.hl_gauss import value_loss
 from distrl.learners.networks import MLP, FlatParameters, squashed_gaussian, squashed_gaussian_backward
 from distrl.learners.optimized import Optimized, actor_weights

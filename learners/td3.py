@@ -23,7 +23,7 @@ from torch import Tensor
 from distrl.core.types import EnvSpec, Weights
 from distrl.learners.bonus import Bonus, with_bonus
 from distrl.learners.box_batches import BoxBatches, Tensors
-from distrl.learners.device import Captured
+from distrl.learners.graphs import Captured
 from distrl.learners.hl_gauss import value_loss
 from distrl.learners.networks import MLP, FlatParameters
 from distrl.learners.optimized import Optimized, actor_weights

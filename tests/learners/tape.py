@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from distrl.learners import device
+from distrl.learners import graphs
 
 _IMPOSSIBLE = {torch.Tag.nondeterministic_seeded, torch.Tag.data_dependent_output}
 _FROM_THE_HOST = {torch.ops.aten.lift_fresh.default, torch.ops.aten.lift_fresh_copy.default}
@@ -17,7 +17,7 @@ _BYTES = (torch.bool, torch.uint8)
 
 
 class Tape(TorchDispatchMode):
-    """Implements ``distrl.learners.device.Graph``."""
+    """Implements ``distrl.learners.graphs.Graph``."""
 
     def __init__(self, device):
         super().__init__()
@@ -72,5 +72,5 @@ def instead_of_graphs(monkeypatch):
         made.append(Tape(on))
         return made[-1]
 
-    monkeypatch.setitem(device.GRAPHS, "cpu", new)
+    monkeypatch.setitem(graphs.GRAPHS, "cpu", new)
     return made
