@@ -3,11 +3,11 @@
     python -m benchmarks.which_algorithm --out benchmarks/results/which_algorithm.jsonl [--jobs 2] [--problems KS …]
     python -m benchmarks.which_algorithm --out benchmarks/results/which_algorithm.jsonl --page
 
-One JSON line a run, appended; a run that has its line is not repeated; none takes more than ten minutes on a core.
-The return is that of the best policy of five evaluations, over 20 other episodes. Ours are in one process (``local``),
-SB3's are in the environment that ``make peers`` makes; both have the same networks, learning rates, batches, discounts,
-n-step returns and updates per env step. Only returns count here, so runs may go side by side. ``--page`` writes the
-table of docs/algorithms.md.
+One JSON line a run, appended; a run that has its line is not repeated; the longest, SB3's SAC on HalfCheetah, take some
+ten minutes of a core. The return is that of the best policy of five evaluations, over 20 other episodes. Ours are in
+one process (``local``), SB3's are in the environment that ``make peers`` makes; both have the same networks, learning
+rates, batches, discounts, n-step returns and updates per env step. Only returns count here, so runs may go side by
+side. ``--page`` writes the table of docs/algorithms.md.
 """
 
 from __future__ import annotations
