@@ -109,7 +109,8 @@ def test_episodes_go_on_in_the_next_life_from_where_they_were_committed(tmp_path
 
 @pytest.mark.parametrize(("moment", "at_least"), [("before", 0), ("computed", 1), ("told", 0)])
 def test_an_environment_process_may_die_at_any_moment_of_a_step(tmp_path, moment, at_least):
-    node = Node(tmp_path, "env.id=tests.chaos.environments:Mortal", f"env.kwargs.moment={moment}")
+    often = "actors.snapshot_cost=0.5"  # a snapshot is a moment too: one that took long would put off the next
+    node = Node(tmp_path, "env.id=tests.chaos.environments:Mortal", f"env.kwargs.moment={moment}", often)
     assert node.life() == 0
     node.end()
     found = assert_balanced(node.run.path, in_flight=0)
