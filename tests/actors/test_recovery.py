@@ -316,7 +316,8 @@ def test_a_killed_worker_s_episodes_go_on_in_its_next_life(steps, make, tmp_path
         row: bool(snapshot_steps(str(tmp_path / "snapshots"), row, cursor.episode_uid, cursor.step + 1))
         for row, cursor in cursors.items()
     }
-    assert steps == 1 or all(has_snapshot.values())
+    # the first one follows an episode's first step, behind which a slow row may have been killed
+    assert all(has_snapshot[row] for row, cursor in cursors.items() if cursor.step)
     seeds = TrainingSeeds(0, incarnation=1)
     driver = make(num_envs=2, seeds=seeds, cursors=cursors)
     driver.until(lambda: all(len(driver.streams[row]) > 40 for row in (0, 1)))
