@@ -21,14 +21,14 @@ def to_device(parts: Sequence[np.ndarray | Tensor], device: torch.device) -> lis
     packed = torch.empty(sum(sizes), pin_memory=device.type == "cuda")
     np.concatenate([array.reshape(-1) for array in arrays], out=packed.numpy(), casting="same_kind")
     arrived = iter(packed.to(device, non_blocking=True).split(sizes))
-    return [next(arrived).view(part.shape) if _becomes_float(part) else _as_it_is(part, device) for part in parts]
+    return [next(arrived).view(part.shape) if _becomes_float(part) else _by_itself(part, device) for part in parts]
 
 
 def _becomes_float(part: np.ndarray | Tensor) -> TypeGuard[np.ndarray]:
     return isinstance(part, np.ndarray) and part.dtype != np.uint8
 
 
-def _as_it_is(part: np.ndarray | Tensor, device: torch.device) -> Tensor:
+def _by_itself(part: np.ndarray | Tensor, device: torch.device) -> Tensor:
     if isinstance(part, Tensor):
         return part if part.dtype == torch.uint8 else part.float()
     host = torch.from_numpy(np.require(part, requirements=["C", "W"]))  # torch warns of what cannot be written to

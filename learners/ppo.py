@@ -214,7 +214,8 @@ class PPO:
             "policy_loss": -(least.mean() if batch.counts is None else torch.dot(least, batch.counts) / size),
             "value_loss": torch.dot(error, error * share) * 0.5,
             "entropy": entropy.mean(),
-            "approx_kl": (ratio - 1.0 - log_ratio).mean(),  # detail 12; Schulman 2020, "Approximating KL …", k3
+            # detail 12; Schulman 2020, "Approximating KL Divergence", k3
+            "approx_kl": (ratio - 1.0 - log_ratio).mean(),
             "clip_share": beyond.float().mean(),
         }
         return {"parameters": self.parameters.join(gradients)}, metrics
